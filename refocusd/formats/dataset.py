@@ -99,7 +99,7 @@ class Dataset(ABC):
     catch_up_from : str
         Folder from which a daemon can catch up by itself; empty if it cannot.
     source : str
-        What says which frame is which.
+        Which part of the files says which frame is which.
     """
 
     catch_up_from: str = ""
@@ -120,7 +120,7 @@ class Dataset(ABC):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the dataset says of the whole acquisition; empty while it does not."""
+        """Metadata of the whole acquisition; empty while there are none."""
         return self._summary or {}
 
     @property
@@ -129,7 +129,7 @@ class Dataset(ABC):
         return True
 
     def refresh(self) -> list[str]:
-        """Take up what was written since.
+        """Find the frames that were written since the last call.
 
         Returns
         -------
@@ -195,7 +195,7 @@ class Dataset(ABC):
         return self._format(self._key(axes))
 
     def metadata(self, axes: Axes | str) -> dict[str, Any]:
-        """What the microscope said of a frame.
+        """Metadata of a frame, as the microscope gave them.
 
         Raises
         ------
@@ -269,17 +269,7 @@ class Dataset(ABC):
         """
         for key in self._frames:
             return self._format(key)
-        missing = len(self.missing_keys())
-        if files := self.missing_files():
-            raise InputError(
-                f"{self.path}: the pixels of {counted(missing)} are not there: {', '.join(files[:3])} "
-                f"{'is' if len(files) == 1 else 'are'} missing; copy the dataset again, with all its files"
-            )
-        raise InputError(
-            f"{self.path} is a dataset without a frame"
-            + (f": the pixels of {missing} are not in its files" if missing else "")
-            + "; give one that was acquired, or wait for its first frame"
-        )
+        raise _no_frame(self)
 
     def plan(self) -> Plan:
         """What all frames have in common, and when each was taken; their metadata are read.
@@ -338,6 +328,20 @@ class Dataset(ABC):
         return InputError(f"{self.path} is damaged or incomplete: {what}; copy the dataset again")
 
 
+def _no_frame(dataset: Dataset) -> InputError:
+    missing = len(dataset.missing_keys())
+    if files := dataset.missing_files():
+        return InputError(
+            f"{dataset.path}: the pixels of {counted(missing)} are not there: {', '.join(files[:3])} "
+            f"{'is' if len(files) == 1 else 'are'} missing; copy the dataset again, with all its files"
+        )
+    return InputError(
+        f"{dataset.path} is a dataset without a frame"
+        + (f": the pixels of {missing} are not in its files" if missing else "")
+        + "; give one that was acquired, or wait for its first frame"
+    )
+
+
 def _axes_of(key: str) -> dict[str, AxisValue]:
     axes: dict[str, AxisValue] = json.loads(key)
     return axes
@@ -349,7 +353,7 @@ MAX_NAMES = 6
 
 
 def understood(dataset: Dataset) -> str:
-    """Axes and sizes, channels, pixel size, distance of planes, and what said so.
+    """Axes and sizes, channels, pixel size, distance of planes, and where they are from.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Which frame of a folder each image file is: by its name, or by what Micro-Manager wrote beside it."""
+"""Which frame of a folder each image file is: by its name, or by the files that Micro-Manager wrote beside it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _TOKEN_AXES = {
 
 @dataclass(frozen=True, slots=True)
 class NamedFile:
-    """A file, and what its name says of its frames."""
+    """A file, and the axes of its frames that its name gives."""
 
     path: Path
     axes: Mapping[str, AxisValue] = field(default_factory=dict)
@@ -322,7 +322,7 @@ def _by_tokens(files: Sequence[Path]) -> NamedFiles:
 
 
 def refuse_grid(files: Sequence[Path]) -> None:
-    """Refuse files whose names are a grid: they are no series along one axis.
+    """Refuse files whose names form a grid: they are not a series along one axis.
 
     Raises
     ------

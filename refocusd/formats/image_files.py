@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -32,7 +33,7 @@ from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_u
 
 #: In the summary metadata: the TIFF whose large frames have an OME-Zarr for output.
 RAW_IMAGE = "LargeImageFile"
-#: What says which frame is which, where nothing else does.
+#: Source of the axes, if there is no other.
 _BY_ORDER = "the order of the files' names, which tell no axes"
 #: OME-XML of a set of OME-TIFFs that hold pixels only.
 COMPANION_ENDING = ".companion.ome"
@@ -48,9 +49,9 @@ class _ImageFile(Protocol):
     elapsed_ms: Sequence[float | None]
     pixel_um: float | None
     summary: dict[str, Any]
-    #: What said which frame is which.
+    #: Where the axes are from.
     source: str
-    #: Names of the files of the set that it belongs to, if it is one of a set and tells.
+    #: Names of the files of the set that it belongs to, if it names them.
     set_files: frozenset[str]
     #: Axes that its frames have even if there is one place along them.
     kept_axes: frozenset[str]
@@ -59,7 +60,7 @@ class _ImageFile(Protocol):
         """Pixels of one frame; opens the file if it is closed."""
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """What the file says of one frame."""
+        """Metadata of one frame in the file."""
 
     def close(self) -> None:
         """Close the file until the next `read`."""
@@ -84,6 +85,32 @@ def open_images(path: Path, max_frame_bytes: int, name: str = "") -> Dataset:
     else:
         named = NamedFiles([NamedFile(path)]) if path.is_file() else files_in(path)
     return ImageFiles(path, named, max_frame_bytes, name=name)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is read from the files themselves.
+
+    Parameters
+    ----------
+    pixel_um : float or None
+    axes : list of sequence of mapping
+        Of the frames of each file.
+    elapsed_ms : list of float or None
+        Of each frame of all files.
+    set_files, kept_axes : frozenset of str
+        As `_ImageFile`, of all files together.
+    """
+
+    pixel_um: float | None
+    axes: list[Sequence[Mapping[str, AxisValue]]] = field(default_factory=list)
+    elapsed_ms: list[float | None] = field(default_factory=list)
+    set_files: frozenset[str] = frozenset()
+    kept_axes: frozenset[str] = frozenset()
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """File and page of each frame."""
+        return ((file, page) for file, axes in enumerate(self.axes) for page in range(len(axes)))
 
 
 class ImageFiles(Dataset):
@@ -122,53 +149,15 @@ class ImageFiles(Dataset):
         self._open: tuple[int, _ImageFile] | None = None
         self._one_format: PageFormat | None = None
         self._summary = dict(named.summary)
-        own: list[Sequence[Mapping[str, AxisValue]]] = []
-        of_set: frozenset[str] = frozenset()
-        kept: frozenset[str] = frozenset()
-        elapsed: list[float | None] = []
-        pixel_um = plausible_pixel_um(pixel_um_of(files[0].metadata, named.summary))
-        for index in range(len(files)):
-            image = self._image(index)
-            planes = {axis for frame in image.axes for axis in frame} == {"z"}
-            if named.whole and len(image.axes) != 1 and ("z" in files[index].axes or not planes):
-                raise InputError(
-                    f"{image.path} has {len(image.axes)} pages, where one was expected"
-                )
-            own.append(image.axes)
-            of_set |= image.set_files
-            kept |= image.kept_axes
-            said = number_or_none(files[index].metadata.get("ElapsedTime-ms"))
-            elapsed.extend([said] * len(image.axes) if named.whole else image.elapsed_ms)
-            pixel_um = pixel_um or image.pixel_um
-            self._summary = self._summary or image.summary
-        places = [(index, frame) for index, axes in enumerate(own) for frame in range(len(axes))]
-        if named.whole:
-            axes = [
-                {**files[index].axes, **(own[index][page] if len(own[index]) > 1 else {})}
-                for index, page in places
-            ]
-            self.source = named.source
-        else:
-            axes, by_names = _merged(own, files, kept)
-            by_files = (by_names == "names" and named.source) or _BY_ORDER
-            inner = self._image(0).source
-            self.source = f"{by_files}; {inner}" if by_names and len(own[0]) > 1 else inner
-            if by_names and len(own[0]) == 1:
-                self.source = by_files
-        there = {file.path.name for file in files}
-        folder = files[0].path.parent
-        # A set may lie in several folders, which are read one by one.
-        absent = (n for n in of_set - there if Path(n).name != n or not (folder / n).exists())
-        if there <= of_set and (lost := sorted(absent)):
-            self.source += f"; {counted(len(lost), 'file')} of the set not found, such as {lost[0]}"
-        if named.pngs:
-            self.source += f"; {counted(named.pngs, 'PNG file')} beside the TIFFs left out"
-        for frame, place in zip(axes, places, strict=True):
+        found = self._look_through(named)
+        axes, self.source = _arranged(named, found.axes, found.kept_axes, self._image(0).source)
+        self.source += _left_out(named, found.set_files)
+        for place, frame in zip(found.places(), axes, strict=True):
             self._add(frame, place)
-        if pixel_um:
-            self._summary = {**self._summary, "PixelSize_um": pixel_um}
+        if found.pixel_um:
+            self._summary = {**self._summary, "PixelSize_um": found.pixel_um}
         image = self._image(0)
-        self._whole = Plan(tuple(axes), tuple(elapsed), image.format, pixel_um)
+        self._whole = Plan(tuple(axes), tuple(found.elapsed_ms), image.format, found.pixel_um)
         self._slides = (
             len(files) == 1
             and isinstance(image, TiffImageFile)
@@ -179,6 +168,31 @@ class ImageFiles(Dataset):
             # Their output is written in parts, too: that is an OME-Zarr.
             self.name += ".zarr"
             self._summary = {**self.summary, RAW_IMAGE: str(self.path)}
+
+    def _look_through(self, named: NamedFiles) -> _Found:
+        """Open each file once; the first summary that there is becomes the dataset's.
+
+        Raises
+        ------
+        InputError
+            If a file cannot be used, or has other frames than its name says.
+        """
+        found = _Found(plausible_pixel_um(pixel_um_of(named.files[0].metadata, named.summary)))
+        for index, file in enumerate(named.files):
+            image = self._image(index)
+            planes = {axis for frame in image.axes for axis in frame} == {"z"}
+            if named.whole and len(image.axes) != 1 and ("z" in file.axes or not planes):
+                raise InputError(
+                    f"{image.path} has {len(image.axes)} pages, where one was expected"
+                )
+            said = number_or_none(file.metadata.get("ElapsedTime-ms"))
+            found.axes.append(image.axes)
+            found.elapsed_ms += [said] * len(image.axes) if named.whole else image.elapsed_ms
+            found.set_files |= image.set_files
+            found.kept_axes |= image.kept_axes
+            found.pixel_um = found.pixel_um or image.pixel_um
+            self._summary = self._summary or image.summary
+        return found
 
     def plan(self) -> Plan:
         """What all frames have in common, and when each was taken."""
@@ -245,12 +259,47 @@ class ImageFiles(Dataset):
         self._frames[key] = place
 
 
+def _arranged(
+    named: NamedFiles,
+    own: Sequence[Sequence[Mapping[str, AxisValue]]],
+    kept: frozenset[str],
+    inner: str,
+) -> tuple[list[dict[str, AxisValue]], str]:
+    """Axes of all frames of all files, and their source; `inner` is the source within a file."""
+    if named.whole:
+        axes = [
+            {**file.axes, **(page if len(pages) > 1 else {})}
+            for file, pages in zip(named.files, own, strict=True)
+            for page in pages
+        ]
+        return axes, named.source
+    axes, by_names = _merged(own, named.files, kept)
+    if not by_names:
+        return axes, inner
+    by_files = (by_names == "names" and named.source) or _BY_ORDER
+    return axes, f"{by_files}; {inner}" if len(own[0]) > 1 else by_files
+
+
+def _left_out(named: NamedFiles, of_set: frozenset[str]) -> str:
+    """Remark on files of the recording, or beside it, that are not read; begins with a semicolon."""
+    there = {file.path.name for file in named.files}
+    folder = named.files[0].path.parent
+    # A set may lie in several folders, which are read one by one.
+    absent = (n for n in of_set - there if Path(n).name != n or not (folder / n).exists())
+    said = ""
+    if there <= of_set and (lost := sorted(absent)):
+        said += f"; {counted(len(lost), 'file')} of the set not found, such as {lost[0]}"
+    if named.pngs:
+        said += f"; {counted(named.pngs, 'PNG file')} beside the TIFFs left out"
+    return said
+
+
 def _merged(
     own: Sequence[Sequence[Mapping[str, AxisValue]]],
     files: Sequence[NamedFile],
     kept: frozenset[str],
 ) -> tuple[list[dict[str, AxisValue]], Literal["", "names", "order"]]:
-    """Axes of all frames of all files, unambiguous over the folder; by what of the files' names, if any."""
+    """Axes of all frames of all files, unambiguous over the folder; and which property of the names decided."""
     flat = [dict(axes) for file in own for axes in file]
     if len(files) == 1 or _distinct(flat):
         return without_constant_axes(flat, kept), ""
@@ -277,7 +326,7 @@ def _merged(
 
 
 def _refuse_alike(files: Sequence[NamedFile]) -> None:
-    """Refuse names that tell the axes of their frames, and the same of two of them.
+    """Refuse names that give the axes of their frames, and two of them the same.
 
     Raises
     ------
@@ -348,7 +397,7 @@ class PngImageFile:
         self.summary: dict[str, Any] = {}
 
     def metadata(self, index: int) -> dict[str, Any]:  # noqa: ARG002
-        """Nothing: what a PNG says of itself is not read."""
+        """Empty: the metadata of a PNG are not read."""
         return {}
 
     def read(self, index: int) -> Pixels:  # noqa: ARG002

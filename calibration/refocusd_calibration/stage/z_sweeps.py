@@ -136,12 +136,7 @@ def open_series(
         recordings = [stack.enter_context(open_dataset(path)) for path in paths]
         if not recordings:
             raise InputError("give one or more recordings")
-        shapes = {(item.plan().format.height, item.plan().format.width) for item in recordings}
-        if len(shapes) > 1:
-            raise InputError(
-                f"the recordings have frames of different sizes ({sorted(shapes)}): give series of "
-                "one field with one camera setting"
-            )
+        shape = _common_shape(recordings)
         taken = [_taken(item, z_step_um, channel, position) for item in recordings]
         sweeps: list[Sweep] = []
         notes: list[str] = []
@@ -166,12 +161,22 @@ def open_series(
             )
         yield ZSeries(
             tuple(sweeps),
-            shapes.pop(),
+            shape,
             next((um for r in recordings if (um := r.plan().pixel_um)), None),
             taken[0].metadata,
             taken[0].channel,
             tuple(notes),
         )
+
+
+def _common_shape(recordings: Sequence[Dataset]) -> tuple[int, int]:
+    shapes = {(item.plan().format.height, item.plan().format.width) for item in recordings}
+    if len(shapes) > 1:
+        raise InputError(
+            f"the recordings have frames of different sizes ({sorted(shapes)}): give series of "
+            "one field with one camera setting"
+        )
+    return shapes.pop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +273,19 @@ def _positions(
             "whose planes are numbered"
         )
     return [float(number) * step for number in numbers]
+
+
+def known_pixel_um(path: str | Path, pixel_um: float | None) -> float:
+    """The pixel size of a recording, um.
+
+    Raises
+    ------
+    InputError
+        If it is not known.
+    """
+    if pixel_um is None or not (math.isfinite(pixel_um) and pixel_um > 0):
+        raise InputError(f"{path} does not state the pixel size in the specimen: give --pixel-um")
+    return float(pixel_um)
 
 
 def sweeps_of(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]]:

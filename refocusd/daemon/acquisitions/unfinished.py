@@ -12,9 +12,10 @@ import msgspec
 
 from refocusd.daemon.events import EventQueue, LeftUnfinished
 from refocusd.daemon.output.patience import answer_of
+from refocusd.datasets.dataset import announcement_of
 from refocusd.errors import LedgerError
 from refocusd.files import in_command
-from refocusd.ledger import OpenMark, marked, unmark
+from refocusd.ledger import marked, unmark
 from refocusd.transport.messages import Open
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def left_unfinished(ledgers: str) -> Iterator[tuple[Open, str]]:
     """
     for mark in marked(ledgers):
         try:
-            message, run = _announcement(mark)
+            message, run = announcement_of(mark)
         except msgspec.MsgspecError as error:
             log.warning("the mark of acquisition %s is unusable: %s", mark.acquisition, error)
             continue
@@ -77,9 +78,3 @@ def _is_folder(path: str) -> bool:
         return bool(path) and Path(path).is_dir()
     except (OSError, ValueError):  # a name that no folder can have
         return False
-
-
-def _announcement(mark: OpenMark) -> tuple[Open, str]:
-    fields = msgspec.json.decode(mark.open_json, type=dict[str, object])
-    run = str(fields.pop("run", ""))
-    return msgspec.convert(fields, Open), run

@@ -76,10 +76,10 @@ class Following:
         self._poll_s = poll_s
         #: Frames to submit, oldest first; some may not be whole yet.
         self._waiting: deque[str] = deque(dataset.axes_keys())
-        #: Frames that cannot be submitted, and why; those that the daemon was told of.
+        #: Frames that cannot be submitted, and why; those that were reported to the daemon.
         self._missed: dict[str, str] = {}
         self._told: set[str] = set()
-        #: Frames that the daemon has told the final state of.
+        #: Frames whose final state the daemon has reported.
         self._done: set[str] = set()
         self._behind = 0
         self._most_credit = 0

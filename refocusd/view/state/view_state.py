@@ -227,7 +227,7 @@ class ViewState:
 
     @contextmanager
     def listening(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Tell of changes until the `with` statement ends.
+        """Call `wake` on each change until the `with` statement ends.
 
         Parameters
         ----------
