@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import finite_number
 from refocusd.frame import AxisValue
+from refocusd.profiles.microscope_metadata import bit_depth_of
 from refocusd_calibration.stage.z_sweeps import Plane, known_pixel_um, open_series
 
 #: The whole stack is held in memory: 33 planes of 2048² take 0.6 GB.
@@ -116,6 +116,6 @@ def read_planes(
 
 def full_scale(metadata: Mapping[str, Any], dtype: np.dtype[Any]) -> float:
     """The end of the camera's scale in counts, by `BitDepth` of the metadata or the pixel type."""
-    depth = finite_number(metadata.get("BitDepth") or metadata.get("Camera-BitDepth"))
+    bits = bit_depth_of(metadata)
     full = float(np.iinfo(dtype).max)
-    return min(full, 2.0**depth - 1) if depth and depth >= 8 else full
+    return min(full, 2.0**bits - 1) if bits and bits >= 8 else full
