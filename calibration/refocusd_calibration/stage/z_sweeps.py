@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.metadata import finite_number
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.scale import stated_z_step_um, z_position_um
 from refocusd.frame import Axes, Pixels
+from refocusd.profiles.microscope_metadata import bit_depth_of
 
 #: Fewest planes that show a focus: a peak has three parameters.
 MIN_PLANES = 5
@@ -339,9 +339,9 @@ def _wall_clock_s(value: Any) -> float | None:
 
 def end_of_scale(metadata: Mapping[str, Any], dtype: np.dtype[Any]) -> float:
     """The end of the camera's scale in counts, by `BitDepth` of the metadata or the pixel type."""
-    depth = finite_number(metadata.get("BitDepth") or metadata.get("Camera-BitDepth"))
+    bits = bit_depth_of(metadata)
     full = float(np.iinfo(dtype).max)
-    return min(full, 2.0**depth - 1) if depth and depth >= 8 else full
+    return min(full, 2.0**bits - 1) if bits and bits >= 8 else full
 
 
 def cut_off_at(pixels: NDArray[Any]) -> float:

@@ -108,7 +108,7 @@ class Following:
                         self._look()
                         ending: Ending | None = self._growth.ending
                         if ending == "closed" and self._dataset.axes_keys():
-                            ending = None  # closed it is, but not refocused
+                            ending = None  # its writer closed it; it is not refocused yet
                         stop.wait(self._poll_s)
                     else:
                         ending = self._step(session, stop)
@@ -136,10 +136,8 @@ class Following:
             self._warn(f"not refocused: {session.reason}")
             return "refused"
         if state is State.CLOSED and session.closed:
-            counts = session.closed.counts
-            log.info(
-                "%s: %s, %d pending", self._dataset.path, counted(counts.acquired), counts.pending
-            )
+            counts, path = session.closed.counts, self._dataset.path
+            log.info("%s: %s, %d pending", path, counted(counts.acquired), counts.pending)
             return "gone" if self._gone else "closed"
         if state is State.READY:
             return self._announce(session, stop)
@@ -153,7 +151,8 @@ class Following:
                 session.announce(self._open)
         if state is State.LOST:
             self._warn(f"{session.reason}; the dataset is followed once a daemon is there")
-            return "gone" if self._growth.ending == "gone" else None
+            if self._growth.ending == "gone":
+                return "gone"
         return None
 
     def _announce(self, session: Session, stop: threading.Event) -> Ending | None:

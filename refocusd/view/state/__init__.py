@@ -2,7 +2,6 @@
 
 ============  ======================================================================================
 `alerts`      Sends alerts to one URL, for when nobody looks: JSON that says what is wrong
-`event_log`   Events for the user: a daemon that is found or gone, workers that end and start
 `figures`     Rates and percentiles of the last seconds, from one status of the daemon to the next
 `gpu`         Memory and load of this host's NVIDIA devices, from the driver (NVML)
 `job_order`   Order for a job: one of the product's own commands, with what the page may choose of it
