@@ -274,7 +274,7 @@ def _patiently(action: Callable[[], _Result]) -> _Result:
 
 
 def _is_held(error: OSError) -> bool:
-    """Whether another program holds the file, as far as the error tells.
+    """Whether another program holds the file, as far as the error shows.
 
     Elsewhere than on Windows a lack of permission is for good.
     """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from refocusd.profiles.profile import CameraSection, Check, FocusSection, PsfSection
+from refocusd.profiles.profile import Check
+from refocusd_calibration.profile.write import Map, Section
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,11 +20,15 @@ class Measurement:
     checks : tuple of Check
     notes : tuple of str
         Remarks without influence on the checks: what was left out or could not be measured.
+    maps : mapping of str to Map
+        To be stored beside the profile; a camera has ``offset``, ``variance``, ``gain`` and ``flat``, as
+        far as the frames suffice.
     """
 
-    section: CameraSection | FocusSection | PsfSection
+    section: Section
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
+    maps: Mapping[str, Map] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:

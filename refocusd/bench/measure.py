@@ -52,7 +52,7 @@ def sample_frame(shape: tuple[int, int] | None = None) -> Pixels:
 
 
 def measure(order: Order) -> Report:
-    """Do what is ordered; what cannot be done is told in `Report.refused`."""
+    """Carry out an order; `Report.refused` says what could not be done."""
     try:
         return _measure(order)
     except RefocusdError as error:

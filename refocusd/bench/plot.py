@@ -67,7 +67,7 @@ def _draw(axes: Any, index: int, label: str, line: list[Result]) -> None:
     network = [percentile(result.engine_ms, 50) for result in line]
     limits = [result.roofline_ms or np.nan for result in line]
     colour = f"C{index}"
-    # Once in the legend: the colours tell the engines apart.
+    # Once in the legend: the colours distinguish the engines.
     alone, limit = ("network alone", "limit") if index == 0 else (None, None)
     axes.errorbar(
         sizes, p50, yerr=(0 * p50, p95 - p50), color=colour, marker="o", capsize=3,

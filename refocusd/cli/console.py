@@ -57,7 +57,7 @@ def plain(text: object) -> str:
 
 
 class _Progress(Progress):
-    """A bar; where a program reads the output instead of a person, that is told how far it is."""
+    """A bar; a program that reads the output instead of a person is sent the numbers."""
 
     listener: Callable[[str, float, float | None], None] | None = None
     _told: tuple[str, float, float | None] | None = None
@@ -76,7 +76,7 @@ class _Progress(Progress):
 
 
 def tell_progress(listener: Callable[[str, float, float | None], None]) -> None:
-    """Have a function told of the progress from now on: what is done, how much of it, of how much.
+    """Have a function called with the progress from now on: what is done, how much of it, of how much.
 
     It is called at most ten times a second, in a thread of its own.  The total is None as long as
     it is not known.

@@ -204,7 +204,7 @@ def process_one(
         keys = frames.axes_keys()
         if isinstance(runner, OwnDaemon) and has_slides(frames):
             runner = Cluster(None)
-        output_for(frames, folder)  # what is wrong with it is told before an engine is built
+        output_for(frames, folder)  # what is wrong with it is reported before an engine is built
         runner.start(settings)
         output, is_new = output_of_run(frames, settings, runner.run_of, folder)
         if is_new and isinstance(runner, OwnDaemon) and measure_psf(frames, output, settings):
@@ -230,7 +230,7 @@ def process_one(
 
 
 def measure_psf(frames: Dataset, output: Output, settings: Settings) -> bool:
-    """Have the PSF measured on the recording's own z-stacks, where no profile tells it; True if it was."""
+    """Have the PSF measured on the recording's own z-stacks, where no profile has it; True if it was."""
     calibrator = SelfCalibrator(settings)
     known = Catalogue(settings.calibrations).named(output.profiles, output.first).profiles
     told = any(profile.psf for profile in known)

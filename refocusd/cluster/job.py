@@ -26,7 +26,7 @@ from refocusd.daemon.acquisitions.checks import channel_of, untrusted_of
 from refocusd.daemon.acquisitions.known_blurs import blur_by_microscope
 from refocusd.daemon.acquisitions.shared_blurs import kind_of, surer
 from refocusd.daemon.output.jobs import WriteFrame
-from refocusd.daemon.output.metadata import frame_metadata
+from refocusd.daemon.output.metadata import attempt_of, frame_metadata
 from refocusd.daemon.output.trust_maps import TrustMaps
 from refocusd.daemon.workers.pool import stream_of
 from refocusd.errors import DeviceLostError, DiskFullError, InputError, RefocusdError
@@ -35,13 +35,13 @@ from refocusd.formats.ome_zarr.mirror.image import MirrorImage
 from refocusd.formats.ome_zarr.store.groups import is_store
 from refocusd.formats.ome_zarr.store.reader import StoreReader
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.frame import Axes, FinalState, Frame, Pixels, checksum
+from refocusd.frame import Axes, Frame, Metadata, Pixels, checksum
 from refocusd.imaging.trust_map import trust_shape
 from refocusd.ledger import WRITTEN, Attempt
 from refocusd.profiles.applied import Applied
 from refocusd.profiles.catalogue import Catalogue
 from refocusd.profiles.hot_pixels import HotPixels
-from refocusd.transport.messages import EngineInfo, Submit
+from refocusd.transport.messages import Submit
 from refocusd.transport.records import UNFIT
 from refocusd.transport.ring import Slot
 from refocusd.worker.blurs import Blurs, known_blur
@@ -228,10 +228,8 @@ class _Position:
             return self._attempt_slide(key)
         told, prepared = self.told, self.prepared
         begun = time.perf_counter_ns()
-        metadata = json.dumps(dict(frame.metadata), default=str)
-        before = checksum(frame.pixels)
-        slot = Slot(0, frame.pixels.nbytes)
-        submit = Submit(told.acquisition, key, slot, before, metadata, begun, live=False)
+        submit = self._submit(key, frame.metadata, checksum(frame.pixels), begun)
+        metadata = submit.metadata
         channel, skipped = channel_of(submit, told.settings)
         if skipped:
             return self._unwritten(key, "skipped", skipped)
@@ -257,7 +255,7 @@ class _Position:
             raise
         except RefocusdError as error:
             return self._unwritten(key, "failed", str(error))
-        engine: EngineInfo = prepared.ready.engine.channels.get(channel) or prepared.ready.engine
+        engine = prepared.ready.engine.of_channel(channel)
         judged = trust.tobytes() if engine.backend != "identity" else b""
         job = WriteFrame(0, submit, checksum(out), facts, engine, None, judged)
         return _Made(job, frame.axes, out)
@@ -282,7 +280,7 @@ class _Position:
             except RefocusdError as error:
                 return self._unwritten(job.submit.axes, "failed", str(error))
             self.maps.write(job)
-        return _done(self.told, job, state, reason)
+        return attempt_of(self.told.run, job, state, reason)
 
     def _attempt_slide(self, key: str) -> Attempt:
         """As `_attempt` and `_write`, for a frame that does not fit into memory."""
@@ -297,26 +295,15 @@ class _Position:
             image.write_part(pixels, axes, rows, columns)
 
         try:
-            metadata = raw.metadata(key)
             before = checksum_by_strips(form, read)
-            submit = Submit(
-                told.acquisition,
-                key,
-                Slot(0, form.nbytes),
-                before,
-                json.dumps(metadata, default=str),
-                begun,
-                live=False,
-            )
+            submit = self._submit(key, raw.metadata(key), before, begun)
             channel, skipped = channel_of(submit, told.settings)
             if skipped:
                 return self._unwritten(key, "skipped", skipped)
             settings = msgspec.structs.replace(
                 told.settings, untrusted=untrusted_of(submit, told.settings)
             )
-            engine: EngineInfo = (
-                prepared.ready.engine.channels.get(channel) or prepared.ready.engine
-            )
+            engine = prepared.ready.engine.of_channel(channel)
             done = TilesDone(image.unfinished(axes), before)
             facts = refocus_slide(
                 prepared.engines[channel], form, image.file_shape, read, write, settings, done
@@ -333,25 +320,14 @@ class _Position:
             raise
         except RefocusdError as error:
             return self._unwritten(key, "failed", str(error))
-        return _done(told, job, state, reason)
+        return attempt_of(told.run, job, state, reason)
+
+    def _submit(self, key: str, metadata: Metadata, before: int, begun_ns: int) -> Submit:
+        """The frame as a daemon would have got it; no slot holds its pixels."""
+        text = json.dumps(dict(metadata), default=str)
+        slot = Slot(0, self.raw.format_of(key).nbytes)
+        return Submit(self.told.acquisition, key, slot, before, text, begun_ns, live=False)
 
     def _unwritten(self, key: str, state: str, reason: str) -> Attempt:
         told = self.told
         return Attempt(told.run, told.acquisition, key, state, reason, live=False)
-
-
-def _done(told: PositionOrder, job: WriteFrame, state: FinalState, reason: str) -> Attempt:
-    submit, facts = job.submit, job.facts
-    return Attempt(
-        told.run,
-        told.acquisition,
-        submit.axes,
-        state,
-        reason,
-        live=False,
-        latency_ms=(time.perf_counter_ns() - submit.taken_ns) / 1e6,
-        engine_ms=facts.engine_ms,
-        facts=msgspec.to_builtins(facts),
-        checksum=job.checksum if state in WRITTEN else None,
-        raw_checksum=submit.checksum,
-    )

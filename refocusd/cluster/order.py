@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import msgspec
 
 from refocusd.config import Settings
@@ -9,7 +11,20 @@ from refocusd.ledger import Attempt
 from refocusd.transport.messages import KnownBlur
 
 
-class PositionOrder(msgspec.Struct, frozen=True):
+class Packed(msgspec.Struct, frozen=True):
+    """What travels between this process and the workers of a cluster."""
+
+    def pack(self) -> bytes:
+        """Encode it."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        """Decode it."""
+        return msgspec.msgpack.decode(data, type=cls)
+
+
+class PositionOrder(Packed, frozen=True):
     """Refocus frames of one position.
 
     Parameters
@@ -41,17 +56,8 @@ class PositionOrder(msgspec.Struct, frozen=True):
     profiles: list[str]
     blurs: dict[str, KnownBlur] = {}
 
-    def pack(self) -> bytes:
-        """Encode it."""
-        return msgspec.msgpack.encode(self)
 
-    @classmethod
-    def unpack(cls, data: bytes) -> PositionOrder:
-        """Decode it."""
-        return msgspec.msgpack.decode(data, type=cls)
-
-
-class JobResult(msgspec.Struct, frozen=True):
+class JobResult(Packed, frozen=True):
     """What became of the frames of one position.
 
     Parameters
@@ -64,12 +70,3 @@ class JobResult(msgspec.Struct, frozen=True):
 
     attempts: list[Attempt]
     found: int
-
-    def pack(self) -> bytes:
-        """Encode it."""
-        return msgspec.msgpack.encode(self)
-
-    @classmethod
-    def unpack(cls, data: bytes) -> JobResult:
-        """Decode it."""
-        return msgspec.msgpack.decode(data, type=cls)

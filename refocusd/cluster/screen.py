@@ -300,7 +300,7 @@ class _Run:
         #: Jobs that have ended for any reason, including those that were lost with their scheduler.
         self._ended: SimpleQueue[Future] = SimpleQueue()
         self._given_up: list[RefocusdError] = []
-        #: The user was told that there is no worker.
+        #: It was reported that there is no worker.
         self._alone = False
 
     def all(self, orders: Sequence[PositionOrder]) -> None:

@@ -34,6 +34,7 @@ from refocusd.datasets.run_folder import (
     RUN_FILE,
     ZARR,
     made_by,
+    noted_in,
     output_of,
     refocused_path,
 )
@@ -45,7 +46,7 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.refocused_name import REFOCUSED_NAME, SUFFIX
 from refocusd.formats.sink import refuse_within
 from refocusd.frame import counted
-from refocusd.ledger import Ledger, ledger_path, marked, noted_outputs
+from refocusd.ledger import Ledger, OpenMark, ledger_path, marked, noted_outputs
 from refocusd.transport.messages import Open
 
 #: File beside refocused frames of a recording that is not an NDTiff dataset: its path.
@@ -100,7 +101,9 @@ class Output:
             path=folder.resolve(),
             acquisition=acquisition,
             run=run,
-            raw=raw if isinstance(raw, str) and raw else _noted_recording(folder),
+            raw=raw
+            if isinstance(raw, str) and raw
+            else str(noted_in(folder / RECORDING_FILE).get("recording", "")),
             engine=engine if isinstance(engine, dict) else {},
             settings=settings if isinstance(settings, dict) else {},
             profiles=tuple(map(str, profiles)) if isinstance(profiles, list) else (),
@@ -439,20 +442,12 @@ def note_recording(output: Path, recording: Path) -> None:
         raise OutputError(f"{place} cannot be written ({error.strerror or error}){gone}") from error
 
 
-def _noted_recording(folder: Path) -> str:
-    try:
-        said = json.loads((folder / RECORDING_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    return str(said.get("recording", "")) if isinstance(said, dict) else ""
-
-
 def _raw_of(output: Output, ledgers: str | Path) -> tuple[Path | None, str, tuple[str, ...]]:
     """Where the raw frames of an output are, where they should be, and remarks for the user."""
     there = [path for path in output.raw_places() if path.exists()]
     if not there:
         return None, output.raw, ()
-    # Another recording of that name may lie nearer; where all are others, that is told of the first.
+    # Another recording of that name may lie nearer; if all are others, the first is reported.
     same = (path for path in there if not _is_another(path, output, ledgers))
     candidate = there[0] if len(there) == 1 else next(same, there[0])
     recorded = Path(output.raw)
@@ -481,11 +476,21 @@ def _open_acquisitions(frames: Dataset, ledgers: str | Path) -> Iterator[Open]:
         return
     for mark in marked(ledgers):
         try:
-            # A mark holds more than the announcement; the rest is ignored.
-            said = msgspec.json.decode(mark.open_json)
-            said.pop("run", None)
-            open_ = msgspec.convert(said, Open)
-        except (msgspec.MsgspecError, AttributeError):
+            open_, _ = announcement_of(mark)
+        except msgspec.MsgspecError:
             continue
         if open_.raw and Path(open_.raw).resolve() == frames.path:
             yield open_
+
+
+def announcement_of(mark: OpenMark) -> tuple[Open, str]:
+    """The announcement of an acquisition that was left open, and the id of its run.
+
+    Raises
+    ------
+    MsgspecError
+        If the mark is damaged.
+    """
+    said = msgspec.json.decode(mark.open_json, type=dict[str, object])
+    run = str(said.pop("run", ""))
+    return msgspec.convert(said, Open), run

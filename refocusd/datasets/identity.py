@@ -22,7 +22,7 @@ _FRAME_TIMES = ("TimeReceivedByCore", "ReceivedTime", "Time")
 _RECORDING_TIMES = ("StartTime", "DateAndTime", "Time")
 #: Frames read to tell whether a recording is the one that was refocused, and their bytes in all.
 _SAMPLES, _SAMPLE_NBYTES = 32, 64 << 20
-#: Of texts that a recording says of itself: longer ones identify nothing.
+#: Longest text in a recording's metadata that is compared; longer ones identify nothing.
 _MAX_CHARS = 100
 
 
@@ -56,7 +56,7 @@ class Recording(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """What came of holding a recording against what is known of the one that was refocused.
+    """The result of comparing a recording with what is known of the one that was refocused.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Recognition:
 
     @property
     def proved(self) -> bool:
-        """Whether all that could be compared is the same, and something could."""
+        """Whether something could be compared, and all of it is the same."""
         return self.compared > 0 and not self.differing
 
     @property
@@ -114,7 +114,7 @@ def ends(dataset: Dataset) -> list[str]:
 
 
 def frame_names(recording: Recording) -> list[str]:
-    """What tells each frame of a fingerprint from those of all other recordings, wherever it lies."""
+    """What distinguishes each frame of a fingerprint from those of all other recordings, wherever it lies."""
     return [
         f"{key} {mark.height}x{mark.width} {mark.dtype} {mark.checksum}"
         for key, mark in recording.frames.items()
@@ -122,7 +122,7 @@ def frame_names(recording: Recording) -> list[str]:
 
 
 def noted(said: object) -> Recording:
-    """A fingerprint as a file says it; an empty one where it does not."""
+    """The fingerprint in a file; an empty one if there is none."""
     try:
         return msgspec.convert(said, Recording)
     except msgspec.ValidationError:
@@ -144,7 +144,7 @@ def recognise(
     *,
     growing: bool = False,
 ) -> Recognition:
-    """Hold a recording against what is known of the one that was refocused.
+    """Compare a recording with what is known of the one that was refocused.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def recognise(
 
 
 def derived_id(dataset: Dataset, key: str, salt: str = "", pixels: int | None = None) -> str:
-    """An id made of where a raw dataset lies and of its first frame: the same each time.
+    """An id derived from the path and the first frame of a raw dataset: the same each time.
 
     Parameters
     ----------

@@ -45,13 +45,13 @@ class Outcomes(Protocol):
 
 
 class NoOutcomes:
-    """There is no ledger."""
+    """The outcomes if there is no ledger: none."""
 
     def __iter__(self) -> Iterator[Fate]:
         return iter(())
 
     def of(self, axes: str) -> None:
-        """Nothing is known of any frame."""
+        """None, for every frame."""
 
 
 class Refocused(Protocol):
@@ -188,14 +188,9 @@ def reconcile(
         if written and not (running and fate is None):
             problems += compare.frame(axes, fate, has_raw=raw is not None)
         looked_at()
-    strangers: list[Problem] = []
-    for axes in () if raw is None else _known(fates, refocused, raw):
-        fate, written = fates.of(axes), refocused.times(axes)
-        if fate is not None and not written and _was_replaced(fate):
-            frames += 1
-            states[fate.state] += 1
-        else:
-            strangers.append(Problem("not in raw", axes, _whose(fate, written)))
+    replaced, strangers = ([], []) if raw is None else _not_in_raw(fates, refocused, raw)
+    frames += len(replaced)
+    states.update(fate.state for fate in replaced)
     if not running:
         # A frame without pixels cannot be refocused; one with a state is in the list already.
         problems += [
@@ -214,6 +209,21 @@ def reconcile(
         raw_compared=compare.raw_compared,
         without_checksum=compare.without,
     )
+
+
+def _not_in_raw(
+    fates: Outcomes, refocused: Refocused, raw: Collection[str]
+) -> tuple[list[Fate], list[Problem]]:
+    """Frames that raw does not have: those that were replaced in it, and those that nothing explains."""
+    replaced: list[Fate] = []
+    strangers: list[Problem] = []
+    for axes in _known(fates, refocused, raw):
+        fate, written = fates.of(axes), refocused.times(axes)
+        if fate is not None and not written and _was_replaced(fate):
+            replaced.append(fate)
+        else:
+            strangers.append(Problem("not in raw", axes, _whose(fate, written)))
+    return replaced, strangers
 
 
 def _off(axes: str, fate: Fate | None, written: int, *, running: bool) -> Iterator[Problem]:

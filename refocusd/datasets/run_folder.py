@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from refocusd.formats.metadata import json_object
 from refocusd.formats.refocused_name import SUFFIX
 
 #: Files beside the refocused frames: the ledger's copy, and the description of the run.
@@ -47,8 +47,12 @@ def trust_maps_of(output: Path) -> Path:
 
 def made_by(output: Path) -> dict[str, Any]:
     """Contents of `RUN_FILE` beside refocused frames; empty if refocusd wrote none."""
+    return noted_in(notes_of(output) / RUN_FILE)
+
+
+def noted_in(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is none."""
     try:
-        said = json.loads((notes_of(output) / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json_object(file.read_bytes()) or {}
+    except OSError:
         return {}
-    return said if isinstance(said, dict) else {}

@@ -32,12 +32,12 @@ from refocusd.formats.open_sink import sink_kind
 from refocusd.frame import canonical_axes, counted
 from refocusd.transport.records import UNFIT
 
-#: In the order of the tables.
 #: What `refocusd resume` records from the refocused frames themselves.
 _IN_LEDGER: frozenset[ProblemKind] = frozenset({"not in the ledger", "state differs"})
 #: What is wrong with refocused frames, and with raw ones (frames that cannot be read: with either).
 _DAMAGED: frozenset[ProblemKind] = frozenset({"written twice", "refocused pixels changed"})
 _RAW_LOST: frozenset[ProblemKind] = frozenset({"raw incomplete", "raw changed since", "not in raw"})
+#: In the order of the tables.
 STATES = ("refocused", "passed_through", "skipped", "failed", "pending")
 
 
@@ -94,7 +94,7 @@ class RunCheck:
         return {"frames": self.report.frames} | {name: states[name] for name in STATES}
 
     def advice(self) -> list[str]:
-        """What mends it, one sentence for each kind of fault; empty where nothing need be done."""
+        """How to mend it, one sentence for each kind of fault; empty if nothing need be done."""
         if self.running:
             return []
         if self.recognition is not None and self.recognition.another:
@@ -108,7 +108,7 @@ class RunCheck:
         )
         lost = _frames(p for p in problems if p.kind in _RAW_LOST or _is_unreadable(p, "raw"))
         said = []
-        # What is damaged is not appended to.
+        # Nothing is appended to a damaged dataset.
         if any(resumed) and not self.refocused_unreadable:
             said.append(
                 f"{counted(resumed[0])} can be attempted, {resumed[1]} to be recorded: `refocusd "
@@ -217,23 +217,9 @@ def check_run(
             refocused = None
             faults.append(f"the refocused dataset cannot be read: {error}")
         raw = stack.enter_context(open_dataset(dataset.raw)) if dataset.raw is not None else None
-        if dataset.raw_lost:
-            faults.append(
-                f"the raw data are not at {dataset.raw_lost}, nor beside the output: put them back, or "
-                f"move {output.path} beside them; if they were renamed, name them: `refocusd verify RAW`"
-            )
-        elif raw is None and acquired is None and not running:
-            faults.append(
-                "no raw data, and the acquisition was never closed: nobody knows its end; the frames that "
-                f"are there can be used as they are: `refocusd export {in_command(output.path)} --output FILE.ome.tif`"
-            )
         recognition = recognised(raw, output, ledgers) if raw is not None and not running else None
-        if raw is not None and recognition is not None and recognition.another:
-            faults.append(
-                f"{raw.path} is another recording than the one that was refocused here "
-                f"({recognition.what}): put that one back, or have this one refocused with `refocusd "
-                "process` and another --output"
-            )
+        endless = acquired is None and not running
+        faults += _raw_faults(dataset, raw, output, recognition, endless=endless)
         begin(len(written if raw is None else raw))
         report = reconcile(
             raw,
@@ -247,11 +233,8 @@ def check_run(
             looked_at=looked_at,
         )
     said = (*dataset.notes, *notes)
-    if (
-        recognition is not None
-        and not (recognition.compared or recognition.another)
-        and len(written)
-    ):
+    unsure = recognition is not None and not (recognition.compared or recognition.another)
+    if unsure and len(written):
         said += ("nothing tells whether raw is the recording that was refocused: its name does",)
     return RunCheck(
         *(output, report, tuple(faults), said, running, ledger_off, recognition),
@@ -262,8 +245,35 @@ def check_run(
     )
 
 
+def _raw_faults(
+    dataset: RawAndOutputs,
+    raw: Dataset | None,
+    output: Output,
+    recognition: Recognition | None,
+    *,
+    endless: bool,
+) -> Iterator[str]:
+    """Faults of the raw data as a whole; `endless` where nobody knows how many frames there are."""
+    if dataset.raw_lost:
+        yield (
+            f"the raw data are not at {dataset.raw_lost}, nor beside the output: put them back, or "
+            f"move {output.path} beside them; if they were renamed, name them: `refocusd verify RAW`"
+        )
+    elif raw is None and endless:
+        yield (
+            "no raw data, and the acquisition was never closed: nobody knows its end; the frames that "
+            f"are there can be used as they are: `refocusd export {in_command(output.path)} --output FILE.ome.tif`"
+        )
+    if raw is not None and recognition is not None and recognition.another:
+        yield (
+            f"{raw.path} is another recording than the one that was refocused here "
+            f"({recognition.what}): put that one back, or have this one refocused with `refocusd "
+            "process` and another --output"
+        )
+
+
 def _open_refocused(path: Path) -> Dataset:
-    """The refocused dataset, if it has all that its writer goes by.
+    """Open a refocused dataset that has all the files its writer relies on.
 
     Raises
     ------
@@ -306,7 +316,7 @@ class _Written:
 
 
 def _rewritten(output: Path, frames: Dataset) -> dict[str, int]:
-    """How often those frames were written that were not written once.
+    """Frames that were not written exactly once, and how often each was.
 
     In NDTiff, a frame may occur twice; the list of OME-Zarr may name one whose pixels were lost.
     """

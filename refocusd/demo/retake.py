@@ -113,7 +113,7 @@ def _taken(
 def _sides(
     microscope: DemoMicroscope, event: dict[str, Any], frame: JudgedFrame
 ) -> list[dict[str, Any]]:
-    """The frame above and below, at the distance that its blur tells: of a disc, r = 2 σ."""
+    """The frame above and below, at the distance that follows from its blur: of a disc, r = 2 σ."""
     optics = microscope.specimen.optics("DAPI")
     away_um = UNKNOWN_UM
     if frame.blur_px:

@@ -17,7 +17,7 @@ GIB = 1 << 30
 #: To load OpenVINO, compile the network and run two frames, on a slow computer.
 TRIAL_S = 90.0
 SIDE = 512
-#: A larger frame would tell no more.
+#: Larger frames would give no further information.
 MAX_SIDE = 4096
 
 

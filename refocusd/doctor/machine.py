@@ -23,7 +23,7 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 PROCESSES_MIB = 1024
 #: Before this version was made (2025-01-01), in seconds since 1970: a clock that was never set.
 NEVER_SET = 1_735_689_600
-#: Latencies are told in milliseconds.
+#: Latencies are reported in milliseconds.
 COARSE_S = 1e-3
 
 

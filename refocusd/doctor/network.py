@@ -127,7 +127,7 @@ def _is_view(port: int) -> bool:
 
 
 def _split(says: str) -> tuple[str, str]:
-    """The probe tells what is and what to do in one sentence, parted by a colon or semicolon."""
+    """The probe says what it found and what to do in one sentence, with a colon or semicolon between."""
     for sign in ("; ", ": "):
         head, found, tail = says.partition(sign)
         if found:

@@ -59,7 +59,7 @@ def build_engine(model: str, options: EngineOptions) -> Engine:
     if options.backend == "deconvolution":
         return DeconvolutionEngine(stated_blur(options))
     bundle = load_bundle(model)
-    judge_of(bundle.verdict)  # a file that cannot be read is told now, not with the first frame
+    judge_of(bundle.verdict)  # a file that cannot be read is reported now, not with the first frame
     if options.backend != "auto":
         return _build(options.backend, bundle, options)
     return best_engine(bundle, options, available_backends())

@@ -2,19 +2,19 @@
 
 ================  ==================================================================================
 `dataset`         A dataset: frames on disk, finished or growing, raw or refocused
-`disk_space`      Disk space: what a dataset needs, what there is, what to say when it ran out
-`file_names`      Which frame of a folder each image file is: by its name, or by what Micro-Manager wrote beside it
+`disk_space`      Disk space: what a dataset needs, what is free, and the error when it runs out
+`file_names`      Which frame of a folder each image file is: by its name, or by the files that Micro-Manager wrote beside it
 `image_files`     Datasets that are finished image files: one, or a folder of them
-`lock`            One writer a dataset: a lock that ends with the process that holds it
-`metadata`        What metadata of frames and acquisitions say: numbers, sizes and times
+`lock`            One writer for each dataset: a lock that ends with the process that holds it
+`metadata`        Numbers, sizes and times in the metadata of frames and acquisitions
 `open_dataset`    Opening a dataset of any kind
 `open_sink`       Starting and continuing a refocused dataset of any kind
-`placed_frames`   Datasets whose frames lie uncompressed at known places in TIFF files that may grow
+`placed_frames`   Datasets whose frames are stored uncompressed at known places in TIFF files that may grow
 `plates`          Image files of plate readers and of MetaMorph, by their real names
-`refocused_name`  How refocused datasets are called, and how they are told from raw ones by their names
-`scale`           Sizes and names that Micro-Manager's metadata give to pixels, planes and channels
-`sink`            A sink: takes refocused frames, makes a dataset of them, and remembers which it holds
-`yokogawa`        What Yokogawa's CellVoyager writes beside the images of a plate: when, where and how each was taken
+`refocused_name`  How refocused datasets are named, and recognised by their names
+`scale`           Sizes of pixels and planes, and names of channels, in Micro-Manager's metadata
+`sink`            A sink: writes refocused frames into a dataset, and knows which it holds
+`yokogawa`        Yokogawa CellVoyager's files beside the images of a plate: when, where and how each was taken
 `ndtiff/`         NDTiff 3.x: Micro-Manager's and pycromanager's format, and the default of our output
 `ome_zarr/`       OME-Zarr: ours, written frame by frame in any order, and the stores of any other writer
 `tiff/`           TIFF, OME-TIFF, ImageJ and Micro-Manager's image stacks

@@ -100,7 +100,7 @@ class Dataset(ABC):
     catch_up_from : str
         Folder from which a daemon can catch up by itself; empty if it cannot.
     source : str
-        What says which frame is which.
+        Which part of the files says which frame is which.
     """
 
     catch_up_from: str = ""
@@ -121,7 +121,7 @@ class Dataset(ABC):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the dataset says of the whole acquisition; empty while it does not."""
+        """Metadata of the whole acquisition; empty while there are none."""
         return self._summary or {}
 
     @property
@@ -130,7 +130,7 @@ class Dataset(ABC):
         return True
 
     def refresh(self) -> list[str]:
-        """Take up what was written since.
+        """Find the frames that were written since the last call.
 
         Returns
         -------
@@ -227,7 +227,7 @@ class Dataset(ABC):
         return self._format(self._key(axes))
 
     def metadata(self, axes: Axes | str) -> dict[str, Any]:
-        """What the microscope said of a frame.
+        """Metadata of a frame, as the microscope gave them.
 
         Raises
         ------
@@ -381,7 +381,7 @@ def _legible(dataset: Dataset, key: str) -> dict[str, Any]:
 
 
 def understood(dataset: Dataset) -> str:
-    """Axes and sizes, channels, pixel size, distance of planes, and what said so.
+    """Axes and sizes, channels, pixel size, distance of planes, and where they are from.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Disk space: what a dataset needs, what there is, what to say when it ran out."""
+"""Disk space: what a dataset needs, what is free, and the error when it runs out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def free_space_needed(frame_bytes: int, frames: int) -> int:
 
 
 def check_free_space(path: Path, needed_bytes: int, reserve_bytes: int = RESERVE_BYTES) -> None:
-    """See that the disk of `path` can take what will be written there.
+    """Check that the disk of `path` has room for what will be written there.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def nearest(path: Path) -> Path:
 
 
 def write_error(error: OSError, path: Path, doing: str) -> OutputError:
-    """Make an `OutputError` (a `DiskFullError` where that is the reason) of what the system said of a file.
+    """Turn the system's error about a file into an `OutputError` (a `DiskFullError` if that is the reason).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which frame of a folder each image file is: by its name, or by what Micro-Manager wrote beside it."""
+"""Which frame of a folder each image file is: by its name, or by the files that Micro-Manager wrote beside it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _TOKEN_AXES = {
 
 @dataclass(frozen=True, slots=True)
 class NamedFile:
-    """A file, and what its name says of its frames."""
+    """A file, and the axes of its frames that its name gives."""
 
     path: Path
     axes: Mapping[str, AxisValue] = field(default_factory=dict)
@@ -331,7 +331,7 @@ def _apart(tokens: re.Match[str]) -> str:
 
 
 def refuse_grid(files: Sequence[Path]) -> None:
-    """Refuse files whose names are a grid: they are no series along one axis.
+    """Refuse files whose names form a grid: they are not a series along one axis.
 
     Raises
     ------

@@ -32,7 +32,7 @@ from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_u
 
 #: In the summary metadata: the TIFF whose large frames have an OME-Zarr for output.
 RAW_IMAGE = "LargeImageFile"
-#: What says which frame is which, where nothing else does.
+#: Source of the axes, if there is no other.
 _BY_ORDER = "the order of the files' names, which tell no axes"
 #: OME-XML of a set of OME-TIFFs that hold pixels only.
 COMPANION_ENDING = ".companion.ome"
@@ -48,9 +48,9 @@ class _ImageFile(Protocol):
     elapsed_ms: Sequence[float | None]
     pixel_um: float | None
     summary: dict[str, Any]
-    #: What said which frame is which.
+    #: Where the axes are from.
     source: str
-    #: Names of the files of the set that it belongs to, if it is one of a set and tells.
+    #: Names of the files of the set that it belongs to, if it names them.
     set_files: frozenset[str]
     #: Axes that its frames have even if there is one place along them.
     kept_axes: frozenset[str]
@@ -59,7 +59,7 @@ class _ImageFile(Protocol):
         """Pixels of one frame; opens the file if it is closed."""
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """What the file says of one frame."""
+        """Metadata of one frame in the file."""
 
     def close(self) -> None:
         """Close the file until the next `read`."""
@@ -272,7 +272,7 @@ def _merged(
     files: Sequence[NamedFile],
     kept: frozenset[str],
 ) -> tuple[list[dict[str, AxisValue]], Literal["", "names", "order"]]:
-    """Axes of all frames of all files, unambiguous over the folder; by what of the files' names, if any."""
+    """Axes of all frames of all files, unambiguous over the folder; and which property of the names decided."""
     flat = [dict(axes) for file in own for axes in file]
     if len(files) == 1 or _distinct(flat):
         return without_constant_axes(flat, kept), ""
@@ -299,7 +299,7 @@ def _merged(
 
 
 def _refuse_alike(files: Sequence[NamedFile]) -> None:
-    """Refuse names that tell the axes of their frames, and the same of two of them.
+    """Refuse names that give the axes of their frames, and two of them the same.
 
     Raises
     ------
@@ -370,7 +370,7 @@ class PngImageFile:
         self.summary: dict[str, Any] = {}
 
     def metadata(self, index: int) -> dict[str, Any]:  # noqa: ARG002
-        """Nothing: what a PNG says of itself is not read."""
+        """Empty: the metadata of a PNG are not read."""
         return {}
 
     def read(self, index: int) -> Pixels:  # noqa: ARG002

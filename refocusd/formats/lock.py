@@ -1,4 +1,4 @@
-"""One writer a dataset: a lock that ends with the process that holds it."""
+"""One writer for each dataset: a lock that ends with the process that holds it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from refocusd import files
 from refocusd.errors import OutputError
 
-#: In the error of a lock that is held: who sees it may wait.
+#: In the error about a lock that is held, which a caller may wait for.
 BEING_WRITTEN = "is being written by another process"
 
 
@@ -30,7 +30,7 @@ def lock_for_writing(file: io.FileIO) -> None:
 
 
 def open_locked(path: Path) -> io.FileIO:
-    """Open a file, which is made where it is missing, and take its lock.
+    """Open a file, which is created if it is missing, and take its lock.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What metadata of frames and acquisitions say: numbers, sizes and times."""
+"""Numbers, sizes and times in the metadata of frames and acquisitions."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ SECONDS_PER_UNIT = {
 }
 
 
-def json_object(text: str | None) -> dict[str, Any] | None:
-    """Parse the JSON object in a text, or None."""
+def json_object(text: str | bytes | None) -> dict[str, Any] | None:
+    """Parse the JSON object in a text; None for anything else."""
     try:
         value = json.loads(text or "")
     except (ValueError, RecursionError):
@@ -73,7 +73,7 @@ def number_or_none(value: Any) -> float | None:
 
 
 def start_of(summary: Mapping[str, Any], received: datetime | None = None) -> datetime | None:
-    """When an acquisition began; None where nobody said.
+    """When an acquisition began; None if that is not recorded.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def start_of(summary: Mapping[str, Any], received: datetime | None = None) -> da
     return received
 
 
-#: Of a frame's metadata, what `elapsed_ms` goes by.
+#: The metadata of a frame that `elapsed_ms` uses.
 TIMES = ("TimeReceivedByCore", "ElapsedTime-ms")
 
 
@@ -112,7 +112,7 @@ def elapsed_ms(said: Sequence[Mapping[str, Any]]) -> tuple[float | None, ...]:
 
 
 def received_at(metadata: Mapping[str, Any]) -> datetime | None:
-    """When a frame reached the computer; None where nobody said."""
+    """When a frame reached the computer; None if that is not recorded."""
     value = metadata.get("TimeReceivedByCore")
     try:
         return datetime.fromisoformat(value) if isinstance(value, str) else None

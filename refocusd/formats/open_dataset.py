@@ -29,6 +29,12 @@ from refocusd.frame import counted
 
 #: ``s3://bucket/plate.zarr`` as a path; one letter is a drive.
 ADDRESS = re.compile("[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+#: refocusd's own stores are also stores of any writer: they are looked for first.
+_ZARR_READERS = (
+    (is_omezarr, OmeZarrReader),
+    (is_mirror, MirrorReader),
+    (is_store, StoreReader),
+)
 
 
 def kind_of(names: Sequence[str]) -> str:
@@ -52,7 +58,7 @@ def open_dataset(
     max_frame_bytes: int = MAX_FRAME_BYTES,
     opener: Opener = open_shared,
 ) -> Dataset:
-    """Open frames on disk, and check all of it that can be checked unread.
+    """Open frames on disk, and check everything that can be checked without reading them.
 
     ====================================  ==========================================
     an NDTiff dataset                     the folder with ``NDTiff.index``, its
@@ -71,8 +77,8 @@ def open_dataset(
     path : str or Path
     growing : bool
         Another process is writing it now: an NDTiff dataset, image stacks of
-        Micro-Manager, an OME-TIFF of ome-writers or an OME-Zarr store.  Frames that cannot be used are reported by `Dataset.unusable`; the others
-        are read.
+        Micro-Manager, an OME-TIFF of ome-writers or an OME-Zarr store.  Frames that
+        cannot be used are reported by `Dataset.unusable`; the others are read.
     max_frame_bytes : int
         A frame that claims to be larger is an error before memory is taken.
     opener : callable
@@ -88,30 +94,37 @@ def open_dataset(
     try:
         if growing:
             return _open_growing(path, opener)
-        if not path.exists():
-            if ADDRESS.match(path.as_posix()):
-                raise InputError(
-                    f"{path} is an address: datasets are read from disks; mount it, or copy it here"
-                )
-            raise InputError(f"{path} does not exist: give the folder of a dataset, or a file")
-        if path.suffix.lower() == ".zip" and path.is_file():
-            raise InputError(f"{path} is packed: unpack it, and give the folder in it")
-        if is_omezarr(path):
-            return OmeZarrReader(path, max_frame_bytes=max_frame_bytes)
-        if is_mirror(path):
-            return MirrorReader(path, max_frame_bytes=max_frame_bytes)
-        if is_store(path):
-            return StoreReader(path, max_frame_bytes=max_frame_bytes)
+        _refuse_unreadable(path)
+        for is_such, reader in _ZARR_READERS:
+            if is_such(path):
+                return reader(path, max_frame_bytes=max_frame_bytes)
         if (folder := ndtiff_folder(path)) is not None:
             return NDTiffReader(folder, max_frame_bytes=max_frame_bytes)
         if _is_of_stacks(path):
             return MicroManagerStacks(path, name=stem_of(path))
         return open_images(path, max_frame_bytes, stem_of(path))
     except (OSError, ValueError) as error:
-        # A folder that may not be entered; a path that cannot be one.
+        # A folder that may not be entered, or a path that is not valid.
         raise InputError(
             f"{path} cannot be read ({error}): check it and its permissions"
         ) from error
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """Refuse an address, a path that does not exist, and a packed dataset.
+
+    Raises
+    ------
+    InputError
+    """
+    if not path.exists():
+        if ADDRESS.match(path.as_posix()):
+            raise InputError(
+                f"{path} is an address: datasets are read from disks; mount it, or copy it here"
+            )
+        raise InputError(f"{path} does not exist: give the folder of a dataset, or a file")
+    if path.suffix.lower() == ".zip" and path.is_file():
+        raise InputError(f"{path} is packed: unpack it, and give the folder in it")
 
 
 def _open_growing(path: Path, opener: Opener) -> Dataset:

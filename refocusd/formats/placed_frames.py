@@ -1,4 +1,4 @@
-"""Datasets whose frames lie uncompressed at known places in TIFF files that may grow."""
+"""Datasets whose frames are stored uncompressed at known places in TIFF files that may grow."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PlacedFrames(Dataset):
     """
 
     _frames: Places
-    #: Whether pages say truly how deep their pixels are.
+    #: Whether the bit depth that pages state is right.
     _says_depth = False
 
     def __init__(

@@ -73,7 +73,7 @@ _OTHERS = {
 _TIME_FOLDER = re.compile(r"TimePoint_(\d+)", re.IGNORECASE)
 _PLANE_FOLDER = re.compile(r"ZStep_(\d+)", re.IGNORECASE)
 _NUMBERED = ("time", "z")
-#: What tells frames apart only where nothing else does.
+#: What distinguishes frames only where nothing else does.
 _SECONDARY = ("timeline", "action")
 
 
@@ -231,7 +231,7 @@ def _from_zero(system: str, rows: Sequence[tuple[Path, dict[str, AxisValue], str
 
 
 def _nd_of(folder: Path) -> dict[str, str]:
-    """What the ``.nd`` of a MetaMorph series says; empty where there is none, or several."""
+    """Contents of the ``.nd`` file of a MetaMorph series; empty if there is none, or several."""
     places = [entry for entry in folder.iterdir() if entry.suffix.lower() == ".nd"]
     if len(places) != 1:
         return {}

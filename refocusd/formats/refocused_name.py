@@ -1,4 +1,4 @@
-"""How refocused datasets are called, and how they are told from raw ones by their names."""
+"""How refocused datasets are named, and recognised by their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes and names that Micro-Manager's metadata give to pixels, planes and channels."""
+"""Sizes of pixels and planes, and names of channels, in Micro-Manager's metadata."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refocusd.formats.metadata import finite_number
-from refocusd.frame import AxisValue
+from refocusd.frame import Axes, AxisValue
 
 #: What plate readers call channels in the names of files: ``w1``, ``C01``, ``ch2``.
 _CHANNEL_CODE = re.compile(r"[a-z]{1,2}\d{1,2}", re.IGNORECASE)
@@ -16,7 +16,7 @@ _CHANNEL_CODE = re.compile(r"[a-z]{1,2}\d{1,2}", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What one step along each axis is in the specimen; None where nobody said.
+    """Length of one step along each axis in the specimen; None if it is not known.
 
     Parameters
     ----------
@@ -55,14 +55,14 @@ def scale_of(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> Scale:
 
 
 def z_position_um(metadata: Mapping[str, Any]) -> float | None:
-    """Where the focus stood for a frame."""
+    """Position of the focus drive for a frame."""
     return stage_position_um(metadata, "Z")
 
 
 def stage_position_um(metadata: Mapping[str, Any], axis: str) -> float | None:
-    """Where a stage (X, Y or Z) stood for a frame, in um.
+    """Position of a stage (X, Y or Z) for a frame, in um.
 
-    pycromanager says where it was to stand, Micro-Manager where it stood.
+    pycromanager gives the intended position, Micro-Manager the measured one.
     """
     names = ("Position_um_Intended", "Position_um", "PositionUm")
     return finite_number(*(metadata.get(axis + name) for name in names))
@@ -72,7 +72,7 @@ def z_step_um(a: tuple[int, float], b: tuple[int, float]) -> float | None:
     """Distance of planes in um, by the numbers and the stage positions of two of a stack."""
     if a[0] == b[0] or a[1] == b[1]:
         return None
-    # Stages are told in binary fractions of a um; nothing is known below a pm.
+    # Stages report binary fractions of a um; nothing is known below a pm.
     return round(abs(b[1] - a[1]) / abs(b[0] - a[0]), 6) or None
 
 
@@ -80,6 +80,15 @@ def stated_z_step_um(summary: Mapping[str, Any]) -> float | None:
     """Distance of planes that the summary of an acquisition states, in um; negative if downwards."""
     names = ("z-step_um", "zStep_um", "Z-step_um", "z-step_um_Intended")
     return finite_number(*(summary.get(name) for name in names)) or None
+
+
+def numbered_z_um(axes: Axes, summary: Mapping[str, Any]) -> float | None:
+    """Position of a plane by its number and the stated distance of planes, um; None if one is missing.
+
+    Its zero is that of the numbers: positions within one recording can be compared.
+    """
+    plane, step_um = axes.get("z"), stated_z_step_um(summary)
+    return plane * step_um if isinstance(plane, int) and step_um else None
 
 
 def channel_label(
@@ -115,7 +124,7 @@ def _listed_channel(value: int | None, summary: Mapping[str, Any]) -> str:
 
 
 def channel_colour(value: AxisValue | None, summary: Mapping[str, Any]) -> str:
-    """Colour of a channel by its value on the axis, as RRGGBB; empty where nobody said.
+    """Colour of a channel by its value on the axis, as RRGGBB; empty if it is not known.
 
     Micro-Manager lists the colours of channels in its summary, as numbers that begin with alpha.
     One colour for all of several channels is a default that nobody chose.

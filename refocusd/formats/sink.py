@@ -1,4 +1,4 @@
-"""A sink: takes refocused frames, makes a dataset of them, and remembers which it holds."""
+"""A sink: writes refocused frames into a dataset, and knows which it holds."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class Sink(ABC):
             self._append(image, plain, text, metadata)
             self._dirty = False
         except (OSError, OutputError) as error:
-            # Where this fails too, the next write tries again.
+            # If this fails too, the next write tries again.
             self._try_undo()
             if isinstance(error, OSError):
                 raise write_error(error, self.path, f"writing frame {key}") from error
@@ -204,7 +204,7 @@ class Sink(ABC):
 
     @abstractmethod
     def _undo(self) -> None:
-        """Take back what was written of a frame that failed; must bear being repeated."""
+        """Remove what was written of a frame that failed; may be called again."""
 
     @abstractmethod
     def _close_files(self) -> None: ...
@@ -278,7 +278,7 @@ def opened_files(path: Path, doing: str) -> Iterator[contextlib.ExitStack]:
 
 
 def refuse_existing(path: Path) -> None:
-    """Refuse to start a dataset where something is.
+    """Refuse to start a dataset in a place that is not empty.
 
     Raises
     ------
@@ -292,7 +292,7 @@ def refuse_existing(path: Path) -> None:
 
 
 def refuse_missing(path: Path, list_of_frames: Path) -> None:
-    """Refuse to append where there is no list of frames.
+    """Refuse to append to a folder without a list of frames.
 
     Raises
     ------

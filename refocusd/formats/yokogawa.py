@@ -1,4 +1,4 @@
-"""What Yokogawa's CellVoyager writes beside the images of a plate: when, where and how each was taken.
+"""Yokogawa CellVoyager's files beside the images of a plate: when, where and how each was taken.
 
 =========================  =====================================================
 ``MeasurementData.mlf``    of each image: time, place of the stage, channel
@@ -32,12 +32,12 @@ class Measurement:
     of_files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def of(self, name: str) -> Mapping[str, Any]:
-        """Metadata of one image; empty where nothing is said of it."""
+        """Metadata of one image; empty if there are none."""
         return self.of_files.get(name.lower(), {})
 
 
 def measurement_in(folder: Path) -> Measurement:
-    """What the files beside the images say; what is missing or illegible says nothing."""
+    """Contents of the files beside the images; missing or illegible ones are left out."""
     detail = list(_elements(folder / "MeasurementDetail.mrf"))
     begun = next(
         (said.get("BeginTime") for tag, said, _ in detail if tag == "MeasurementDetail"), ""
@@ -79,7 +79,7 @@ def _elements(place: Path) -> Iterator[tuple[str, dict[str, str], str]]:
     """Name, attributes and text of each element of an XML document, without namespaces."""
     try:
         data = read_limited(place, _MOST_BYTES)
-        if b"<!" in data:  # a document type may define entities, which these have not
+        if b"<!" in data:  # a document type could define entities, which these files do not have
             return
         root = ElementTree.fromstring(data)  # noqa: S314
     except (OSError, ElementTree.ParseError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""How wide a frame's blur is, in pixels, as the frame alone tells it.
+"""Width of a frame's blur, in pixels, estimated from the frame alone.
 
 The width is a standard deviation: that of the Gaussian whose transfer function falls to one half
 at the same spatial frequency.  Where optics or a measured PSF tell more, `BlurEstimate.shape` holds the
@@ -128,7 +128,7 @@ def estimate_blur(raw: Pixels) -> BlurEstimate | None:
 
 
 def fused(known: BlurEstimate, alone: BlurEstimate) -> BlurEstimate:
-    """What is known beforehand and what one frame tells by itself, weighted by their uncertainties.
+    """The prior and the estimate from one frame, weighted by their uncertainties.
 
     Where they contradict each other, the focus has changed, or the microscope is another one, and
     the frame alone counts.

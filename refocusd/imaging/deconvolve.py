@@ -1,9 +1,9 @@
 """Richardson-Lucy deconvolution at the scale of the blur.
 
 What a blur has removed at high frequencies is not there, so a frame is reduced until the blur's
-standard deviation is `SCALE_PX`, deconvolved there with a Gaussian PSF, or one whose form is known, and
-enlarged again: as good as at full size, in a fraction of the time.  All convolutions are products of cosine transforms,
-which reflect the frame at its borders.
+standard deviation is `SCALE_PX`, deconvolved there with a Gaussian PSF, or one whose form is known,
+and enlarged again: as good as at full size, in a fraction of the time.  All convolutions are
+products of cosine transforms, which reflect the frame at its borders.
 
 The number of iterations follows from the noise (the discrepancy principle of V. A. Morozov, 1966):
 it ends when what the estimate leaves unexplained, at frequencies that the blur passes, is no more
@@ -19,6 +19,7 @@ A. Beck and M. Teboulle, SIAM J. Imaging Sci. 2, 183 (2009) (Nesterov's momentum
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,9 +125,7 @@ def deconvolve(
     reduced = scale.reduced(frame)
     background = float(np.percentile(reduced, 1))
     sigmas = [sigma_px * side / whole for side, whole in zip(scale.small, size, strict=True)]
-    spectrum = _transformed(reduced)
-    grid = _frequencies(reduced.shape)
-    noise = noise_of(spectrum, grid)
+    noise = noise_of(_transformed(reduced), _frequencies(reduced.shape))
     # RL keeps light positive: noise about the background must not be cut by that.
     pedestal = np.float32(2 * noise + 1e-3 * (float(reduced.max()) - background) + 0.05)
     if whole is not None:
@@ -134,18 +133,12 @@ def deconvolve(
         most_iterations, noise = whole.iterations, 0.0  # all of them
     elif float(reduced.max()) - background <= max(_STRUCTURE * noise, 0.5):
         return Deconvolved(frame.copy(), background, 0)
-    observed = np.maximum(reduced - (np.float32(background) - pedestal), pedestal / 4)
+    floor = np.float32(background) - pedestal
     margin = 0 if shape is None else math.ceil(AROUND * FORMED_SCALE_PX)
-    observed = np.pad(observed, margin, mode="edge")
-    rows, columns = (
-        sigma * frequency
-        for sigma, frequency in zip(sigmas, _frequencies(observed.shape), strict=True)
-    )
-    cycles = np.hypot(rows[:, None], columns)
-    passed = np.exp(-2 * (np.pi * cycles) ** 2) if shape is None else shape.gain(cycles)
+    observed = np.pad(np.maximum(reduced - floor, pedestal / 4), margin, mode="edge")
     estimate, iterations = richardson_lucy(
         observed,
-        passed.astype(np.float32),
+        _gain(shape, sigmas, observed.shape),
         most_iterations,
         noise=noise,
         hastened=shape is not None,
@@ -153,12 +146,21 @@ def deconvolve(
     )
     if margin:
         estimate = np.ascontiguousarray(estimate[margin:-margin, margin:-margin])
-    estimate += np.float32(background) - pedestal
-    estimate = scale.enlarged(estimate)
-    np.maximum(estimate, np.float32(background) - pedestal, out=estimate)
+    estimate = scale.enlarged(estimate + floor)
+    np.maximum(estimate, floor, out=estimate)
     if whole is None:
         estimate = _same_sum(estimate, frame, background - float(pedestal))
     return Deconvolved(estimate, background, iterations, float(pedestal))
+
+
+def _gain(shape: PsfShape | None, sigmas: Sequence[float], size: tuple[int, ...]) -> Floats:
+    """What a blur passes at each frequency; `sigmas` are its widths down and across, px."""
+    rows, columns = (
+        sigma * frequency for sigma, frequency in zip(sigmas, _frequencies(size), strict=True)
+    )
+    cycles = np.hypot(rows[:, None], columns)
+    passed = np.exp(-2 * (np.pi * cycles) ** 2) if shape is None else shape.gain(cycles)
+    return passed.astype(np.float32)
 
 
 def richardson_lucy(

@@ -60,7 +60,7 @@ Floats = NDArray[np.float64]
 
 #: Optics that are assumed for a microscope without a profile: 20x/0.45 and DAPI, as in BBBC006.
 DEFAULT_OPTICS = Optics(na=0.45, wavelength_um=0.461, pixel_um=0.645)
-#: Distances beyond this cannot be told apart.
+#: Distances beyond this cannot be distinguished.
 LIMIT_UM = 36.0
 #: Radius of the widest disc that the network was trained on, um (NA 0.475 at `LIMIT_UM`).
 _WIDEST_UM = LIMIT_UM * math.tan(math.asin(0.475))
@@ -187,7 +187,7 @@ def check_optics(optics: Optics) -> None:
 
 
 def limit_um(optics: Optics) -> float:
-    """Distance, um, beyond which frames of these optics cannot be told apart."""
+    """Distance, um, beyond which frames of these optics cannot be distinguished."""
     return min(LIMIT_UM, _WIDEST_UM / geometric_radius_um(optics, 1.0))
 
 

@@ -1,4 +1,4 @@
-"""What a raw frame tells alone: its noise, its contrast, and what kind of picture it is.
+"""Evidence from a raw frame alone: its noise, its contrast, and what kind of picture it is.
 
 ================================  ==================================================================
 question                          formula, and its source
@@ -59,7 +59,7 @@ _ROUNDING = 1 / math.sqrt(12)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FieldEvidence:
-    """What raw alone tells.
+    """Evidence from the raw frame alone.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a raw frame and its refocused frame tell together: whether the one explains the other.
+"""Evidence from a raw frame and its refocused frame together: whether the one explains the other.
 
 ================================  ==================================================================
 question                          formula, and its source
@@ -54,7 +54,7 @@ _BLIND_PX = tuple(1.25**step for step in range(18))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairEvidence:
-    """What raw and refocused frame tell together.
+    """Evidence from a raw and a refocused frame together.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def examine_pair(
     expected_error: float | None = None,
     interval: Floats | None = None,
 ) -> PairEvidence:
-    """Hold a refocused frame against raw.
+    """Compare a refocused frame with raw.
 
     Parameters
     ----------
@@ -158,16 +158,8 @@ def examine_pair(
     focus = tile_focus(refocused, field.tile_px)
     spectra = _Spectra.of(before, after)
     stated = blur.sigma_px if blur is not None else None
-    tried = _BLIND_PX if stated is None else tuple(stated * part for part in _ABOUT)
-    left = [spectra.left(width / factor) for width in tried]
-    best = int(np.argmin(left))
-    known = max(spectra.power - spectra.noise(field.noise / factor), 1e-6)
-    share = [max(each - spectra.noise(field.noise / factor), 0.0) / known for each in left]
-    again, slope = spectra.blurred(tried[best] / factor)
-    residual = np.where(field.hot, np.float32(0), before - again)
-    variance = noise_variance(raw, field) / factor**2 + (_WIDTH * slope) ** 2
-    normalised = np.asarray(residual**2 / variance, dtype=np.float32)
-    cells = pooled(normalised, CELL_PX // factor)
+    blur_px, unexplained, as_stated = _least_unexplained(spectra, field, stated)
+    again, cells = _blurred_again(spectra, field, raw, blur_px)
     base = float(np.percentile(before, 1))
     light = pooled(after, CELL_PX // factor) - np.percentile(after, 1)
     changed, worst = _flux(before, again, base, field.tile_px // factor)
@@ -176,14 +168,14 @@ def examine_pair(
     range_, contrast = max(float(high - low), 1e-3), max(field.contrast, 1e-3)
     ends = np.percentile(refocused[::2, ::2], (0.1, 99.9))
     full_range = max(float(ends[1] - ends[0]), 1.0)
-    fine, finest = (part / full_range for part in _fine(refocused, stated or tried[best]))
+    fine, finest = (part / full_range for part in _fine(refocused, stated or blur_px))
     width, wide, lopsided = _widths(interval, full_range)
     return PairEvidence(
-        blur_px=tried[best],
-        stated_px=stated if stated is not None else tried[best],
+        blur_px=blur_px,
+        stated_px=blur_px if stated is None else stated,
         uncertainty=min(blur.uncertainty, 1.0) if blur is not None else 1.0,
-        unexplained=share[best],
-        unexplained_as_stated=share[len(_ABOUT) // 2] if stated is not None else share[best],
+        unexplained=unexplained,
+        unexplained_as_stated=as_stated,
         chi2=float(np.median(cells)),
         worst_chi2=float(np.percentile(cells, 98)),
         residuals=cells,
@@ -203,6 +195,34 @@ def examine_pair(
         wide=wide,
         lopsided=lopsided,
     )
+
+
+def _blurred_again(
+    spectra: _Spectra, field: FieldEvidence, raw: Pixels, blur_px: float
+) -> tuple[Floats, Floats]:
+    """The result with its blur, reduced; and how far raw is from it, in variances, pooled by cell."""
+    again, slope = spectra.blurred(blur_px / field.factor)
+    residual = np.where(field.hot, np.float32(0), field.small - again)
+    variance = noise_variance(raw, field) / field.factor**2 + (_WIDTH * slope) ** 2
+    far = np.asarray(residual**2 / variance, dtype=np.float32)
+    return again, pooled(far, CELL_PX // field.factor)
+
+
+def _least_unexplained(
+    spectra: _Spectra, field: FieldEvidence, stated: float | None
+) -> tuple[float, float, float]:
+    """The blur that explains most of raw, px; what it leaves unexplained, and what `stated` does.
+
+    Without a stated blur the last two are the same.
+    """
+    tried = _BLIND_PX if stated is None else tuple(stated * part for part in _ABOUT)
+    left = [spectra.left(width / field.factor) for width in tried]
+    best = int(np.argmin(left))
+    noise = spectra.noise(field.noise / field.factor)
+    known = max(spectra.power - noise, 1e-6)
+    share = [max(each - noise, 0.0) / known for each in left]
+    as_stated = share[best] if stated is None else share[len(_ABOUT) // 2]
+    return tried[best], share[best], as_stated
 
 
 def _fine(refocused: Pixels, sigma_px: float) -> list[float]:

@@ -56,7 +56,7 @@ class DaemonProcess:
         # A free port unless the caller names one.
         command += ["--endpoint", "tcp://127.0.0.1:0", "--no-view"]
         # A daemon for a single purpose neither resumes old acquisitions nor looks for new ones, and its
-        # microscope, which may be simulated, tells others nothing.
+        # microscope, which may be simulated, is of no use to others.
         command += ["--no-pick-up", "--studio", "off", "--no-live", "--no-self-calibrate"]
         command += self._flags
         with log:

@@ -19,6 +19,12 @@ def encode_order(order: msgspec.Struct) -> bytes:
     return msgspec.json.encode(order) + b"\n"
 
 
+def tell_parent(told: msgspec.Struct) -> None:
+    """Print one line of JSON, which the parent waits for, on standard output."""
+    sys.stdout.buffer.write(encode_order(told))
+    sys.stdout.buffer.flush()
+
+
 def read_order(kind: type[_Order]) -> _Order:
     """Read the order that this process got from its parent.
 

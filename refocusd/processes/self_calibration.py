@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 LIMIT_S = 180.0
 #: How long the process may take to end once it is asked to.
 _STOP_S = 3.0
-#: Fewest planes that tell the PSF.
+#: Fewest planes on which a PSF is measured.
 FEWEST_PLANES = 8
 
 
@@ -72,7 +72,7 @@ class SelfCalibrator:
         self._stopped = False
 
     def measure(self, recording: str, acquisition: str, *, elsewhere: bool) -> SelfCalibration:
-        """Measure a recording; nothing is told of one that takes too long.
+        """Measure a recording; the result is empty if that takes too long.
 
         Parameters
         ----------
@@ -117,7 +117,7 @@ class SelfCalibrator:
         return found
 
     def stop(self) -> None:
-        """End what is measured; nothing is measured any more."""
+        """End the running measurement, and start no other."""
         with self._lock:
             self._stopped = True
             if self._child is not None:

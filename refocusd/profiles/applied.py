@@ -68,7 +68,7 @@ def _frame_metadata(metadata: str) -> _FrameMetadata:
 
 
 def channel_name(axes: str, metadata: str) -> str:
-    """The channel of a frame by its name, where axes or metadata tell it; empty if it has none.
+    """Name of a frame's channel, as its axes or metadata give it; empty if it has none.
 
     Parameters
     ----------
@@ -187,9 +187,8 @@ def apply_profiles(
         selection, reasons = catalogue.choose(first, shape, learned=learned)
     else:
         selection = catalogue.named(named, first, shape)
-    ambiguous = [reason for reason in reasons if "none of these" in reason]
-    notes = [reason for reason in reasons if reason not in ambiguous]
-    warnings = list(ambiguous)
+    warnings = [reason for reason in reasons if "none of these" in reason]
+    notes = [reason for reason in reasons if reason not in warnings]
     if not selection.profiles:
         notes.append("no calibration profile applies: the documented defaults do")
     notes += [

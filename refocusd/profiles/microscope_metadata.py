@@ -80,7 +80,7 @@ def magnification_of(metadata: Mapping[str, Any]) -> float | None:
 
 def bit_depth_of(metadata: Mapping[str, Any]) -> int | None:
     """Bits of a count; None if the metadata do not say."""
-    bits = positive_number(metadata, ("BitDepth",), 33.0)
+    bits = positive_number(metadata, ("BitDepth", "Camera-BitDepth"), 33.0)
     return round(bits) if bits else None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from refocusd.formats.sink import WrittenKeys
 from refocusd.frame import Axes, canonical_axes
 
-#: Axis by which cameras are told apart.
+#: Axis by which cameras are distinguished.
 AXIS = "camera"
 #: Events of which some cameras' frames have come and others' have not.
 MAX_OPEN = 10_000
@@ -35,7 +35,7 @@ class Cameras:
         self._come: Counter[str] = Counter()
 
     def camera_of(self, metadata: Mapping[str, Any]) -> str:
-        """Name of the camera that took a frame; empty where there is one, or its axes tell it."""
+        """Name of the camera that took a frame; empty where there is one, or its axes name it."""
         if self._names is None:
             self._names = list(self._ask())
         if len(self._names) < 2 or AXIS in metadata["Axes"]:

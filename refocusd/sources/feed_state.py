@@ -90,7 +90,7 @@ class FeedState:
         return known and (bool(self.raw) or not self.has_raw)
 
     def announcement(self, *, advise: bool) -> Open:
-        """What the daemon is told, once it is announceable.
+        """The announcement to the daemon, once it can be made.
 
         Raises
         ------

@@ -140,7 +140,7 @@ class FeedUpload:
             announceable = self._open is not None or state.announceable
         if announceable:
             try:
-                # A daemon that was restarted is told the same acquisition again.
+                # The same acquisition is announced again to a daemon that was restarted.
                 self._open = self._open or state.announcement(advise=self._advised)
             except (InputError, OSError):
                 # The file of a busy Micro-Manager may come after the word of it.
@@ -153,7 +153,7 @@ class FeedUpload:
         if not self._state.ended:
             return True
         session.pump(0.05)
-        # The hook that tells where raw lies runs in another thread: it may come last.
+        # The hook that learns where raw lies runs in another thread: it may come last.
         return self._state.taken > 0 and time.monotonic() - self._state.ended_at < LAST_WORD_S
 
     def _hand_over(self, session: Session) -> None:

@@ -146,14 +146,12 @@ class Source:
         if java:
             if self.focus is not None:
                 log.warning("on the Java backend the focus is not corrected")
-            if image_process_fn is not None:
-                arguments["image_process_fn"] = image_process_fn
-        else:
-            arguments["image_process_fn"] = _process_hook(self._feed, image_process_fn, self.focus)
-            if self.focus is not None:
-                arguments["post_hardware_hook_fn"] = self.focus.around(
-                    others.get("post_hardware_hook_fn")
-                )
+            own = {} if image_process_fn is None else {"image_process_fn": image_process_fn}
+            return arguments | own
+        arguments["image_process_fn"] = _process_hook(self._feed, image_process_fn, self.focus)
+        if self.focus is not None:
+            around = self.focus.around(others.get("post_hardware_hook_fn"))
+            arguments["post_hardware_hook_fn"] = around
         return arguments
 
     def wait(self, timeout_s: float | None = None) -> Counts | None:

@@ -11,7 +11,7 @@ asks for pixels only while somebody looks.
 `json_text`  JSON as the page gets it
 `process`    The view as a child of the daemon: started, kept alive, and never waited for
 `serve`      The view, put together: link, datasets, server
-`frames/`    Frames for those who look: read from datasets, encoded for the page, saved as a file
+`frames/`    Frames for viewers: read from datasets, encoded for the page, saved as a file
 `http/`      The view's HTTP, on Starlette and uvicorn
 `state/`     What the view knows of the daemon: asked by one thread, read by all requests
 ===========  =======================================================================================

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from refocusd.config import DEFAULT_VIEW_PORT
 from refocusd.errors import ConfigError, TransportError
-from refocusd.files import read_limited
 from refocusd.frame import Pixels
 from refocusd.transport.secure.user_keys import derived_secret
-from refocusd.view.http.options import LOOPBACK
+from refocusd.view.http.options import LOOPBACK, read_token
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_VIEW_PORT}"
 #: A view answers within this time, and says something at least so often on a stream.
@@ -181,13 +180,7 @@ class ApiClient:
         ConfigError
             If it cannot be read.
         """
-        if token_file is None:
-            return cls(url)
-        try:
-            token = read_limited(token_file, 1 << 16).decode("utf-8").split("\n")[0].strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the token in {token_file} cannot be read: {error}") from error
-        return cls(url, token)
+        return cls(url, read_token(token_file) if token_file else None)
 
     def ask(self, address: str, body: Any = None) -> Any:
         """The answer's JSON; with a `body`, that is posted.
@@ -218,14 +211,14 @@ class ApiClient:
     def events(
         self, address: str, query: dict[str, str] | None = None, *, heartbeat: bool = False
     ) -> Iterator[Event]:
-        """What a stream tells; it is open when this returns.
+        """The events of a stream, which is open when this returns.
 
         Parameters
         ----------
         address : str
         query : dict, optional
         heartbeat : bool
-            Give an event without a name, too, every few seconds in which nothing else is told.
+            Give an event without a name, too, every few seconds in which nothing else happens.
 
         Raises
         ------

@@ -13,15 +13,14 @@ from pathlib import Path
 from refocusd import files
 from refocusd.config import DEFAULT_VIEW_PORT, Settings
 from refocusd.errors import ConfigError
-from refocusd.files import read_limited
 from refocusd.processes.lifeline import end_with_parent
-from refocusd.processes.order import read_order
+from refocusd.processes.order import read_order, tell_parent
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.processes.signals import leave_signals_to_parent, stop_asked
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.secure.user_keys import derived_secret, user_store
-from refocusd.view.http.options import LOOPBACK, ViewOptions
-from refocusd.view.serve import announce, page_address, serving, until_asked
+from refocusd.view.http.options import LOOPBACK, ViewOptions, read_token
+from refocusd.view.serve import page_address, serving, until_asked
 
 #: Below the daemon and its workers: looking can wait, frames cannot.
 NICENESS = 10
@@ -81,13 +80,7 @@ def view_options(arguments: argparse.Namespace, settings: Settings | None = None
     elif arguments.token_file is None:
         token = ""
     else:
-        try:
-            lines = read_limited(arguments.token_file, 1 << 16).decode("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"the token in {arguments.token_file} cannot be read: {error}"
-            ) from error
-        token = lines[0].strip() if lines else ""
+        token = read_token(arguments.token_file)
         if not token or not token.isascii() or not token.isprintable() or set(token) & set(' ";,'):
             raise ConfigError(
                 f"{arguments.token_file} has no token in its first line: letters, digits, - and _"
@@ -126,7 +119,7 @@ def run_view(arguments: argparse.Namespace) -> int:
         asked = stop_asked()
     with serving(options) as announcement:
         if arguments.announce:
-            announce(announcement)
+            tell_parent(announcement)
         until_asked(asked)
     return 0
 

@@ -43,7 +43,7 @@ def page_address(options: ViewOptions, port: int, *, token: bool = True) -> str:
 
 
 class WantedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a view tells the daemon that has started it, as a line on standard output."""
+    """What a view reports to the daemon that started it, as a line on standard output."""
 
     wanted: Settings
 
@@ -89,12 +89,6 @@ def serving(options: ViewOptions) -> Iterator[Announcement]:
                 yield Announcement(url, port, os.getpid(), entry)
             finally:
                 state.close()  # ends the pages' streams
-
-
-def announce(announcement: Announcement) -> None:
-    """Tell the parent, on standard output, where the view listens."""
-    sys.stdout.buffer.write(msgspec.json.encode(announcement) + b"\n")
-    sys.stdout.buffer.flush()
 
 
 def until_asked(asked: threading.Event) -> None:

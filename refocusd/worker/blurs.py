@@ -36,7 +36,7 @@ LEAST_UNCERTAINTY = 0.08
 #: Nobody vouches for a self-measured PSF, nor for where the focus is.  Its form is tried where the stage's width
 #: and that of the frame, which is roughly known before it is measured, agree to this (natural logarithm).
 STACK_AGREES = 0.5
-#: What one frame tells of its width is measured before a form is used with it.
+#: The width of each frame's blur is measured before a form is used with it.
 _ONE_FRAME = 0.15
 
 
@@ -140,7 +140,7 @@ class Stream:
 
 
 def _formed(seen: BlurEstimate | None, stack: BlurEstimate) -> BlurEstimate | None:
-    """What frames tell of their width, with the form of a self-measured PSF; None where that does not fit."""
+    """The width measured on the frames, with the form of a self-measured PSF; None where that does not fit."""
     if seen is None or stack.sigma_px < LEAST_STACK_PX:
         return None
     if abs(math.log(seen.sigma_px / stack.sigma_px)) > STACK_AGREES:

@@ -115,9 +115,8 @@ def refocus_frame(
         facts = _path_alone(engine.refocus(raw, out).engine_ms)
     else:
         check_frame(raw, out)
-        seen = raw
-        if calibrated and calibrated.hot_pixels:
-            seen = calibrated.hot_pixels.repaired(raw)
+        hot = calibrated.hot_pixels if calibrated else None
+        seen = hot.repaired(raw) if hot else raw
         field = examine_field(seen)
         task = _Task(engine, pass_in_focus, untrusted, focus, stream)
         part = _part_in_focus(seen, field) if pass_in_focus else None

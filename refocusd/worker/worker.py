@@ -139,7 +139,7 @@ class _Calibrations:
             return None
         found = self._told.get(task.calibration)
         if found is None or found.hot_pixels.shape != (task.height, task.width):
-            raise TransportError(f"the daemon did not tell what calibration {task.calibration} is")
+            raise TransportError(f"the daemon did not say what calibration {task.calibration} is")
         return found
 
 

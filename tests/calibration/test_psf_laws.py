@@ -12,6 +12,7 @@ from refocusd_calibration.psf.laws import (
     WaveLaw,
     kernel_sigma_um,
 )
+from refocusd_calibration.psf.measure import Stated
 from scipy.special import j0, roots_legendre
 
 from refocusd.errors import ConfigError
@@ -104,5 +105,5 @@ def test_without_aberration_both_sides_of_focus_are_equal_and_with_it_they_are_n
 
 
 def test_an_aperture_above_the_refractive_index_is_refused() -> None:
-    with pytest.raises(ConfigError, match="immersion medium's index"):
-        WaveLaw(1.2, 0.5, 1.0, 0.1, 0.0, SPAN, reach_um=5.0, defocus_um=5.0)
+    with pytest.raises(ConfigError, match="immersion medium's --refractive-index"):
+        Stated(na=1.2, refractive_index=1.0)

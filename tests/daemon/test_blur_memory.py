@@ -58,7 +58,7 @@ def test_frames_that_contradict_it_replace_it(
     assert found is not None
     assert found.sigma_px == pytest.approx(4.0)
     assert found.frames == 9
-    assert "the blur of DAPI is 4.0 px: 20.0 px, as 9 frames told until" in caplog.text
+    assert "the blur of DAPI is 4.0 px: 20.0 px, measured on 9 frames until" in caplog.text
 
 
 def test_a_numbered_channel_is_remembered_by_its_name(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_daemon_begins_where_the_last_one_ended_and_says_so(
     assert again[0]["blur_uncertainty"] < first[0]["blur_uncertainty"]
     assert again[0]["blur_px"] == pytest.approx(first[-1]["blur_px"], rel=0.25)
     assert "the blur of DAPI begins with" in caplog.text
-    assert "as 3 frames told until" in caplog.text
+    assert "measured on 3 frames until" in caplog.text
     for name, changes in (
         ("other camera", {"camera": "Orca"}),
         ("without", {"blur_memory": False}),

@@ -90,23 +90,19 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         from refocusd_calibration.cli.outcome import check_places
 
         check_places(arguments)
-    if arguments.from_recording:
-        paths: Sequence[Path] = arguments.from_recording
-        if len(paths) != 2:
-            raise InputError(
-                f"--from-recording was given {len(paths)} paths: give the dark recording and then the "
-                "flat one; dark frames alone give offset and noise in counts, but no gain"
-            )
-        if arguments.dry_run:
-            console.print(f"would read the dark series {paths[0]} and the flat series {paths[1]}")
-            return 0
-        microscope = None
-    else:
+    if not arguments.from_recording:
         taken = _acquire(arguments)
-        if taken is None:
-            return 0
-        *paths, microscope = taken
-    return _measure(arguments, paths[0], paths[1], microscope)
+        return 0 if taken is None else _measure(arguments, *taken)
+    paths: Sequence[Path] = arguments.from_recording
+    if len(paths) != 2:
+        raise InputError(
+            f"--from-recording was given {len(paths)} paths: give the dark recording and then the "
+            "flat one; dark frames alone give offset and noise in counts, but no gain"
+        )
+    if arguments.dry_run:
+        console.print(f"would read the dark series {paths[0]} and the flat series {paths[1]}")
+        return 0
+    return _measure(arguments, paths[0], paths[1], None)
 
 
 def camera_moves(arguments: argparse.Namespace) -> tuple[list[Move], list[Move]]:
@@ -167,32 +163,18 @@ def _measure(
     from refocusd_calibration.camera.measure import measure_camera
     from refocusd_calibration.camera.series import series_of_recording
     from refocusd_calibration.cli.outcome import conclude
-    from refocusd_calibration.profile.rows import camera_rows
-    from refocusd_calibration.profile.write import raw_data
 
-    recorded = arguments.from_recording is not None
+    recorded = microscope is None
     with open_dataset(dark_path) as dark, open_dataset(flat_path) as flat:
         dark_series = series_of_recording(dark, arguments.dark_exposures_ms if recorded else None)
         flat_series = series_of_recording(flat, arguments.flat_exposures_ms if recorded else None)
         measured = measure_camera(dark_series, flat_series)
-    if microscope is None:
-        microscope = microscope_of(
-            arguments,
-            flat_series.metadata or {},
-            channel=flat_series.channel,
-            pixel_um=flat_series.pixel_um,
-        )
+    said, channel = flat_series.metadata or {}, flat_series.channel
     return conclude(
         arguments,
-        "camera",
         measured,
-        microscope,
-        title=f"{microscope.camera or 'camera'}, {flat_path}",
-        rows=camera_rows(measured.section),
-        raw=[
-            raw_data("camera: dark series", dark_path),
-            raw_data("camera: flat series", flat_path),
-        ],
+        microscope
+        or microscope_of(arguments, said, channel=channel, pixel_um=flat_series.pixel_um),
+        {"dark series": dark_path, "flat series": flat_path},
         figures={"maps": sorted(measured.maps)},
-        maps=measured.maps,
     )

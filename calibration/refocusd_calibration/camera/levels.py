@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
+from refocusd.frame import Pixels
 from refocusd_calibration.camera.series import Level
 
 Map = NDArray[np.float64]
@@ -97,11 +98,7 @@ def level_statistics(
     ratios: list[float] = []
     frame = first
     for number, frame in enumerate(level.frames(), 1):
-        if frame.shape != first.shape:
-            raise InputError(
-                f"frames of {first.shape[1]}×{first.shape[0]} px and of {frame.shape[1]}×"
-                f"{frame.shape[0]} px are mixed at {level.exposure_ms:g} ms: take all with one region"
-            )
+        _refuse_other_size(first, frame, level.exposure_ms)
         chosen = frame[good]
         histogram += np.bincount(chosen, minlength=bins)
         means.append(float(chosen.mean(dtype=np.float64)))
@@ -115,34 +112,46 @@ def level_statistics(
     squares /= level.count - 1
     # The variance of shot noise scales with the light, but the scaled frames' with its square.
     squares /= float(np.mean(ratios))
-    average = float(np.mean(means))
+    average, pixels = float(np.mean(means)), int(good.sum())
     spread = float(np.std(means, ddof=1)) / math.sqrt(level.count)
     variance = float(squares[good].mean())
-    chance = math.sqrt(variance / (level.count * int(good.sum())))
-    structure, structure_error = pattern_correlation(
-        _levelled(first, means[0], means[0], offset)[0],
-        _levelled(frame, means[-1], means[0], offset)[0],
-        bad,
-    )
-    # The maps are scaled to the average brightness instead of that of the first frame.
-    if offset is None:
-        mean += average - means[0]
-    elif means[0] > offset:
-        mean = offset + (mean - offset) * ((average - offset) / (means[0] - offset))
+    chance = math.sqrt(variance / (level.count * pixels))
+    ends = ((first, means[0]), (frame, means[-1]))
+    one, other = (_levelled(end, end_mean, means[0], offset)[0] for end, end_mean in ends)
+    structure, structure_error = pattern_correlation(one, other, bad)
     return LevelStatistics(
         exposure_ms=level.exposure_ms,
         frames=level.count,
         mean=average,
         mean_error=max(spread, chance),
         variance=variance,
-        pixels=int(good.sum()),
+        pixels=pixels,
         frame_means=tuple(means),
         structure=structure,
         structure_error=structure_error,
         histogram=histogram,
-        mean_map=mean,
+        mean_map=_brought_to(average, mean, means[0], offset),
         variance_map=squares,
     )
+
+
+def _brought_to(average: float, mean: Map, first: float, offset: float | None) -> Map:
+    """A map with the average brightness of all frames instead of that of the first one."""
+    if offset is None:
+        return mean + (average - first)
+    return (
+        offset + (mean - offset) * ((average - offset) / (first - offset))
+        if first > offset
+        else mean
+    )
+
+
+def _refuse_other_size(first: Pixels, frame: Pixels, exposure_ms: float) -> None:
+    if frame.shape != first.shape:
+        raise InputError(
+            f"frames of {first.shape[1]}×{first.shape[0]} px and of {frame.shape[1]}×"
+            f"{frame.shape[0]} px are mixed at {exposure_ms:g} ms: take all with one region"
+        )
 
 
 def _levelled(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +97,16 @@ def smoothed(values: Map, bad: Mask, sigma: float) -> Map:
     return np.asarray(sums / np.maximum(weights, 1e-9))
 
 
+def _read_again(
+    levels: Sequence[Level], means: Sequence[LevelStatistics], offset: float, bad: Mask
+) -> Iterator[LevelStatistics]:
+    """Statistics of the levels with one of these exposures, with their maps."""
+    chosen = {level.exposure_ms for level in means}
+    for level in levels:
+        if level.exposure_ms in chosen:
+            yield level_statistics(level, offset=offset, bad=bad)
+
+
 def flat_field(
     levels: Sequence[Level],
     means: Sequence[LevelStatistics],
@@ -119,14 +129,11 @@ def flat_field(
     bad : ndarray of bool, shape (height, width)
     """
     brightest = max(level.mean for level in means) - offset
-    chosen = {level.exposure_ms for level in means if level.mean - offset >= 0.4 * brightest}
+    bright = [level for level in means if level.mean - offset >= 0.4 * brightest]
     total = np.zeros(bad.shape, np.float64)
     frames, noise = 0, 0.0
     dark_signal = dark.mean_map - dark.mean
-    for level in levels:
-        if level.exposure_ms not in chosen:
-            continue
-        found = level_statistics(level, offset=offset, bad=bad)
+    for found in _read_again(levels, bright, offset, bad):
         signal = found.mean - offset
         total += found.frames * (found.mean_map - offset - dark_signal) / signal
         noise += found.frames * found.variance / signal**2
@@ -161,13 +168,9 @@ def gain_map(
     """
     if sum(level.frames - 1 for level in means) < GAIN_FREEDOM or dark.frames < VARIANCE_FRAMES:
         return None
-    chosen = {level.exposure_ms: level for level in means}
     above = np.zeros(bad.shape, np.float64)
     below = np.zeros(bad.shape, np.float64)
-    for level in levels:
-        if level.exposure_ms not in chosen:
-            continue
-        found = level_statistics(level, offset=offset, bad=bad)
+    for found in _read_again(levels, means, offset, bad):
         weight = (found.frames - 1) / float(line.at(np.array([found.mean - offset]))[0]) ** 2
         signal = found.mean_map - dark.mean_map
         above += weight * signal * (found.variance_map - dark.variance_map)

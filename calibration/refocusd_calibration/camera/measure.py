@@ -59,17 +59,9 @@ LISTED_PIXELS = 5000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraMeasurement(Measurement):
-    """What `measure_camera` found.
-
-    Parameters
-    ----------
-    section : CameraSection
-    maps : dict of str to Map
-        ``offset``, ``variance``, ``gain``, ``flat``, as far as the frames suffice.
-    """
+    """What `measure_camera` found."""
 
     section: CameraSection
-    maps: dict[str, Map]
 
 
 def measure_camera(dark: Series, flat: Series) -> CameraMeasurement:

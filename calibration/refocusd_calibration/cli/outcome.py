@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +16,8 @@ from refocusd.profiles.profile import Microscope, RawData, load_profile
 from refocusd_calibration.cli.flags import print_outcome
 from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.profile.report import check_report, write_report
-from refocusd_calibration.profile.write import Map, write_section
+from refocusd_calibration.profile.rows import Rows, section_rows
+from refocusd_calibration.profile.write import name_of, raw_data, write_section
 
 
 def check_places(arguments: argparse.Namespace) -> None:
@@ -43,15 +45,12 @@ def check_places(arguments: argparse.Namespace) -> None:
 
 def conclude(
     arguments: argparse.Namespace,
-    name: str,
     measured: Measurement,
     microscope: Microscope,
+    recordings: Mapping[str, Path],
     *,
-    title: str,
-    rows: list[tuple[str, str]],
-    raw: Sequence[RawData],
     figures: Mapping[str, Any],
-    maps: Mapping[str, Map] | None = None,
+    more_rows: Rows | None = None,
 ) -> int:
     """Print what was measured, and write what was asked for.
 
@@ -59,16 +58,14 @@ def conclude(
     ----------
     arguments : Namespace
         With the flags of `add_measurement_flags`.
-    name : {"camera", "focus", "psf"}
-        Of the section.
     measured : Measurement
     microscope : Microscope
-    title : str
-    rows : list of (str, str)
-    raw : sequence of RawData
+    recordings : mapping of str to Path
+        What was measured, by what it is; the first one is named in the title.
     figures : mapping
         For ``--json``, beside what every measurement has.
-    maps : mapping of str to Map, optional
+    more_rows : list of (str, str), optional
+        Printed below those of the section.
 
     Returns
     -------
@@ -78,25 +75,35 @@ def conclude(
     Raises
     ------
     InputError, OutputError
-        As `write_section` and `write_report`.
+        As `raw_data`, `write_section` and `write_report`.
     ConfigError
         As `write_report`.
     """
+    section, name = measured.section, name_of(measured.section)
+    raw = [raw_data(f"{name}: {what}", path) for what, path in recordings.items()]
+    rows = [*section_rows(section, microscope), *(more_rows or ())]
+    title = f"{name}, {next(iter(recordings.values()))}"
     print_outcome(title, rows, list(measured.checks))
     for note in measured.notes:
         console.print(f"note: {note}")
     # The figures are written even where the profile is refused.
-    common = {
-        "microscope": microscope,
-        name: measured.section,
-        "checks": measured.checks,
-        "notes": measured.notes,
-        "raw": raw,
-    }
-    write_json(arguments.json, msgspec.to_builtins({**common, **figures}))
+    common = {"microscope": microscope, name: section, "raw": raw}
+    about = {"checks": measured.checks, "notes": measured.notes}
+    write_json(arguments.json, msgspec.to_builtins({**common, **about, **figures}))
     if arguments.output is None:
         console.print("no --output PROFILE was given: no profile was written")
         return 0 if measured.passed else 1
+    _write(arguments, measured, microscope, raw)
+    return 0
+
+
+def _write(
+    arguments: argparse.Namespace,
+    measured: Measurement,
+    microscope: Microscope,
+    raw: Sequence[RawData],
+) -> None:
+    """Write the profile, and its report if one is wanted."""
     profile = write_section(
         arguments.output,
         microscope,
@@ -105,7 +112,7 @@ def conclude(
         checks=measured.checks,
         insist=arguments.insist,
         replace=arguments.replace,
-        maps=maps,
+        maps=measured.maps,
     )
     if profile.insisted:
         console.print("[bold red]written although checks failed, because --insist was given[/]")
@@ -113,4 +120,3 @@ def conclude(
     if arguments.report is not None:
         write_report(arguments.output, arguments.report)
         console.print(f"wrote {arguments.report}")
-    return 0

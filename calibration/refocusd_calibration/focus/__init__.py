@@ -7,7 +7,6 @@
 `measure`        Through-focus measurement: from sweeps to a profile's focus section and its checks
 `metrics`        Focus metrics: how sharp each tile of a frame is, by several definitions
 `peak`           The peak of a focus curve, between its planes and with its uncertainty
-`shift`          How far a plane lies sideways of the one before, and how alike the two are
 `stage_motion`   Backlash, drift and repeatability of the stage, from the best z of each sweep
 `surface`        The focal surface over the field: tilt and curvature from the best z of each tile
 `table`          Measures all planes of a series: metrics by tile, light, shifts, and whatever is suspicious

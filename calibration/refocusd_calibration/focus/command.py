@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refocusd.cli.console import console, progress
+from refocusd.cli.console import progress
 from refocusd.cli.flags import add_command
-from refocusd.errors import ConfigError, InputError
+from refocusd.errors import ConfigError
 from refocusd.profiles.profile import CameraSection, Microscope, load_profile
 from refocusd_calibration.cli.flags import add_measurement_flags
 from refocusd_calibration.profile.identity import check_profile, microscope_of
-from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
+from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, recorded_or_taken
 
 EPILOG = """\
 examples:
@@ -78,18 +78,9 @@ def sweep_positions(low_um: float, high_um: float, step_um: float, sweeps: int) 
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    if not arguments.dry_run:
-        from refocusd_calibration.cli.outcome import check_places
-
-        check_places(arguments)
-    if arguments.from_recording:
-        if arguments.dry_run:
-            listed = ", ".join(str(path) for path in arguments.from_recording)
-            console.print(f"would read the series {listed}")
-            return 0
-        return _measure(arguments, arguments.from_recording, None)
-    taken = take_series(arguments, "focus", partial(sweep_positions, sweeps=arguments.sweeps))
-    return 0 if taken is None else _measure(arguments, [taken[0]], taken[1])
+    positions = partial(sweep_positions, sweeps=arguments.sweeps)
+    series = recorded_or_taken(arguments, "focus", arguments.from_recording or (), positions)
+    return 0 if series is None else _measure(arguments, *series)
 
 
 def _measure(
@@ -98,36 +89,25 @@ def _measure(
     from refocusd_calibration.cli.outcome import conclude
     from refocusd_calibration.focus.checks import depth_check
     from refocusd_calibration.focus.measure import measure_focus
-    from refocusd_calibration.profile.rows import focus_rows
-    from refocusd_calibration.profile.write import raw_data
-    from refocusd_calibration.stage.z_sweeps import open_series
+    from refocusd_calibration.stage.z_sweeps import known_pixel_um, open_series
 
-    recorded = arguments.from_recording is not None
     with open_series(
         paths,
-        z_step_um=arguments.z_step if recorded else None,
+        z_step_um=arguments.z_step if microscope is None else None,
         channel=arguments.channel,
         position=arguments.position,
     ) as series:
         if microscope is None:
             microscope = microscope_of(
-                arguments,
-                series.metadata,
-                channel=series.channel,
-                pixel_um=series.pixel_um,
+                arguments, series.metadata, channel=series.channel, pixel_um=series.pixel_um
             )
             check_profile(arguments, microscope)
-        pixel_um = microscope.pixel_um or series.pixel_um
-        if pixel_um is None:
-            raise InputError(
-                f"{paths[0]} does not state the pixel size in the specimen: give --pixel-um"
-            )
         planes = sum(len(sweep.planes) for sweep in series.sweeps)
         with progress() as bar:
             task = bar.add_task("planes", total=planes)
             measured = measure_focus(
                 series,
-                pixel_um=pixel_um,
+                pixel_um=known_pixel_um(paths[0], microscope.pixel_um or series.pixel_um),
                 camera=_known_camera(arguments),
                 on_plane=lambda: bar.advance(task),
             )
@@ -136,15 +116,10 @@ def _measure(
     surface = measured.surface
     return conclude(
         arguments,
-        "focus",
         measured,
         microscope,
-        title=f"focus, {paths[0]}",
-        rows=[
-            *focus_rows(measured.section, microscope),
-            ("focal surface", surface.kind if surface else "not measured"),
-        ],
-        raw=[raw_data(f"focus: series {index}", path) for index, path in enumerate(paths, 1)],
+        {f"series {index}": path for index, path in enumerate(paths, 1)},
+        more_rows=[("focal surface", surface.kind if surface else "not measured")],
         figures={
             "metrics": list(measured.figures),
             "surface": surface and surface.figures(),

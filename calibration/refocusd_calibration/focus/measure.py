@@ -149,9 +149,8 @@ def _from_table(
         _fit_pooled(sweep.z_um, sweep.values[chosen.metric], table.content, groups)
         for sweep in table.sweeps
     ]
-    pairs = [
-        (sweep, item) for sweep, item in zip(table.sweeps, fitted, strict=True) if item is not None
-    ]
+    both = zip(table.sweeps, fitted, strict=True)
+    pairs = [(sweep, item) for sweep, item in both if item is not None]
     if not pairs:
         return _concluded(table, chosen, figures, series_notes, failed_sweeps=len(fitted))
     sweeps, kept = [sweep for sweep, _ in pairs], [item for _, item in pairs]
@@ -171,9 +170,8 @@ def _from_table(
         if item is not None
     }
     tiles = _tiles(z, values_of[chosen.metric], table, pooled.peak, pixel_um)
-    surface = (
-        fit_surface(*(np.array(column) for column in zip(*tiles, strict=True))) if tiles else None
-    )
+    columns = [np.array(column) for column in zip(*tiles, strict=True)]
+    surface = fit_surface(*columns) if tiles else None
     if surface is None:
         notes.append(
             f"{len(tiles)} tiles have content, which is too few for tilt and curvature: use a field that is "

@@ -25,8 +25,9 @@ L. A. Royer et al., Nat. Biotechnol. 34:1267 (2016) (normalised DCT Shannon entr
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -112,7 +113,7 @@ class Grid:
         top, left = (shape[0] - rows * height) // 2, (shape[1] - columns * width) // 2
         return cls(rows, columns, height, width, top, left, shape)
 
-    def tiles(self, image: NDArray[np.generic]) -> NDArray[np.generic]:
+    def tiles(self, image: NDArray[Any]) -> NDArray[Any]:
         """A copy of shape (tiles, height, width), row by row."""
         inner = image[
             self.top : self.top + self.rows * self.height,
@@ -151,34 +152,19 @@ def measure_frame(pixels: Pixels, grid: Grid, offset: float) -> tuple[dict[str, 
     # A dark frame has no light to normalise by, and no peak to be found either.
     scale = 1.0 / max(light, 1e-3) ** 2
     tiles = grid.tiles(image).astype(np.float32, copy=False)
-    values = {name: scale * energy(image, grid) for name, energy in _ENERGIES.items()}
-    values["normalised_variance"] = scale * tiles.var(axis=(1, 2), dtype=np.float64)
-    values["dct_entropy"] = _dct_entropy(tiles)
-    values["spectral_slope"] = _spectral_slope(tiles)
-    values["focus_score"] = np.array([focus_score(tile) for tile in grid.tiles(pixels)])
-    return {name: values[name] for name in METRICS}, light
-
-
-def _brenner(image: Image, grid: Grid) -> Floats:
-    energy = np.zeros_like(image)
-    energy[:, 1:-1] += (image[:, 2:] - image[:, :-2]) ** 2
-    energy[1:-1] += (image[2:] - image[:-2]) ** 2
-    return _means(energy, grid)
-
-
-def _tenengrad(image: Image, grid: Grid) -> Floats:
-    energy = ndimage.sobel(image, 0) ** 2 + ndimage.sobel(image, 1) ** 2
-    return _means(energy, grid)
-
-
-_ENERGIES: dict[str, Callable[[Image, Grid], Floats]] = {
-    "brenner": _brenner,
-    "tenengrad": _tenengrad,
-}
-
-
-def _means(energy: Image, grid: Grid) -> Floats:
-    return np.asarray(grid.tiles(energy).mean(axis=(1, 2), dtype=np.float64))
+    brenner = np.zeros_like(image)
+    brenner[:, 1:-1] += (image[:, 2:] - image[:, :-2]) ** 2
+    brenner[1:-1] += (image[2:] - image[:-2]) ** 2
+    tenengrad = ndimage.sobel(image, 0) ** 2 + ndimage.sobel(image, 1) ** 2
+    values = {
+        "tenengrad": scale * grid.tiles(tenengrad).mean(axis=(1, 2), dtype=np.float64),
+        "brenner": scale * grid.tiles(brenner).mean(axis=(1, 2), dtype=np.float64),
+        "normalised_variance": scale * tiles.var(axis=(1, 2), dtype=np.float64),
+        "focus_score": np.array([focus_score(tile) for tile in grid.tiles(pixels)]),
+        "dct_entropy": _dct_entropy(tiles),
+        "spectral_slope": _spectral_slope(tiles),
+    }
+    return values, light
 
 
 def _dct_entropy(tiles: Image) -> Floats:

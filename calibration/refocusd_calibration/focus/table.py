@@ -5,17 +5,19 @@ Frames are read one at a time; memory holds two of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import windows
 
 from refocusd.errors import InputError
 from refocusd.frame import Pixels
 from refocusd.profiles.hot_pixels import HotPixels
 from refocusd_calibration.focus.metrics import METRICS, Grid, find_hot_pixels, measure_frame
-from refocusd_calibration.focus.shift import compare_planes
 from refocusd_calibration.stage.z_sweeps import Sweep, ZSeries, cut_off_at, end_of_scale
 
 Floats = NDArray[np.float64]
@@ -24,6 +26,8 @@ Floats = NDArray[np.float64]
 PROBES = 5
 #: A tile has content if its noise-free score is positive in so many planes.
 CONTENT_PLANES = 2
+#: Side of the middle of the frame in which shifts are measured, px.
+SHIFT_SIDE = 384
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +189,35 @@ def _measure(
         np.array(alike),
         repeated,
     )
+
+
+def compare_planes(after: Pixels, before: Pixels) -> tuple[tuple[float, float], float]:
+    """Shift down and right of a plane against the one before, px, and their correlation.
+
+    Cross-correlation by Fourier transform of the middle of the frame, not whitened, because that
+    would amplify frequencies at which a defocused plane has only noise.  A tenth of a pixel is
+    accurate enough here.
+
+    Returns
+    -------
+    (float, float)
+        (0, 0) if either plane is constant.
+    float
+        Correlation with the shift undone, 0 to 1.
+    """
+    from skimage import registration
+
+    middle = tuple(
+        slice(max(0, (side - SHIFT_SIDE) // 2), (side + SHIFT_SIDE) // 2) for side in after.shape
+    )
+    # Without a window, the edges, which do not move, would keep the peak at zero.
+    window = np.outer(*(windows.tukey(side, 0.25) for side in after[middle].shape))
+    looks = [
+        (plane[middle] - np.float32(plane[middle].mean())) * window.astype(np.float32)
+        for plane in (after, before)
+    ]
+    if not all(look.any() for look in looks):
+        return (0.0, 0.0), 0.0
+    correlate: Any = registration.phase_cross_correlation
+    shift, error, _ = correlate(*looks, upsample_factor=10, normalization=None)
+    return (float(shift[0]), float(shift[1])), math.sqrt(max(0.0, 1 - float(error) ** 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from refocusd.profiles.conformity import SECTIONS
 from refocusd.profiles.profile import (
     CameraSection,
     FocusSection,
@@ -11,12 +12,21 @@ from refocusd.profiles.profile import (
     PsfSection,
 )
 from refocusd_calibration.cli.flags import number
+from refocusd_calibration.profile.write import Section
 
 Rows = list[tuple[str, str]]
 
 
-def camera_rows(section: CameraSection) -> Rows:
-    """The camera's numbers."""
+def section_rows(section: Section, microscope: Microscope) -> Rows:
+    """The numbers of one section."""
+    if isinstance(section, CameraSection):
+        return _camera_rows(section)
+    if isinstance(section, FocusSection):
+        return _focus_rows(section, microscope)
+    return _psf_rows(section)
+
+
+def _camera_rows(section: CameraSection) -> Rows:
 
     def plain(value: float | None, unit: str) -> str:
         return number(value, unit, digits=3)
@@ -36,7 +46,7 @@ def camera_rows(section: CameraSection) -> Rows:
     ]
 
 
-def focus_rows(section: FocusSection, microscope: Microscope) -> Rows:
+def _focus_rows(section: FocusSection, microscope: Microscope) -> Rows:
     """The through-focus numbers, beside the nominal depth of field."""
     tilt = section.tilt_mrad or (None, None)
     rows = [
@@ -63,7 +73,7 @@ def focus_rows(section: FocusSection, microscope: Microscope) -> Rows:
     ]
 
 
-def psf_rows(section: PsfSection) -> Rows:
+def _psf_rows(section: PsfSection) -> Rows:
     """The blur's numbers; the wave law's only where it was the best."""
     rows = [
         ("method", section.method),
@@ -98,12 +108,9 @@ def _fitted(value: object, unit: str = "") -> str:
 def profile_rows(profile: Profile) -> dict[str, Rows]:
     """Every number of a profile, as rows under the name of its section."""
     rows = {"microscope": _microscope_rows(profile.microscope)}
-    if profile.camera is not None:
-        rows["camera"] = camera_rows(profile.camera)
-    if profile.focus is not None:
-        rows["focus"] = focus_rows(profile.focus, profile.microscope)
-    if profile.psf is not None:
-        rows["psf"] = psf_rows(profile.psf)
+    for name in SECTIONS:
+        if (section := getattr(profile, name)) is not None:
+            rows[name] = section_rows(section, profile.microscope)
     return rows
 
 

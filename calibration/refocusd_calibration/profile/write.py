@@ -34,6 +34,7 @@ from refocusd.profiles.profile import (
     save_profile,
 )
 
+Section = CameraSection | FocusSection | PsfSection
 _NAMES: dict[type, str] = {CameraSection: "camera", FocusSection: "focus", PsfSection: "psf"}
 #: Nominal values of the same microscope agree within this share.
 _SAME = 0.005
@@ -56,7 +57,7 @@ class Map:
 def write_section(
     profile_path: str | Path,
     microscope: Microscope,
-    section: CameraSection | FocusSection | PsfSection,
+    section: Section,
     *,
     raw: Sequence[RawData],
     checks: Sequence[Check],
@@ -97,21 +98,18 @@ def write_section(
     OutputError
         If the existing profile is of another microscope, or cannot be written.
     """
-    name = _NAMES[type(section)]
-    failed = [check for check in checks if not check.passed]
+    failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
     if failed and not insist:
         raise InputError(
-            f"the {name} calibration failed its checks, and no profile was "
-            "written: "
-            + "; ".join(f"{check.name}: {check.detail}" for check in failed)
-            + ". Measure again, or give --insist to write it nevertheless"
+            f"the {name_of(section)} calibration failed its checks, and no profile was written: "
+            f"{'; '.join(failed)}. Measure again, or give --insist to write it nevertheless"
         )
     path = Path(profile_path)
     former = former_profile(path, microscope, replace=replace)
     if isinstance(section, CameraSection) and maps:
         stored = {kind: _store_map(path, kind, item) for kind, item in maps.items()}
         section = msgspec.structs.replace(section, maps={**section.maps, **stored})
-    profile = _merged(former, microscope, name, section, raw, checks)
+    profile = with_section(former, microscope, section, raw, checks)
     save_profile(profile, path)
     if former is not None and former.camera is not None:
         _remove_maps(path.parent, former.camera, profile.camera)
@@ -138,14 +136,20 @@ def former_profile(path: Path, microscope: Microscope, *, replace: bool) -> Prof
     return None if differing else former
 
 
-def _merged(
+def name_of(section: Section) -> str:
+    """The name of a section in its profile."""
+    return _NAMES[type(section)]
+
+
+def with_section(
     former: Profile | None,
     microscope: Microscope,
-    name: str,
-    section: CameraSection | FocusSection | PsfSection,
+    section: Section,
     raw: Sequence[RawData],
     checks: Sequence[Check],
 ) -> Profile:
+    """A profile with a section that was measured now; the other sections are those of `former`."""
+    name = name_of(section)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     if former is None:
         former = Profile(created=now, version=__version__, microscope=microscope)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.scale import stated_z_step_um, z_position_um
+from refocusd.formats.scale import numbered_z_um, z_position_um
 from refocusd.imaging.blur import LEAST_STACK_PX
 from refocusd.imaging.deconvolve import deconvolve
 from refocusd.imaging.known_blur import (
@@ -82,8 +82,7 @@ def read_stack(recording: Dataset, keys: Sequence[str]) -> PlaneStack | None:
     pixel_um = plausible_pixel_um(pixel_um_of(said[0], recording.summary))
     places = [z_position_um(metadata) for metadata in said]
     if None in places:
-        step = stated_z_step_um(recording.summary)
-        places = [json.loads(key)["z"] * step if step else None for key in keys]
+        places = [numbered_z_um(json.loads(key), recording.summary) for key in keys]
     if pixel_um is None or None in places or len(set(places)) < len(places):
         return None
     form = recording.format_of(keys[0])

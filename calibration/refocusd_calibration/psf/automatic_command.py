@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from refocusd import __version__
 from refocusd.cli.console import say, told_as_json
 from refocusd.cli.flags import add_command, add_json_flag, add_setting_flags, settings_of
 from refocusd.errors import ConfigError, InputError, OutputError
@@ -99,6 +97,7 @@ def _profile(
     InputError
         If it tells too little.
     """
+    from refocusd_calibration.profile.write import with_section
     from refocusd_calibration.psf.automatic import measure_automatically, read_stack
 
     stack = read_stack(recording, keys)
@@ -108,7 +107,6 @@ def _profile(
     measured = measure_automatically(stack, na or None)
     if failed := [item for item in measured.checks if not item.passed]:
         raise InputError("these checks failed: " + ", ".join(item.name for item in failed))
-    now = datetime.now(UTC).isoformat(timespec="seconds")
     microscope = microscope_of(None, stack.metadata, channel=channel, pixel_um=stack.pixel_um)
     # Frames elsewhere must say with what camera they were taken, and where their stage stood.
     elsewhere = (
@@ -119,17 +117,8 @@ def _profile(
         acquisition=arguments.acquisition,
         elsewhere=bool(elsewhere) and not _is_better_known(catalogue, microscope, measured.section),
     )
-    return Profile(
-        created=now,
-        version=__version__,
-        microscope=microscope,
-        psf=measured.section,
-        measured={"psf": now},
-        checks=[
-            msgspec.structs.replace(item, name=f"psf: {item.name}") for item in measured.checks
-        ],
-        learned=learned,
-    )
+    profile = with_section(None, microscope, measured.section, (), measured.checks)
+    return msgspec.structs.replace(profile, learned=learned)
 
 
 def _is_better_known(catalogue: Catalogue, microscope: Microscope, section: PsfSection) -> bool:

@@ -17,7 +17,7 @@ from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import add_measurement_flags
 from refocusd_calibration.profile.identity import check_profile, microscope_of
-from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
+from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, recorded_or_taken
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,23 +85,11 @@ def register(subparsers: Any) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    if not arguments.dry_run:
-        from refocusd_calibration.cli.outcome import check_places
-
-        check_places(arguments)
     _check(arguments)
-    if arguments.from_recording is not None:
-        if arguments.dry_run:
-            console.print(f"would read the series {arguments.from_recording}")
-            return 0
-        return _measure(arguments, arguments.from_recording, None)
-    taken = take_series(
-        arguments,
-        "psf",
-        partial(plane_positions, least=5, better="15 to 40"),
-        repeats=arguments.frames,
-    )
-    return 0 if taken is None else _measure(arguments, *taken)
+    recorded = [arguments.from_recording] if arguments.from_recording else []
+    positions = partial(plane_positions, least=5, better="15 to 40")
+    series = recorded_or_taken(arguments, "psf", recorded, positions, repeats=arguments.frames)
+    return 0 if series is None else _measure(arguments, series[0][0], series[1])
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -122,8 +110,6 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _measure(arguments: argparse.Namespace, path: Path, microscope: Microscope | None) -> int:
     from refocusd_calibration.cli.outcome import conclude
-    from refocusd_calibration.profile.rows import psf_rows
-    from refocusd_calibration.profile.write import raw_data
     from refocusd_calibration.psf.measure import Stated, measure_beads, measure_planes
     from refocusd_calibration.psf.stack import read_planes
 
@@ -154,17 +140,14 @@ def _measure(arguments: argparse.Namespace, path: Path, microscope: Microscope |
         else:
             measured = measure_planes(stack, _in_focus(arguments.in_focus), stated)
     measured = replace(measured, notes=(*stack.notes, *measured.notes))
-    raw = [raw_data("psf: series", path)]
+    recordings = {"series": path}
     if arguments.in_focus is not None and not _is_plane(arguments.in_focus):
-        raw.append(raw_data("psf: in focus", arguments.in_focus))
+        recordings["in focus"] = Path(arguments.in_focus)
     return conclude(
         arguments,
-        "psf",
         measured,
         microscope,
-        title=f"PSF, {path}",
-        rows=psf_rows(measured.section),
-        raw=raw,
+        recordings,
         figures={
             "laws": {name: _law(fit) for name, fit in measured.fits.items()},
             "frames_averaged": stack.averaged,

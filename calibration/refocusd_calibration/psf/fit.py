@@ -106,30 +106,25 @@ def fit_law(observed: Observed, law: BlurLaw, starts: Sequence[Floats] = ()) -> 
         return np.asarray(rest, np.float64)
 
     span = high - low
-    begins = [
-        np.clip(start, low + 1e-6 * span, high - 1e-6 * span) for start in (law.start(), *starts)
-    ]
+    within = (low + 1e-6 * span, high - 1e-6 * span)
+    begins = [np.clip(start, *within) for start in (law.start(), *starts)]
     values = _least(misfit, begins, low, high, scale)
     rest = misfit(values)
     jacobian = _jacobian(misfit, values, scale, low, high)
-    normal = np.asarray(np.linalg.pinv(jacobian.T @ jacobian), np.float64)
     shown = observed.fitted(observed.shape_of(law, values))
     table = observed.values.size
     weighted = observed.unexplained(shown.shape, observed.deviations) * root
     count = len(observed.deviations)
-    influence = -(weighted.reshape(count, -1) @ jacobian[:table]) @ normal
-    influence *= observed.spread_factor
+    normal = np.asarray(np.linalg.pinv(jacobian.T @ jacobian), np.float64)
+    influence = -(weighted.reshape(count, -1) @ jacobian[:table]) @ normal * observed.spread_factor
     chi2 = float(rest @ rest)
     nuisance = len(observed.z_um) * (2 if observed.method == "beads" else 0)
     freedom = max(1, table - nuisance - len(values))
     enough = count >= _ENOUGH_REPLICATES
+    covariance = normal * max(1.0, chi2 / freedom)
     if enough:
         covariance = _student(count) ** 2 * influence.T @ influence * count / (count - 1)
-    else:
-        covariance = normal * max(1.0, chi2 / freedom)
     near = (values - low < 1e-3 * span) | (high - values < 1e-3 * span)
-    area = observed.area_um2 if observed.method == "beads" else observed.bins
-    fit_values = shown.amplitude[:, None] * shown.shape
     return LawFit(
         law=law,
         values=values,
@@ -138,12 +133,17 @@ def fit_law(observed: Observed, law: BlurLaw, starts: Sequence[Floats] = ()) -> 
         replicates_decide=enough,
         chi2=chi2,
         freedom=freedom,
-        residual_rms=math.sqrt(
-            float((area * shown.residual**2).sum()) / float((area * fit_values**2).sum())
-        ),
+        residual_rms=_residual_rms(observed, shown),
         shown=shown,
         at_bound=tuple(name for name, bad in zip(law.parameters, near, strict=True) if bool(bad)),
     )
+
+
+def _residual_rms(observed: Observed, shown: Weighted) -> float:
+    """Root mean square of what a law leaves, over that of what it fits."""
+    area = observed.area_um2 if observed.method == "beads" else observed.bins
+    fitted = shown.amplitude[:, None] * shown.shape
+    return math.sqrt(float((area * shown.residual**2).sum()) / float((area * fitted**2).sum()))
 
 
 def _least(

@@ -27,8 +27,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import j0, j1
 
-from refocusd.errors import ConfigError
-
 Floats = NDArray[np.float64]
 
 #: Transfer at the frequency that defines a kernel's width (see `kernel_sigma_um`).
@@ -187,7 +185,7 @@ class WaveLaw(BlurLaw):
     Parameters
     ----------
     na, wavelength_um, refractive_index, pixel_um : float
-        `na` is where the fit starts; the others are held.
+        `na`, below the refractive index, is where the fit starts; the others are held.
     focus_um : float
         Where the fit starts.
     span_um : (float, float)
@@ -203,11 +201,6 @@ class WaveLaw(BlurLaw):
         ``bead_um`` and ``pixel_scale`` (the true pixel size divided by `pixel_um`).
     start : mapping of str to float
         Where the fit starts, for any parameter.
-
-    Raises
-    ------
-    ConfigError
-        If the NA is not below the refractive index.
     """
 
     name = "wave"
@@ -227,11 +220,6 @@ class WaveLaw(BlurLaw):
         free: Collection[str] = (),
         start: Mapping[str, float] | None = None,
     ) -> None:
-        if not 0 < na < refractive_index:
-            raise ConfigError(
-                f"NA {na:g} does not lie between 0 and the refractive index {refractive_index:g}: "
-                "give the immersion medium's index"
-            )
         self.wavelength_um = wavelength_um
         self.refractive_index = refractive_index
         self.pixel_um = pixel_um

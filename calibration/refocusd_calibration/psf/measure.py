@@ -61,12 +61,25 @@ class Stated:
         Of the immersion.
     bead_um : float
         Diameter of the beads.
+
+    Raises
+    ------
+    ConfigError
+        If the NA is not below the refractive index.
     """
 
     na: float | None = None
     wavelength_um: float | None = None
     refractive_index: float = 1.0
     bead_um: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse an aperture that no objective can have."""
+        if self.na is not None and not 0 < self.na < self.refractive_index:
+            raise ConfigError(
+                f"NA {self.na:g} is not possible in a medium with a refractive index of "
+                f"{self.refractive_index:g}: give the immersion medium's --refractive-index"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +118,6 @@ def measure_beads(
     ConfigError, InputError
         If the series cannot be used; the message says why and what to do.
     """
-    _check_stated(stated)
     beads = _beads(stack, stated, reach_um)
     observed = average_beads(stack, beads)
     sharpest = float(stack.z_um[beads.plane])
@@ -153,7 +165,6 @@ def measure_planes(
     ConfigError, InputError
         If the planes cannot be used; the message says why and what to do.
     """
-    _check_stated(stated)
     reference: float | None = None
     if isinstance(in_focus, np.ndarray):
         frame, near = in_focus, _sharpest_um(stack)
@@ -190,17 +201,9 @@ def measure_planes(
 def _refined(spectra: SpectraRatios, observed: Observed, fit: LawFit) -> tuple[Observed, LawFit]:
     """The ratios corrected with a law's help, and the law fitted to them."""
     for _ in range(_REFINEMENTS):
-        observed = spectra.refined(fit.law, fit.values)
+        observed = spectra.observed(fit.law, fit.values)
         fit = fit_law(observed, fit.law, [fit.values])
     return observed, _with_floor(observed, fit)
-
-
-def _check_stated(stated: Stated) -> None:
-    if stated.na is not None and not 0 < stated.na < stated.refractive_index:
-        raise ConfigError(
-            f"NA {stated.na:g} is not possible in a medium with a refractive index of "
-            f"{stated.refractive_index:g}: give the immersion medium's --refractive-index"
-        )
 
 
 def _reach(stack: PlaneStack, stated: Stated) -> float:

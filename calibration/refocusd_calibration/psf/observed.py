@@ -9,7 +9,7 @@ bead to bead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -75,9 +75,9 @@ class Observed:
     variances: Floats
     deviations: Floats
     pixel_um: float
-    radius_um: Floats
-    operator: Floats
-    area_um2: Floats
+    radius_um: Floats = field(default_factory=lambda: np.empty(0))
+    operator: Floats = field(default_factory=lambda: np.empty(0))
+    area_um2: Floats = field(default_factory=lambda: np.empty(0))
     reference_um: float | None = None
     spread_factor: float = 1.0
 

@@ -102,24 +102,16 @@ class SpectraRatios:
                 )
             self._shifts.append(shift)
 
-    def observed(self) -> Observed:
-        """The ratios as they are; replicates are sectors of the spectrum."""
-        return self._table(None)
-
-    def refined(self, law: BlurLaw, values: Floats) -> Observed:
-        """The ratios, corrected for the window with the help of a fitted law.
+    def observed(self, law: BlurLaw | None = None, values: Floats | None = None) -> Observed:
+        """The ratios; replicates are sectors of the spectrum.
 
         The window is small and the specimen is not the same everywhere, which together bias the
-        ratio of one field.  The same estimate for the in-focus plane blurred by the law is biased
-        by the same amount.
+        ratio of one field.  The same estimate for the in-focus plane blurred by a fitted law is biased
+        by the same amount: with a law and its values, the ratios are corrected for that.
         """
-        return self._table((law, values))
-
-    def _table(self, fitted: tuple[BlurLaw, Floats] | None) -> Observed:
         rows = []
         ratios: Floats | None = None
-        if fitted is not None:
-            law, values = fitted
+        if law is not None and values is not None:
             reference = values[-1] if self._reference_um is None else self._reference_um
             nodes = np.linspace(0, 0.75 / self._pixel_um, 400)
             transfer = law.transfer(values, np.append(self._z_um, reference), nodes)
@@ -137,9 +129,6 @@ class SpectraRatios:
             variances=np.stack(variances),
             deviations=np.stack(deviations, axis=1),
             pixel_um=self._pixel_um,
-            radius_um=np.empty(0),
-            operator=np.empty((0, 0, 0)),
-            area_um2=np.empty(0),
             reference_um=self._reference_um,
             spread_factor=_ALIKE,
         )

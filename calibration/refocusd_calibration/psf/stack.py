@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,13 @@ from numpy.typing import NDArray
 
 from refocusd.errors import InputError
 from refocusd.frame import AxisValue
-from refocusd_calibration.stage.z_sweeps import Plane, cut_off_at, end_of_scale, open_series
+from refocusd_calibration.stage.z_sweeps import (
+    Plane,
+    cut_off_at,
+    end_of_scale,
+    known_pixel_um,
+    open_series,
+)
 
 #: The whole stack is held in memory: 33 planes of 2048² take 0.6 GB.
 MOST_BYTES = 4 << 30
@@ -86,11 +91,7 @@ def read_planes(
         `open_series`.
     """
     with open_series([path], z_step_um=z_step_um, channel=channel, position=position) as series:
-        size = pixel_um if pixel_um is not None else series.pixel_um
-        if size is None or not (math.isfinite(size) and size > 0):
-            raise InputError(
-                f"{path} does not state the pixel size in the specimen: give --pixel-um"
-            )
+        size = known_pixel_um(path, series.pixel_um if pixel_um is None else pixel_um)
         height, width = series.shape
         planes: dict[float, list[Plane]] = {}
         for plane in (plane for sweep in series.sweeps for plane in sweep.planes):
@@ -114,7 +115,7 @@ def read_planes(
         return PlaneStack(
             np.array(places),
             pixels,
-            float(size),
+            size,
             float(full),
             min(counts),
             series.channel,

@@ -79,14 +79,17 @@ def plane_positions(
     return [low_um + index * step_um for index in range(count)]
 
 
-def take_series(
+def recorded_or_taken(
     arguments: argparse.Namespace,
     name: str,
+    recorded: Sequence[Path],
     positions: Callable[[float, float, float], list[float]],
     *,
     repeats: int = 1,
-) -> tuple[Path, Microscope] | None:
-    """Print every move and, unless it is a dry run, take the planes.
+) -> tuple[Sequence[Path], Microscope | None] | None:
+    """The series to measure: the recorded one, else one that is taken now, every move printed first.
+
+    Outputs that could not be written in the end are refused before.
 
     Parameters
     ----------
@@ -94,6 +97,8 @@ def take_series(
         With the flags of `add_z_flags` and `add_measurement_flags`.
     name : str
         Of the recording.
+    recorded : sequence of Path
+        Recordings that were named; empty to measure on the microscope.
     positions : callable
         Stage positions in um from lower end, upper end and step.
     repeats : int
@@ -101,16 +106,24 @@ def take_series(
 
     Returns
     -------
-    (Path, Microscope) or None
-        The recording, and what took it; None for a dry run.
+    (sequence of Path, Microscope or None) or None
+        The recordings, and the microscope if it took them now; None for a dry run.
 
     Raises
     ------
     ConfigError
         If the flags are incomplete, or a move would leave the limits.
-    OutputError
-        If the profile to add to is of another microscope.
+    InputError, OutputError
+        As `check_places` and `check_profile`.
     """
+    if not arguments.dry_run:
+        from refocusd_calibration.cli.outcome import check_places
+
+        check_places(arguments)
+    if recorded:
+        if arguments.dry_run:
+            console.print(f"would read the series {', '.join(map(str, recorded))}")
+        return None if arguments.dry_run else (recorded, None)
     ends = (arguments.z_from, arguments.z_to, arguments.z_step)
     if None in ends or arguments.z_limits is None:
         raise ConfigError(
@@ -134,7 +147,7 @@ def take_series(
         microscope = microscope_of_core(arguments, core)
         check_profile(arguments, microscope)
         path = run_shown(moves, folder, name, limits, arguments, core)
-    return path, microscope
+    return [path], microscope
 
 
 def _how_far(z_um: Sequence[float]) -> str:

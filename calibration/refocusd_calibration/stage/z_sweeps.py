@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.metadata import finite_number
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.scale import stated_z_step_um, z_position_um
 from refocusd.frame import Axes, Pixels
+from refocusd.profiles.microscope_metadata import bit_depth_of
 
 #: Fewest planes that show a focus: a peak has three parameters.
 MIN_PLANES = 5
@@ -136,12 +136,7 @@ def open_series(
         recordings = [stack.enter_context(open_dataset(path)) for path in paths]
         if not recordings:
             raise InputError("give one or more recordings")
-        shapes = {(item.plan().format.height, item.plan().format.width) for item in recordings}
-        if len(shapes) > 1:
-            raise InputError(
-                f"the recordings have frames of different sizes ({sorted(shapes)}): give series of "
-                "one field with one camera setting"
-            )
+        shape = _common_shape(recordings)
         taken = [_taken(item, z_step_um, channel, position) for item in recordings]
         sweeps: list[Sweep] = []
         notes: list[str] = []
@@ -166,12 +161,22 @@ def open_series(
             )
         yield ZSeries(
             tuple(sweeps),
-            shapes.pop(),
+            shape,
             next((um for r in recordings if (um := r.plan().pixel_um)), None),
             taken[0].metadata,
             taken[0].channel,
             tuple(notes),
         )
+
+
+def _common_shape(recordings: Sequence[Dataset]) -> tuple[int, int]:
+    shapes = {(item.plan().format.height, item.plan().format.width) for item in recordings}
+    if len(shapes) > 1:
+        raise InputError(
+            f"the recordings have frames of different sizes ({sorted(shapes)}): give series of "
+            "one field with one camera setting"
+        )
+    return shapes.pop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +275,19 @@ def _positions(
     return [float(number) * step for number in numbers]
 
 
+def known_pixel_um(path: str | Path, pixel_um: float | None) -> float:
+    """The pixel size of a recording, um.
+
+    Raises
+    ------
+    InputError
+        If it is not known.
+    """
+    if pixel_um is None or not (math.isfinite(pixel_um) and pixel_um > 0):
+        raise InputError(f"{path} does not state the pixel size in the specimen: give --pixel-um")
+    return float(pixel_um)
+
+
 def sweeps_of(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]]:
     """Runs in one direction; runs that are too short to show a focus are left out and counted."""
     planes = _merged(planes)
@@ -321,9 +339,9 @@ def _wall_clock_s(value: Any) -> float | None:
 
 def end_of_scale(metadata: Mapping[str, Any], dtype: np.dtype[Any]) -> float:
     """The end of the camera's scale in counts, by `BitDepth` of the metadata or the pixel type."""
-    depth = finite_number(metadata.get("BitDepth") or metadata.get("Camera-BitDepth"))
+    bits = bit_depth_of(metadata)
     full = float(np.iinfo(dtype).max)
-    return min(full, 2.0**depth - 1) if depth and depth >= 8 else full
+    return min(full, 2.0**bits - 1) if bits and bits >= 8 else full
 
 
 def cut_off_at(pixels: NDArray[Any]) -> float:

@@ -130,7 +130,7 @@ def _combinations(arguments: argparse.Namespace) -> list[Combination]:
         if not 1 <= value <= high:
             raise ConfigError(f"--{name} {value}: it must be between 1 and {high}")
     for model in arguments.model:
-        load_bundle(model)  # what is missing or damaged is told before any work
+        load_bundle(model)  # what is missing or damaged is reported before any work
     named: Sequence[Backend] = arguments.backend or ("openvino", "tensorrt", "cuda")
     engines = [
         (backend, precision, device)

@@ -54,7 +54,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; its exit status."""
-    settings_of(arguments)  # a wrong setting is told before any work
+    settings_of(arguments)  # a wrong setting is reported before any work
     need("matplotlib", "the contact sheet", "demo")
     output: Path = arguments.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     table = Table("name", "public key", "made", "state")
     for peer in peers:
         state = f"revoked {peer.revoked}" if peer.revoked else "good"
-        # The start of a key tells it from others.
+        # The start of a key distinguishes it from others.
         table.add_row(peer.name, plain(peer.public[:10] + "..."), peer.created, state)
     if peers:
         console.print(table)

@@ -40,6 +40,7 @@ from refocusd.datasets.dataset import (
 )
 from refocusd.datasets.output_ledger import repair_ledger
 from refocusd.datasets.run_settings import check_profiles, refuse_other_frames, settings_of_run
+from refocusd.datasets.verify import RunCheck
 from refocusd.errors import BundleError, InputError
 from refocusd.files import in_command
 from refocusd.formats.dataset import understood
@@ -112,29 +113,13 @@ def _finish(
     if not arguments.retry_failed:
         failed = {p.axes for p in check.report.problems if p.kind == "failed"}
         keys = [key for key in keys if key not in failed]
+    if dataset.raw is None:
+        return _finish_without_raw(dataset, output, settings, check, keys)
     recognition = check.recognition
-    if dataset.raw is not None and recognition is not None and (keys or recognition.another):
+    if recognition is not None and (keys or recognition.another):
         refuse_another(dataset.raw, output, recognition)
-    if dataset.raw is None and not keys and check.ledger_needs_repair:
-        # What the refocused frames say of themselves is enough.
-        repair_ledger(settings.ledgers, path, output.run, output.acquisition)
-        check = check_quickly(dataset, output, settings)
-        if not dataset.raw_lost:
-            return Done(path, path, check=check, summary=f"{path}: the ledger was repaired")
-    if dataset.raw is None and (lost := dataset.raw_lost):
-        if keys or check.ledger_needs_repair or check.report.unnamed or check.acquired is None:
-            raise InputError(
-                f"{path} is not known to be complete, and its raw data are missing at {lost}: put them "
-                "back, or beside it, and name them if they were renamed: `refocusd resume RAW`"
-            )
-        said = f"{path}: nothing to do, every frame has its final state; its raw data are no longer at {lost}"
-        return Done(path, path, summary=said)
     if not keys and not check.ledger_needs_repair:
         return Done(path, path, check=check, summary=f"{path}: nothing to do")
-    if dataset.raw is None:
-        raise InputError(
-            f"{path} is not complete, and its acquisition saved no raw data to refocus it from"
-        )
     check_profiles(output, dataset.raw, settings)
     with open_dataset(dataset.raw) as frames:
         if has_slides(frames):
@@ -155,3 +140,36 @@ def _finish(
     return Done(
         path, path, len(keys), seconds, after, "" if keys else f"{path}: the ledger was repaired"
     )
+
+
+def _finish_without_raw(
+    dataset: RawAndOutputs, output: Output, settings: Settings, check: RunCheck, keys: list[str]
+) -> Done:
+    """Repair the ledger of a run whose raw data are lost, or were never saved.
+
+    Raises
+    ------
+    InputError
+        If frames are left that only raw data could complete.
+    """
+    path = output.path
+    if not keys and check.ledger_needs_repair:
+        # What the refocused frames say of themselves is enough.
+        repair_ledger(settings.ledgers, path, output.run, output.acquisition)
+        check = check_quickly(dataset, output, settings)
+        if not dataset.raw_lost:
+            return Done(path, path, check=check, summary=f"{path}: the ledger was repaired")
+    left = keys or check.ledger_needs_repair
+    if lost := dataset.raw_lost:
+        if left or check.report.unnamed or check.acquired is None:
+            raise InputError(
+                f"{path} is not known to be complete, and its raw data are missing at {lost}: put them "
+                "back, or beside it, and name them if they were renamed: `refocusd resume RAW`"
+            )
+        said = f"{path}: nothing to do, every frame has its final state; its raw data are no longer at {lost}"
+        return Done(path, path, summary=said)
+    if left:
+        raise InputError(
+            f"{path} is not complete, and its acquisition saved no raw data to refocus it from"
+        )
+    return Done(path, path, check=check, summary=f"{path}: nothing to do")

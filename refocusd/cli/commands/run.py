@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 import threading
 from contextlib import nullcontext
 
@@ -29,6 +28,7 @@ from refocusd.daemon.daemon import Daemon, stop_daemon
 from refocusd.errors import RefocusdError
 from refocusd.processes.daemon_process import Announcement
 from refocusd.processes.lifeline import watch_stdin
+from refocusd.processes.order import tell_parent
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.processes.signals import stop_asked
 from refocusd.sources.attached.process import AttachProcess
@@ -100,9 +100,7 @@ def _serve(
         log.info("sources: %s", ", ".join(["hook", *attached.sources]))
         if arguments.announce and not asked.is_set():
             arguments.announce = False  # once
-            line = msgspec.json.encode(Announcement(daemon.endpoint, os.getpid()))
-            sys.stdout.buffer.write(line + b"\n")
-            sys.stdout.buffer.flush()
+            tell_parent(Announcement(daemon.endpoint, os.getpid()))
         # Asked by a signal, by the parent's end, or (then the broker ends) over the socket.
         while not (asked.is_set() or daemon.wait(0.2)):
             if view and view.wanted and not daemon.acquiring:

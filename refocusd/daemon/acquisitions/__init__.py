@@ -1,7 +1,7 @@
 """One acquisition in the daemon: opened, scheduled, caught up, closed, described.
 
 ===================  ===============================================================================
-`blur_memory`        What the frames of one microscope told of their blur, kept from one acquisition to the next
+`blur_memory`        The blur measured on the frames of one microscope, kept from one acquisition to the next
 `catch_up`           Catch-up: frames that could not be refocused live, from the raw dataset
 `checks`             What a message must satisfy, beyond its type, before the broker acts on it
 `focus_monitor`      Which frames are measured for focus, and the advice that follows for each field

@@ -1,4 +1,4 @@
-"""What the frames of one microscope told of their blur, kept from one acquisition to the next.
+"""The blur measured on the frames of one microscope, kept from one acquisition to the next.
 
 A JSON file with one entry for each microscope, channel and plane.  The blur measured in an acquisition is
 merged with its entry, or replaces it if the two contradict each other.  Belongs to one thread.
@@ -138,7 +138,7 @@ class BlurMemory:
             return {}
         except (OSError, msgspec.MsgspecError, ValueError) as error:
             log.warning(
-                "what frames told of their blur cannot be read from %s: %s", self.path, error
+                "the blur measured on earlier frames cannot be read from %s: %s", self.path, error
             )
             return {}
         usable = (one for one in found if one.sigma_px > 0 and one.uncertainty > 0)
@@ -149,7 +149,7 @@ def _merged(known: Remembered | None, kind: Kind, tally: _Tally) -> Remembered:
     blur, frames = tally.blur, tally.frames
     if known is not None and contradict(known.blur, blur):
         log.info(
-            "the blur of %s is %.1f px: %.1f px, as %d frames told until %s, is forgotten",
+            "the blur of %s is %.1f px: %.1f px, measured on %d frames until %s, is forgotten",
             kind.channel or "frames",
             blur.sigma_px,
             known.sigma_px,

@@ -151,7 +151,7 @@ class CatchUps:
                 self._catch_up(raw, open_, run)
             if not last:
                 self._raw[open_.acquisition] = raw
-        except Exception as error:  # noqa: BLE001 (told to the broker: the acquisition is not complete)
+        except Exception as error:  # noqa: BLE001 (reported to the broker: the acquisition is not complete)
             known = isinstance(error, RefocusdError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             self._events.put(CatchUpFailed(open_.acquisition, reason))

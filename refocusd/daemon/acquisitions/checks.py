@@ -8,6 +8,7 @@ import msgspec
 
 from refocusd.config import Settings, Untrusted
 from refocusd.errors import InputError, TransportError
+from refocusd.formats.metadata import json_object
 from refocusd.frame import MIN_SIDE, canonical_axes
 from refocusd.transport import messages as wire
 from refocusd.transport.client import MAX_METADATA_CHARS
@@ -128,9 +129,6 @@ def untrusted_of(message: wire.Submit, settings: Settings) -> Untrusted:
 def _channel_names(message: wire.Submit) -> list[str]:
     """Names of the channel in axes and metadata: the axes of some hold a number."""
     names = [msgspec.json.decode(message.axes, type=dict[str, int | str]).get("channel")]
-    try:
-        metadata = msgspec.json.decode(message.metadata)
-        names.append(metadata.get("Channel"))
-    except (msgspec.MsgspecError, ValueError, AttributeError):
-        pass  # the writer reports odd metadata
+    # The writer reports odd metadata.
+    names.append((json_object(message.metadata) or {}).get("Channel"))
     return [name for name in names if isinstance(name, str)]

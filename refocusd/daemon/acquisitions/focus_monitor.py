@@ -20,7 +20,7 @@ from refocusd.config import Settings
 from refocusd.daemon.acquisitions.focus_tracker import FocusTracker
 from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.errors import ConfigError
-from refocusd.formats.metadata import finite_number
+from refocusd.formats.metadata import finite_number, json_object
 from refocusd.formats.scale import z_position_um
 from refocusd.imaging.defocus import (
     DEFAULT_OPTICS,
@@ -109,7 +109,7 @@ class FocusMonitor:
         active = sum(now - other.seen_at < ACTIVE_S for other in self._fields.values())
         if now - self._asked_at < self._every_s or now - field.asked_at < active * self._every_s:
             return None
-        pixel_um = pixel_um_of(_metadata(submit))
+        pixel_um = pixel_um_of(json_object(submit.metadata) or {})
         profile = acquisition.applied.profile_of(submit.axes, submit.metadata)
         try:
             # A stage is moved by what a person measured.
@@ -144,7 +144,7 @@ class FocusMonitor:
             optics_error(measured=field.measured),
             saturated=facts.defocus_um >= limit_um(field.optics) - 1e-6,
         )
-        metadata = _metadata(submit)
+        metadata = json_object(submit.metadata) or {}
         x, y = (finite_number(metadata.get(f"{axis}Position_um_Intended")) for axis in "XY")
         xy = None if x is None or y is None else (x, y)
         advice = field.tracker.add(submit.taken_ns / 1e9, stage_um(metadata), estimate, xy)
@@ -182,11 +182,3 @@ def stage_um(metadata: Mapping[str, Any]) -> float | None:
     ours = metadata.get("RefocusdFocus")
     read = ours.get("stage_um") if isinstance(ours, dict) else None
     return finite_number(read, z_position_um(metadata))
-
-
-def _metadata(submit: wire.Submit) -> Mapping[str, Any]:
-    try:
-        metadata = json.loads(submit.metadata or "{}")
-    except ValueError:
-        return {}
-    return metadata if isinstance(metadata, dict) else {}

@@ -295,16 +295,15 @@ class Intake:
             self.lifecycle.scheduler.recycle(acquisition, lane, message.slot)
             return
         channel, rule = channel_of(message, self.lifecycle.settings)
+        task = self.lifecycle.acquisitions.begin_task(acquisition, lane, message, channel)
         if rule:
             # It keeps its slot until it is recorded, so that the ring bounds how many wait for it.
-            task = self.lifecycle.acquisitions.begin_task(acquisition, lane, message, channel)
             lane.in_flight += 1
             axes, live = (message.axes,), message.live
             self.lifecycle.writer.put(
                 RecordFrames(acquisition.id, axes, "skipped", rule, task.number, live)
             )
             return
-        task = self.lifecycle.acquisitions.begin_task(acquisition, lane, message, channel)
         task.untrusted = untrusted_of(message, self.lifecycle.settings)
         if oldest := self.lifecycle.scheduler.put(acquisition, task):
             self.lifecycle.give_up(acquisition, oldest)

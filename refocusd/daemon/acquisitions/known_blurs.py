@@ -19,7 +19,8 @@ from refocusd.daemon.acquisitions.blur_memory import BlurMemory, Kind
 from refocusd.daemon.acquisitions.focus_monitor import stage_um
 from refocusd.daemon.acquisitions.shared_blurs import SharedBlurs, surer
 from refocusd.daemon.acquisitions.state import Acquisition
-from refocusd.formats.scale import stated_z_step_um
+from refocusd.formats.metadata import json_object
+from refocusd.formats.scale import numbered_z_um
 from refocusd.imaging.known_blur import distance_from_focus, known_blur
 from refocusd.profiles.applied import Applied, channel_name
 from refocusd.profiles.microscope_metadata import camera_of, objective_of, pixel_um_of
@@ -59,7 +60,7 @@ class KnownBlurs:
         if (said := (acquisition.id, kind)) not in self._said:
             self._said.add(said)
             log.info(
-                "%s: the blur of %s begins with %.1f px, as %d frames told until %s",
+                "%s: the blur of %s begins with %.1f px, measured on %d frames until %s",
                 acquisition.open.name,
                 kind.channel or "frames",
                 remembered.sigma_px,
@@ -111,7 +112,7 @@ def blur_by_microscope(
     for profile in (psf,) if psf is own else (psf, own):
         # The number of a plane says nothing about the focus of another recording.
         planes = {} if profile and profile.learned and profile.learned.elsewhere else whole
-        stage = None if stated_um else _stage_um(axes, _object(metadata), planes)
+        stage = None if stated_um else _stage_um(axes, json_object(metadata) or {}, planes)
         distance = distance_from_focus(profile, stage, stated_um)
         blur = known_blur(profile, first, distance, na=settings.na, summary=whole)
         if blur is not None:
@@ -122,10 +123,8 @@ def blur_by_microscope(
 
 def _stage_um(axes: str, metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> float | None:
     """Position of the focus stage, um; if files do not state it, planes are placed by number, as `calibrate` does."""
-    if (stage := stage_um(metadata)) is not None:
-        return stage
-    plane, step_um = json.loads(axes).get("z"), stated_z_step_um(summary)
-    return plane * step_um if isinstance(plane, int) and step_um else None
+    stage = stage_um(metadata)
+    return numbered_z_um(json.loads(axes), summary) if stage is None else stage
 
 
 def _kind(acquisition: Acquisition, submit: Submit) -> Kind | None:
@@ -143,13 +142,7 @@ def _kind(acquisition: Acquisition, submit: Submit) -> Kind | None:
     )
 
 
-def _object(text: str) -> Mapping[str, Any]:
-    """A JSON object; empty if it is none, which others report."""
-    try:
-        found = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-_summary = lru_cache(maxsize=64)(_object)
+@lru_cache(maxsize=64)
+def _summary(text: str) -> Mapping[str, Any]:
+    """The summary of an acquisition; others report one that is none."""
+    return json_object(text) or {}

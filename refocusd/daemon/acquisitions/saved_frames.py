@@ -115,7 +115,7 @@ def _read(
             except (RefocusdError, OSError):
                 time.sleep(pause_s)
         return json.dumps(read_place(*what)[1]), ""
-    except Exception as problem:  # noqa: BLE001 (told to the broker: it is caught up)
+    except Exception as problem:  # noqa: BLE001 (reported to the broker: it is caught up)
         return "", f"{type(problem).__name__}: {problem}"
     finally:
         answered.set()

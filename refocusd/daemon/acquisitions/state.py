@@ -256,7 +256,7 @@ class Acquisition:
         return cls(message, b"", Lane(b"", live=True, closed=True), state=State.ORPHANED)
 
     def note_plane(self, axes: str) -> None:
-        """Note the plane that a frame is of, until there are enough to tell a stack."""
+        """Note a frame's plane, until there are enough of them to recognise a stack."""
         if len(self.planes) < FEWEST_PLANES and '"z"' in axes:
             plane = json.loads(axes).get("z")
             self.planes |= {plane} if isinstance(plane, int) else set()

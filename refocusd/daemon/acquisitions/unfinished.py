@@ -13,10 +13,11 @@ import msgspec
 
 from refocusd.daemon.events import EventQueue, LeftUnfinished
 from refocusd.daemon.output.patience import answer_of
+from refocusd.datasets.dataset import announcement_of
 from refocusd.datasets.run_folder import output_of
 from refocusd.errors import LedgerError
 from refocusd.files import in_command
-from refocusd.ledger import OpenMark, is_marked, marked, unmark
+from refocusd.ledger import is_marked, marked, unmark
 from refocusd.transport.messages import Open
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def left_unfinished(
         away = []
         for mark in marks:
             try:
-                message, run = _announcement(mark)
+                message, run = announcement_of(mark)
             except msgspec.MsgspecError as error:
                 log.warning("the mark of acquisition %s is unusable: %s", mark.acquisition, error)
                 continue
@@ -109,9 +110,3 @@ def _standing(message: Open) -> Literal["there", "gone", "away"]:
     except ValueError:  # a name that nothing can have
         gone = True
     return "gone" if gone else "away"
-
-
-def _announcement(mark: OpenMark) -> tuple[Open, str]:
-    fields = msgspec.json.decode(mark.open_json, type=dict[str, object])
-    run = str(fields.pop("run", ""))
-    return msgspec.convert(fields, Open), run

@@ -20,7 +20,7 @@ from refocusd.config import Settings
 from refocusd.daemon.events import FramesWritten
 from refocusd.daemon.output.folder import beginning, choose_folder, write_run_file
 from refocusd.daemon.output.jobs import OpenOutput, RecordFrames, WriteFrame
-from refocusd.daemon.output.metadata import frame_metadata
+from refocusd.daemon.output.metadata import attempt_of, frame_metadata
 from refocusd.daemon.output.patience import answer_of
 from refocusd.daemon.output.trust_maps import TrustMaps
 from refocusd.datasets.identity import frame_names, noted
@@ -216,25 +216,18 @@ class OutputDataset:
 
     def record_written(self, job: WriteFrame, state: FinalState, reason: str) -> FramesWritten:
         """Record what became of a frame that was to be written."""
-        submit, facts = job.submit, job.facts
-        latency_ms = (time.perf_counter_ns() - submit.taken_ns) / 1e6
-        attempt = Attempt(
-            run=self.run,
-            acquisition=submit.acquisition,
-            axes=submit.axes,
-            state=state,
-            reason=reason,
-            live=submit.live,
-            latency_ms=latency_ms,
-            engine_ms=facts.engine_ms,
-            facts=msgspec.to_builtins(facts),
-            checksum=job.checksum if state in WRITTEN else None,
-            raw_checksum=submit.checksum,
-        )
-        replaces = self._earlier(submit.axes)
+        attempt = attempt_of(self.run, job, state, reason)
+        replaces = self._earlier(attempt.axes)
         self._append([attempt])
         return FramesWritten(
-            submit.acquisition, job.task, (submit.axes,), state, reason, replaces, latency_ms, facts
+            attempt.acquisition,
+            job.task,
+            (attempt.axes,),
+            state,
+            reason,
+            replaces,
+            attempt.latency_ms or 0.0,
+            job.facts,
         )
 
     def record(self, job: RecordFrames) -> FramesWritten:

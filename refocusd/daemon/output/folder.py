@@ -43,7 +43,7 @@ def beginning(settings: Settings, acquisition: str) -> Iterator[None]:
     """
     deadline = time.monotonic() + BEGIN_S
     with ExitStack() as stack:
-        # A folder of ledgers that cannot be used is told of by the mark, which comes next.
+        # Writing the mark, which comes next, reports a folder of ledgers that cannot be used.
         with suppress(OSError):
             place = begin_lock(settings.ledgers, acquisition)
             place.parent.mkdir(parents=True, exist_ok=True)

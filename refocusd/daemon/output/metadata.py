@@ -1,4 +1,4 @@
-"""The metadata of a refocused frame."""
+"""What is recorded of a refocused frame: its metadata, and its attempt in the ledger."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from refocusd import __version__
 from refocusd.daemon.output.jobs import WriteFrame
 from refocusd.errors import OutputError
 from refocusd.frame import FinalState
+from refocusd.ledger import WRITTEN, Attempt
 from refocusd.transport.messages import FocusAdvice, FrameFacts
 
 
@@ -50,6 +51,24 @@ def frame_metadata(run: str, job: WriteFrame, state: FinalState, reason: str) ->
     if job.focus is not None:
         metadata["refocusd"]["focus"] = _known_values(job.focus)
     return metadata
+
+
+def attempt_of(run: str, job: WriteFrame, state: FinalState, reason: str) -> Attempt:
+    """The attempt at a frame that was to be written, as the ledger records it; it ends now."""
+    submit, facts = job.submit, job.facts
+    return Attempt(
+        run=run,
+        acquisition=submit.acquisition,
+        axes=submit.axes,
+        state=state,
+        reason=reason,
+        live=submit.live,
+        latency_ms=(time.perf_counter_ns() - submit.taken_ns) / 1e6,
+        engine_ms=facts.engine_ms,
+        facts=msgspec.to_builtins(facts),
+        checksum=job.checksum if state in WRITTEN else None,
+        raw_checksum=submit.checksum,
+    )
 
 
 def _known_values(facts: FrameFacts | FocusAdvice) -> dict[str, Any]:

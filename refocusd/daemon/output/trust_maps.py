@@ -17,6 +17,7 @@ from refocusd.daemon.output.jobs import WriteFrame
 from refocusd.datasets.run_folder import trust_maps_of
 from refocusd.errors import OutputError
 from refocusd.files import remove_tree
+from refocusd.formats.metadata import json_object
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import append_sink, create_sink, sink_kind
 from refocusd.formats.scale import scale_of, z_position_um
@@ -117,8 +118,7 @@ class TrustMaps:
             self.close()
 
     def _write(self, job: WriteFrame) -> None:
-        metadata = json.loads(job.submit.metadata or "{}")
-        metadata = metadata if isinstance(metadata, dict) else {}
+        metadata = json_object(job.submit.metadata) or {}
         pixel_um = scale_of(metadata, self._summary).pixel_um
         cells = np.frombuffer(job.trust, np.uint8).reshape(self._shape)
         cells = cells.repeat(self._repeats, axis=0).repeat(self._repeats, axis=1)
@@ -126,7 +126,7 @@ class TrustMaps:
         about = {"verdict": facts.verdict, "reasons": facts.reasons, "chance": facts.error_chance}
         scale = {"PixelSizeUm": pixel_um * CELL_PX / self._repeats} if pixel_um else {}
         if (z_um := z_position_um(metadata)) is not None:
-            scale["ZPositionUm"] = z_um  # tells the distance of planes where the summary does not
+            scale["ZPositionUm"] = z_um  # gives the distance of planes where the summary does not
         self._put(job.submit.axes, cells, {**scale, "refocusd": about})
 
     def _move(self, part: Path) -> None:

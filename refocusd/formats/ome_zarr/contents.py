@@ -1,4 +1,4 @@
-"""What an OME-Zarr dataset of ours holds, as its list of frames says."""
+"""The frames of an OME-Zarr dataset of ours, by its list of frames."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Image:
     number: int
     axes: Axes
     slots: tuple[Slots, Slots, Slots] = field(default_factory=lambda: (Slots(), Slots(), Slots()))
-    #: The microscope's name of its position; empty where that has none.
+    #: The microscope's name of its position; empty if it has none.
     title: str = ""
     #: Of the channels that have a frame, by their place.
     looks: dict[int, ChannelLook] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class Contents(Written):
         return known or Image(len(self.images), common)
 
     def add(self, line: FrameLine, image: Image, end: int, *, whole: bool = True) -> None:
-        """Take in a frame whose line ends at byte `end`.
+        """Note a frame whose line ends at byte `end`.
 
         A frame that is not whole keeps its place, but may be written again.
         """
@@ -132,7 +132,7 @@ class Contents(Written):
 
 
 def common_axes(axes: Axes) -> dict[str, AxisValue]:
-    """Axes that tell a frame's image: all but time, z and channel."""
+    """Axes that determine a frame's image: all but time, z and channel."""
     return {name: axes[name] for name in sorted(axes) if name not in GRID}
 
 

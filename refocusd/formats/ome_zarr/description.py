@@ -122,7 +122,7 @@ class Description:
         if form is None:
             self._put("zarr.json", documents.group_document({}))
             return
-        # Where the image that failed was the second, the first one is the root again.
+        # If the image that failed was the second, the first one is the root again.
         for image in images if count > 1 else self._contents.images.values():
             self._put_array(image, image.grid, form)
             self._put_image(image, image.grid[1], image.looks, form)

@@ -50,7 +50,7 @@ def group_document(attributes: Mapping[str, Any]) -> bytes:
 
 
 def array_document(grid: Sequence[int], form: PageFormat) -> bytes:
-    """The array of an image: one uncompressed chunk a frame, 0 where there is none.
+    """The array of an image: one uncompressed chunk for each frame, 0 if there is none.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def image_document(
 
 
 def read_image_document(document: bytes) -> tuple[str, Scale, list[ChannelLook]]:
-    """Name, scale and channels that `image_document` was told.
+    """Name, scale and channels that `image_document` was given.
 
     Raises
     ------

@@ -48,7 +48,7 @@ def remove_file(path: Path, name: str) -> None:
 
 
 def remove_part(path: Path, name: str) -> None:
-    """Remove what a killed writer left of a file that it had begun."""
+    """Remove the part of a file that a killed writer had begun."""
     files.remove(_part(path / name), missing_ok=True)
 
 

@@ -55,7 +55,7 @@ class FrameLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _WholeLine(FrameLine, frozen=True, forbid_unknown_fields=True):
-    """A line as it stands in the file; its metadata are skipped, not read."""
+    """A line of the file; its metadata are skipped, not read."""
 
     metadata: msgspec.Raw
 

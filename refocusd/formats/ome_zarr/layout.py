@@ -1,4 +1,4 @@
-"""What lies where in an OME-Zarr dataset of ours, by path.
+"""Files of an OME-Zarr dataset of ours, by path.
 
 ::
 

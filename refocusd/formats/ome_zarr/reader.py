@@ -65,7 +65,7 @@ class OmeZarrReader(Dataset):
         return False
 
     def refresh(self) -> list[str]:
-        """Take up what was appended since; the keys of those frames.
+        """Find the frames that were appended since the last call; their keys.
 
         Raises
         ------

@@ -139,7 +139,7 @@ class OmeZarrSink(Sink):
     def _append(
         self, pixels: Pixels, axes: dict[str, AxisValue], text: bytes, metadata: Metadata
     ) -> None:
-        """Pixels, then what lets readers find them, then the line: what is listed is complete."""
+        """Write the pixels, then what readers need to find them, then the line: a listed frame is complete."""
         image = self._contents.image_of(axes)
         height, width = pixels.shape
         place = image.place(axes)
@@ -166,7 +166,7 @@ class OmeZarrSink(Sink):
         self._in_flight = ""
 
     def _take_back(self, chunk: str) -> None:
-        """Remove a chunk and what stands behind the last frame of the list.
+        """Remove a chunk, and whatever follows the last frame of the list.
 
         The pixels come first, so that on a full disk there is room for the documents.
         """

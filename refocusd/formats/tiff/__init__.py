@@ -6,13 +6,13 @@
 `growing_ome`      OME-TIFF while ome-writers, and with it pymmcore-plus, writes it: one file for each position
 `micromanager`     Axes of a frame by Micro-Manager's metadata: its own, and the summary of the acquisition
 `ome_export`       Export of a dataset to OME-TIFF: one file a position, planes in the order t, c, z
-`ome_export_plan`  What an export to OME-TIFF will write where, checked before anything is written
+`ome_export_plan`  The plan of an export to OME-TIFF, checked before anything is written
 `ome_xml`          Which page of an OME-TIFF is which frame, by its OME-XML
-`page`             A frame on disk: its shape and type, and where its bytes lie
-`page_layout`      One page of a TIFF: what its header promises, held against the bytes there are
+`page`             A frame on disk: its shape and type, and the place of its bytes
+`page_layout`      One page of a TIFF: its header, checked against the bytes that are there
 `reader`           The frames of one TIFF, OME-TIFF or ImageJ stack
 `separate_files`   Micro-Manager's separate image files while they are written: a file a frame, and their metadata
 `stacks`           Micro-Manager's image stack files (``*_MMStack_Pos0.ome.tif``), finished or being written
-`strict`           A TIFF file read by tifffile, with an error where that would mend what it reads
+`strict`           A TIFF file read by tifffile, with an error where tifffile would repair it
 =================  =================================================================================
 """

@@ -39,7 +39,7 @@ _NUMBERS = {
 #: The milliseconds are not filled up with zeros.
 _TIME = re.compile(r"(\d{4})(\d\d)(\d\d) (\d\d:\d\d:\d\d)\.(\d{1,3})")
 _EXPOSURE = re.compile(r"Exposure: ([\d.]+) (ms|s)\b")
-#: What ImageJ puts in front of the label of a slice.
+#: ImageJ's prefix of the label of a slice.
 _IMAGEJ_PLACE = re.compile(r"^(?:[czt]:\d+/\d+ *)+(?:- *)?")
 
 
@@ -133,8 +133,8 @@ def without_constant_axes(
 
 
 def plain(pages: int, metadata: Mapping[str, Any] = {}) -> Arrangement:
-    """Pages of which nothing is said but metadata of the first: the planes of a z-stack."""
-    first = metadata if pages == 1 else {}  # where one plane stands is not where the next does
+    """Pages without any description but metadata of the first: the planes of a z-stack."""
+    first = metadata if pages == 1 else {}  # the position of one plane is not that of the next
     frames = tuple(PlacedPage(page, {"z": page}, metadata=first) for page in range(pages))
     source = "the order of the pages, of which nothing is said"
     return Arrangement(frames, source, plausible_pixel_um(metadata.get("PixelSizeUm")))
@@ -169,44 +169,30 @@ def from_imagej(
     """
     pairs = (line.partition("=") for line in description.splitlines())
     said = {key.strip(): value.strip() for key, _, value in pairs}
-    sizes = {
-        "channel": _whole(said.get("channels")),
-        "z": _whole(said.get("slices")),
-        "time": _whole(said.get("frames")),
-    }
+    sizes = _imagej_sizes(said, pages)
     count = math.prod(sizes.values())
-    images = _whole(said.get("images"))
-    if count == 1 and images > 1:
-        sizes["z"] = count = images
-    if count == 1 and pages > 1:
-        sizes["z"] = count = pages
     if pages not in (1, count) or count > MAX_FRAMES:
         raise _mismatch(what, "ImageJ's description", count, pages)
-    order = said.get("order", "czt").lower()
-    letters = {"c": "channel", "z": "z", "t": "time"}
-    if sorted(order) != sorted(letters):
-        order = "czt"
+    order = said.get("order", "").lower()
+    order = order if sorted(order) == sorted("czt") else "czt"
     # The first letter changes fastest; product() has the last one do so.
-    names = [letters[letter] for letter in reversed(order)]
+    names = [_LETTERS[letter.upper()] for letter in reversed(order)]
     axes = _grid(names, [sizes[name] for name in names])
-    interval = number_or_none(said.get("finterval"))
+    interval_s = number_or_none(said.get("finterval"))
+    ms = interval_s * 1000 if interval_s else None
     um = UM_PER_UNIT.get(said.get("unit", "").lower())
     # ImageJ writes a stack that was taken downwards with a negative distance of planes.
     step = number_or_none(said.get("spacing", "").removeprefix("-"))
     summary: dict[str, Any] = {"ImageJ": description}
     if um and step and sizes["z"] > 1:
         summary["z-step_um"] = um * step
-    if interval:
-        summary["Interval_ms"] = interval * 1000
-    if names_of_channels := _labelled_channels(axes, labels, sizes["channel"]):
-        summary["ChNames"] = names_of_channels
+    if ms:
+        summary["Interval_ms"] = ms
+    if named := _labelled_channels(axes, labels, sizes["channel"]):
+        summary["ChNames"] = named
     return Arrangement(
         tuple(
-            PlacedPage(
-                0 if pages == 1 else page,
-                frame,
-                int(frame["time"]) * interval * 1000 if interval else None,
-            )
+            PlacedPage(0 if pages == 1 else page, frame, int(frame["time"]) * ms if ms else None)
             for page, frame in enumerate(axes)
         ),
         "ImageJ's description",
@@ -216,10 +202,23 @@ def from_imagej(
     )
 
 
+def _imagej_sizes(said: Mapping[str, str], pages: int) -> dict[str, int]:
+    """Frames along each axis; if no axis has several, all images, or pages, are planes."""
+    sizes = {
+        "channel": _whole(said.get("channels")),
+        "z": _whole(said.get("slices")),
+        "time": _whole(said.get("frames")),
+    }
+    if math.prod(sizes.values()) == 1:
+        images = _whole(said.get("images"))
+        sizes["z"] = images if images > 1 else max(1, pages)
+    return sizes
+
+
 def _labelled_channels(
     axes: Sequence[Mapping[str, AxisValue]], labels: Sequence[str], channels: int
 ) -> list[str]:
-    """Names of the channels by the labels of the slices; empty where those do not name channels.
+    """Names of the channels by the labels of the slices; empty if those do not name channels.
 
     ImageJ labels slices, not channels: a label is a channel's name if all slices of the channel
     have it, and no other channel.  ``c:1/2 z:3/9 - `` in front of it is ImageJ's own.
@@ -327,7 +326,7 @@ def _whole(value: str | None) -> int:
 
 
 def metaseries_metadata(description: str) -> dict[str, Any]:
-    """Metadata of one frame under Micro-Manager's names; empty where the description is another's.
+    """Metadata of one frame under Micro-Manager's names; empty if another program wrote the description.
 
     MetaMorph and MetaXpress (ImageXpress) write XML into a page's description::
 

@@ -46,7 +46,7 @@ Opener = Callable[[Path], io.RawIOBase]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One directory of a file that grows, and what it says.
+    """One directory of a file that grows.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class GrowingFile:
         return struct.unpack(f"<{count}I", self.bytes_at(offset, 4 * count).ljust(4 * count, b"\0"))
 
     def first_directory(self, mark: int) -> int:
-        """Where the first directory is; 0 while there is no header with this writer's mark.
+        """Offset of the first directory; 0 while there is no header with this writer's mark.
 
         Raises
         ------
@@ -153,7 +153,7 @@ class GrowingFile:
         values: dict[int, tuple[int, int]] = {}
         for entry in range(count):
             tag, kind, number, value = struct.unpack_from("<HHII", head, 2 + 12 * entry)
-            # A short stands in the first half of its field.
+            # A short is stored in the first half of its field.
             plain = value & 0xFFFF if kind == 3 and number == 1 else value
             if tag not in values:
                 values[tag] = (number, plain)
@@ -181,7 +181,7 @@ class GrowingFile:
         if len(data) < length or not data[0]:
             return None
         text = java_text(data.rstrip(b"\0"))
-        # Padded with blanks where there is nothing to say.
+        # Padded with blanks if it is shorter.
         return json_object(text) if text.strip() else {}
 
     def pixels(self, place: Place, what: str, into: Pixels | None = None) -> Pixels:

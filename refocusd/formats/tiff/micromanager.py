@@ -7,9 +7,9 @@ from typing import Any
 
 from refocusd.frame import AxisValue, plain_axes
 
-#: What the summary calls the number of frames along each axis.
+#: Names, in the summary, of the number of frames along each axis.
 _SIZES = {"time": "Frames", "z": "Slices", "channel": "Channels", "position": "Positions"}
-#: What a page's metadata call its place along each axis.
+#: Names, in a page's metadata, of its place along each axis.
 _INDICES = {
     "time": ("FrameIndex", "Frame"),
     "z": ("SliceIndex", "Slice"),

@@ -82,7 +82,7 @@ def export(
     OutputError
         If the disk refuses; nothing is left behind, and what was there stays.
     """
-    # Of names that nothing has: not another export's, nor a pipe's, which would be waited for.
+    # Names that are not in use: neither another export's, nor a pipe's, which would block.
     mark = secrets.token_hex(4)
     parts = [file.path.with_name(f"{file.path.name}.{mark}.part") for file in plan.files]
     folder = plan.files[0].path.parent
@@ -150,7 +150,7 @@ def _ome_metadata(
     clock: _Clock,
     on_step: Callable[[], None],
 ) -> dict[str, Any]:
-    """What tifffile is told for the OME-XML."""
+    """What tifffile writes into the OME-XML."""
     scale = plan.scale
     planes: dict[tuple[int, int, int], dict[str, Any]] = {}
     channels = [channel_label(value, source.summary) for value in file.channels]
@@ -188,18 +188,18 @@ def _ome_metadata(
 
 
 def _xml_text(text: str) -> str:
-    """Text with what no XML may hold, such as control characters, replaced; tifffile writes it as it is."""
+    """Text without characters that XML does not allow, such as control characters; tifffile does not check."""
     return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _rgba(colour: str) -> int:
-    """A colour as OME-XML has it: 32 bits with a sign, alpha last; white where nobody said."""
+    """A colour as OME-XML has it: 32 bits with a sign, alpha last; white if there is none."""
     number = int(colour or "FFFFFF", 16) << 8 | 0xFF
     return number - (1 << 32) if number >= 1 << 31 else number
 
 
 def _plane(metadata: Mapping[str, Any], ms: float | None) -> dict[str, Any]:
-    """Time, exposure and stage position of a plane, as far as its metadata tell."""
+    """Time, exposure and stage position of a plane, as far as its metadata have them."""
     exposure = metadata.get("Exposure-ms", metadata.get("Exposure"))
     plane: dict[str, Any] = {}
     for name, value, unit in (
@@ -215,7 +215,7 @@ def _plane(metadata: Mapping[str, Any], ms: float | None) -> dict[str, Any]:
 
 
 def _channel_names(channels: Sequence[AxisValue | None], names: list[str]) -> list[str]:
-    # A number is told where it is not the channel's place.
+    # A number is written where it is not the channel's place.
     if any(names) or any(value not in (None, place) for place, value in enumerate(channels)):
         names = [
             name or ("no channel" if value is None else f"channel {value}")

@@ -1,4 +1,4 @@
-"""What an export to OME-TIFF will write where, checked before anything is written."""
+"""The plan of an export to OME-TIFF, checked before anything is written."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ExportFile:
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """What will be written where; nothing is yet.
+    """The files that will be written, and what they hold; nothing is written yet.
 
     Parameters
     ----------
@@ -128,6 +128,31 @@ def plan_export(source: Dataset, output: Path, *, fill: bool, overwrite: bool) -
         # Folders of image files have no mark: many recordings may lie in one.
         if folder.is_dir() and kind_of([entry.name for entry in folder.iterdir()]):
             refuse_within(output, folder)
+    form, groups = _by_file(source)
+    names = _file_names(output.name, len(ending), [json.loads(common) for common in groups])
+    files = tuple(
+        _planned(output.with_name(name), frames)
+        for name, frames in zip(names, groups.values(), strict=True)
+    )
+    scale = scale_of(source.metadata(source.axes_keys()[0]), source.summary)
+    if scale.z_um is None:
+        scale = replace(scale, z_um=stack_z_step_um(source, groups.values()))
+    plan = ExportPlan(files, form, scale)
+    _refuse_missing(source.path, plan, fill=fill)
+    if _holds_frames(output.resolve().parent, {file.path.name for file in files}):
+        refuse_within(output, output.parent)
+    _refuse_existing(files, overwrite=overwrite)
+    check_free_space(output, free_space_needed(form.nbytes, plan.planes))
+    return plan
+
+
+def _by_file(source: Dataset) -> tuple[PageFormat, dict[str, dict[str, Axes]]]:
+    """Format of all frames, and the frames of each file, by what they have in common.
+
+    Raises
+    ------
+    InputError
+    """
     keys = source.axes_keys()
     if not keys:
         raise InputError(f"{source.path} holds no frame yet: wait for its first, or resume it")
@@ -141,18 +166,10 @@ def plan_export(source: Dataset, output: Path, *, fill: bool, overwrite: bool) -
             )
         axes = json.loads(key)
         groups.setdefault(canonical_axes(common_axes(axes)), {})[key] = axes
-    names = _file_names(output.name, len(ending), [json.loads(common) for common in groups])
-    files = tuple(
-        _planned(output.with_name(name), frames)
-        for name, frames in zip(names, groups.values(), strict=True)
-    )
-    scale = scale_of(source.metadata(keys[0]), source.summary)
-    if scale.z_um is None:
-        scale = replace(scale, z_um=stack_z_step_um(source, groups.values()))
-    plan = ExportPlan(files, form, scale)
-    _refuse_missing(source.path, plan, fill=fill)
-    if _holds_frames(output.resolve().parent, {file.path.name for file in files}):
-        refuse_within(output, output.parent)
+    return form, groups
+
+
+def _refuse_existing(files: Iterable[ExportFile], *, overwrite: bool) -> None:
     for file in files:
         if file.path.is_dir():
             raise OutputError(f"{file.path} is a folder: choose another --output")
@@ -161,12 +178,10 @@ def plan_export(source: Dataset, output: Path, *, fill: bool, overwrite: bool) -
                 f"{file.path} exists already, and is not overwritten: choose another --output, or "
                 "say --overwrite"
             )
-    check_free_space(output, free_space_needed(form.nbytes, plan.planes))
-    return plan
 
 
 def _holds_frames(folder: Path, exports: Collection[str]) -> bool:
-    """Whether image files in a folder are one recording: frames, or named by their axes.
+    """Whether the image files in a folder are one recording: single frames, or named by their axes.
 
     Stacks that are recordings of their own may lie beside exports, as earlier exports may.
     """
@@ -264,5 +279,5 @@ def _file_names(name: str, ending: int, several: list[Axes]) -> list[str]:
 
 
 def _token(value: AxisValue) -> str:
-    """Text as it may stand in a file's name."""
+    """Text in a form that a file's name may have."""
     return re.sub(r"[^\w-]+", "-", str(value))[:64]

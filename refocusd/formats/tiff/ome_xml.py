@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ _MS_PER_UNIT = {unit: 1e3 * seconds for unit, seconds in SECONDS_PER_UNIT.items(
 
 #: In place of the number of pages of a file that is being written.
 ANY_PAGES = sys.maxsize
-#: Description of the images of exported refocused frames, by which they are told from raw ones.
+#: Description of the images of exported refocused frames, which distinguishes them from raw ones.
 REFOCUSED = "Refocused frames, exported by refocusd"
 
 
@@ -62,7 +63,7 @@ class _Pages:
 
 @dataclass(frozen=True, slots=True)
 class DescribedImage:
-    """What an XML file says of one image: name, start (ISO 8601), and of planes by z, channel, time."""
+    """Description of an image in an XML file: name, start (ISO 8601), and planes by z, channel, time."""
 
     name: str
     started: str
@@ -70,7 +71,7 @@ class DescribedImage:
 
 
 def described_images(path: Path) -> list[DescribedImage]:
-    """What a file of OME-XML says of images that lie elsewhere.
+    """Descriptions, in an OME-XML file, of images that are in other files.
 
     Raises
     ------
@@ -183,30 +184,21 @@ def from_ome(
         return None
     mine = _Pages(filename.lower(), uuid or root.get("UUID"), pages)
     theirs = _is_of_ome_writers(root)
-    images = [
-        image
-        for element in root.findall("Image")
-        # They tell stage positions in um, and leave that out.
-        for image in _image(element, mine, what, "µm" if theirs else "")
-    ]
+    # ome-writers give stage positions in um, without the unit.
+    unit = "µm" if theirs else ""
+    images = [image for one in root.findall("Image") for image in _image(one, mine, what, unit)]
     here = [image for image in images if image.frames]
     if not here:
         raise InputError(
             f"{what} has OME-XML that describes none of its {pages} pages: export it anew"
         )
-    formats = list(dict.fromkeys(image.format for image in here))
-    largest = max(
-        formats,
-        key=lambda form: form[0] * form[1] * sum(len(i.frames) for i in here if i.format == form),
-    )
-    # Counted over the whole set: each of its files may hold one position.
-    frames = [
-        replace(frame, axes={"position": position, **frame.axes}, position_name=image.name)
-        for position, image in enumerate(image for image in images if image.format == largest)
-        for frame in image.frames
-    ]
+    pixels = Counter[tuple[int, int, str]]()
+    for image in here:
+        pixels[image.format] += image.format[0] * image.format[1] * len(image.frames)
+    largest = max(pixels, key=lambda form: pixels[form])
+    frames = _as_positions(image for image in images if image.format == largest)
     first = next(image for image in here if image.format == largest)
-    summary: dict[str, Any] = dict(first.summary)
+    summary = dict(first.summary)
     if mine.uuid:
         summary["UUID"] = mine.uuid
     if ignored := [image.name for image in here if image.format != largest]:
@@ -220,6 +212,15 @@ def from_ome(
         set_files=frozenset(uuid.get("FileName", "") for uuid in root.iter("UUID")) - {""},
         kept=first.several | {"time"} if theirs else frozenset(),
     )
+
+
+def _as_positions(images: Iterable[_Image]) -> list[PlacedPage]:
+    """Frames of images that are positions, counted over the whole set: each file may hold one."""
+    return [
+        replace(frame, axes={"position": position, **frame.axes}, position_name=image.name)
+        for position, image in enumerate(images)
+        for frame in image.frames
+    ]
 
 
 def _is_of_ome_writers(root: ElementTree.Element) -> bool:
@@ -293,7 +294,7 @@ def _image(
 def _summary(
     image: ElementTree.Element, pixels: ElementTree.Element, channels: list[str | None]
 ) -> dict[str, Any]:
-    """What an image says of the whole acquisition, under Micro-Manager's names."""
+    """Metadata of the whole acquisition in an image, under Micro-Manager's names."""
     said = {
         "z-step_um": _quantity(pixels, "PhysicalSizeZ", UM_PER_UNIT, "µm"),
         "Interval_ms": _quantity(pixels, "TimeIncrement", _MS_PER_UNIT, "s"),
@@ -313,7 +314,7 @@ def _argb(rgba: str) -> int:
 
 
 def _stage_label(image: ElementTree.Element) -> dict[str, float]:
-    """Where the stage stood for an image, if that is said of it as a whole."""
+    """Stage position of an image, if it is given for the image as a whole."""
     label = image.find("StageLabel")
     if label is None:
         return {}
@@ -399,7 +400,7 @@ def _advance(
 def _planes(
     pixels: ElementTree.Element,
 ) -> Iterator[tuple[tuple[int, int, int], ElementTree.Element]]:
-    """What is said of single planes, by their Z, C, T."""
+    """Metadata of single planes, by their Z, C, T."""
     for plane in pixels.findall("Plane"):
         with contextlib.suppress(ValueError):
             z, c, t = (int(plane.get(f"The{letter}", 0)) for letter in "ZCT")

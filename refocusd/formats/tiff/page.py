@@ -1,4 +1,4 @@
-"""A frame on disk: its shape and type, and where its bytes lie."""
+"""A frame on disk: its shape and type, and the place of its bytes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class PageFormat:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the bytes of one frame lie.
+    """The place of the bytes of one frame.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class Place:
 
 
 class Places(Mapping[str, Place]):
-    """Where frames lie, by canonical axes: 32 bytes a frame beside its key, as there may be millions."""
+    """Places of frames, by canonical axes: 32 bytes for each beside its key, as there may be millions."""
 
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""One page of a TIFF: what its header promises, held against the bytes there are."""
+"""One page of a TIFF: its header, checked against the bytes that are there."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _Segment:
 
 @dataclass(frozen=True, slots=True)
 class PageLayout:
-    """Where the pixels of one page are, all of it checked against the file."""
+    """The places of the pixels of one page, checked against the file."""
 
     format: PageFormat
     compression: int
@@ -155,7 +155,7 @@ class PageLayout:
 
 
 def _overlap(wanted: slice, start: int, length: int) -> tuple[slice, slice] | None:
-    """What a strip or tile has of what is wanted: where that lies in the latter, and in the former."""
+    """Overlap of a strip or tile with the wanted part: its place in the part, and in the strip or tile."""
     first, end = max(wanted.start, start), min(wanted.stop, start + length)
     if first >= end:
         return None
@@ -221,7 +221,7 @@ def _is_grey_ramp(file: StrictTiff, page: TiffPage) -> bool:
 
 
 def page_layout(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) -> PageLayout:
-    """Where a page's pixels are, checked: nothing missing, nothing left over.
+    """The checked places of a page's pixels: nothing missing, nothing left over.
 
     Raises
     ------

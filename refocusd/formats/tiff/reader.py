@@ -57,9 +57,9 @@ class TiffImageFile:
     def __init__(self, path: Path, max_frame_bytes: int) -> None:
         self.path = path
         self._most_bytes = max_frame_bytes
-        #: Each page says where it was taken: MetaMorph's.
+        #: Each page states its position: MetaMorph's do.
         self._described_pages = False
-        #: Number of the page that was read last, and where its pixels are.
+        #: Number of the page that was read last, and the places of its pixels.
         self._layout: tuple[int, PageLayout] | None = None
         self._file: StrictTiff | None = StrictTiff(path)
         try:
@@ -114,7 +114,7 @@ class TiffImageFile:
         self._layout = None
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """What the file says of one frame."""
+        """Metadata of one frame in the file."""
         frame = self._frames[index]
         said = frame.said(self.pixel_um)
         if self._described_pages:
@@ -191,7 +191,7 @@ class TiffImageFile:
         first: TiffPage,
         formats: Sequence[PageFormat | InputError],
     ) -> Arrangement:
-        """Frames by what the file says of itself, in the order of trustworthiness."""
+        """Frames by the file's own metadata, the most trustworthy first."""
         pages, what = len(self._offsets), str(self.path)
         description = file.description(first).strip()
         if "<OME" in description[:1000]:
@@ -202,7 +202,7 @@ class TiffImageFile:
         if description.startswith("ImageJ="):
             resolution = file.rational(first, _X_RESOLUTION)
             return from_imagej(description, pages, resolution, what, _imagej_labels(first))
-        # As tifffile tells its own files; up to 2024 it wrote the axes first.
+        # As tifffile recognises its own files; up to 2024 it wrote the axes first.
         if description.startswith("{") and '"shape":' in description:
             return self._shaped(file, formats)
         of_first = metaseries_metadata(description)
@@ -255,7 +255,7 @@ class TiffImageFile:
         return first
 
     def _pixel_um_of_tags(self, file: StrictTiff, first: TiffPage) -> float | None:
-        """Pixel size by the resolution tags, where it is a microscope's and not a printer's."""
+        """Pixel size by the resolution tags, if it is a microscope's and not a printer's."""
         resolution = file.rational(first, _X_RESOLUTION)
         unit = _UM_PER_RESOLUTION_UNIT.get(file.number(first, _RESOLUTION_UNIT, 2))
         um = plausible_pixel_um(unit / resolution if unit and resolution else None)

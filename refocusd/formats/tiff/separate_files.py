@@ -29,7 +29,7 @@ METADATA_FILE = "metadata.txt"
 _IMAGE = re.compile(r"img_.*\.tiff?$", re.IGNORECASE)
 _KEY = re.compile(r'\s*[{,]?\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
 _END = re.compile(r"\s*}\s*")
-#: Where the entry of a first frame is looked for: behind the summary.
+#: The entry of the first frame follows the summary.
 _HEAD_BYTES = 1 << 20
 
 
@@ -83,7 +83,7 @@ class GrowingSeparateFiles(Dataset):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the first position says of the whole acquisition; empty while there is none."""
+        """Metadata of the whole acquisition at the first position; empty while there are none."""
         return next((notes.summary for notes in self._notes.values()), {})
 
     @property
@@ -92,7 +92,7 @@ class GrowingSeparateFiles(Dataset):
         return bool(self._notes) and all(notes.ended for notes in self._notes.values())
 
     def refresh(self) -> list[str]:
-        """Take up the frames whose entry was written since."""
+        """Find the frames whose entry was written since the last call."""
         own = (self.path / METADATA_FILE).is_file()
         folders = [self.path] if own else sorted(_positions(self.path))
         if not folders and self._notes:

@@ -78,7 +78,7 @@ class MicroManagerStacks(PlacedFrames):
         self, path: Path, opener: Opener = open_shared, *, name: str = "", growing: bool = False
     ) -> None:
         super().__init__(path, opener, name=name, growing=growing)
-        #: Where the first and the next directory of each file are; the next is 0 behind its last.
+        #: Offsets of the first and the next directory of each file; the next is 0 after the last.
         self._first: dict[str, int] = {}
         self._next: dict[str, int] = {}
         self._maps: dict[str, dict[int, dict[str, AxisValue]]] = {}
@@ -184,7 +184,7 @@ class MicroManagerStacks(PlacedFrames):
         return known.get(offset, {})
 
     def _check_end(self, name: str) -> None:
-        """See that a file ends where its writer ended it, or where that died.
+        """Check that a file ends where its writer ended it, or where the writer died.
 
         Raises
         ------

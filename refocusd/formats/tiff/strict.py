@@ -1,4 +1,4 @@
-"""A TIFF file read by tifffile, with an error where that would mend what it reads.
+"""A TIFF file read by tifffile, with an error where tifffile would repair it.
 
 tifffile, as it should for looking at a picture, repairs: a tag that leads outside the file is
 left out, strips that are missing are made up, a broken chain of pages ends early.  Before an
@@ -165,7 +165,7 @@ class StrictTiff:
         return numerator / denominator if numerator and denominator else None
 
     def description(self, page: TiffPage) -> str:
-        """What a page says of itself; empty if it says nothing."""
+        """The description of a page; empty if it has none."""
         with self._strictly("the description of a page"):
             text = page.description
             return text if isinstance(text, str) else ""
@@ -191,7 +191,7 @@ class StrictTiff:
         return first
 
     def _chain(self, offset: int) -> Iterator[int]:
-        """Places of all directories, whose entries are seen to be bounded."""
+        """Offsets of all directories; the number of their entries is checked."""
         count_format, entry, pointer = ("Q", 20, "Q") if self._big else ("H", 12, "I")
         count_bytes, pointer_bytes = struct.calcsize("<" + count_format), 8 if self._big else 4
         seen: set[int] = set()
@@ -216,7 +216,7 @@ class StrictTiff:
 
     @contextmanager
     def _strictly(self, what: str) -> Iterator[None]:
-        """Make one `InputError` of whatever tifffile says or raises of a damaged file."""
+        """Turn whatever tifffile logs or raises about a damaged file into one `InputError`."""
         said: list[str] = []
         thread = threading.get_ident()
 

@@ -2,7 +2,7 @@
 
 ==========  ========================================================================================
 `__main__`  ``python -m refocusd.sources.attached``: the attached sources' process, started by ``refocusd run``
-`order`     What the parent tells a new attach process, as one JSON line on its standard input
+`order`     The parent's order to a new attach process, as one JSON line on its standard input
 `process`   The attached sources as children of the daemon: started, kept alive, never waited for
 ==========  ========================================================================================
 """

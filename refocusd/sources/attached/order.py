@@ -1,4 +1,4 @@
-"""What the parent tells a new attach process, as one JSON line on its standard input."""
+"""The parent's order to a new attach process, as one JSON line on its standard input."""
 
 from __future__ import annotations
 

@@ -77,10 +77,10 @@ class Following:
         self._poll_s = poll_s
         #: Frames to submit, oldest first; some may not be whole yet.
         self._waiting: deque[str] = deque(dataset.axes_keys())
-        #: Frames that cannot be submitted, and why; those that the daemon was told of.
+        #: Frames that cannot be submitted, and why; those that were reported to the daemon.
         self._missed: dict[str, str] = {}
         self._told: set[str] = set()
-        #: Frames that the daemon has told the final state of.
+        #: Frames whose final state the daemon has reported.
         self._done: set[str] = set()
         self._behind = 0
         self._most_credit = 0
@@ -109,7 +109,7 @@ class Following:
                         self._look()
                         ending: Ending | None = self._growth.ending
                         if ending == "closed" and self._dataset.axes_keys():
-                            ending = None  # closed it is, but not refocused
+                            ending = None  # its writer closed it; it is not refocused yet
                         stop.wait(self._poll_s)
                     else:
                         ending = self._step(session, stop)
@@ -137,10 +137,8 @@ class Following:
             self._warn(f"not refocused: {session.reason}")
             return "refused"
         if state is State.CLOSED and session.closed:
-            counts = session.closed.counts
-            log.info(
-                "%s: %s, %d pending", self._dataset.path, counted(counts.acquired), counts.pending
-            )
+            counts, path = session.closed.counts, self._dataset.path
+            log.info("%s: %s, %d pending", path, counted(counts.acquired), counts.pending)
             return "gone" if self._gone else "closed"
         if state is State.READY:
             return self._announce(session, stop)
@@ -154,7 +152,8 @@ class Following:
                 session.announce(self._open)
         if state is State.LOST:
             self._warn(f"{session.reason}; the dataset is followed once a daemon is there")
-            return "gone" if self._growth.ending == "gone" else None
+            if self._growth.ending == "gone":
+                return "gone"
         return None
 
     def _announce(self, session: Session, stop: threading.Event) -> Ending | None:

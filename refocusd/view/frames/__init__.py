@@ -1,4 +1,4 @@
-"""Frames for those who look: read from datasets, encoded for the page, saved as a file.
+"""Frames for viewers: read from datasets, encoded for the page, saved as a file.
 
 ==========  ========================================================================================
 `datasets`  Any frame of the datasets that the daemon names, read from disk when asked for

@@ -56,7 +56,7 @@ def auto_window(*frames: Pixels) -> Window:
     low, high = np.percentile(np.concatenate(samples), (LOW_PERCENTILE, HIGH_PERCENTILE))
     if high > low:
         return Window(float(low), max(float(high), float(low) + 1.0))
-    # Frames of one value are as bright as they are: saturated ones are white.
+    # Frames of a single value keep their brightness: saturated ones are white.
     return Window(0.0, max(float(high), 1.0))
 
 
@@ -72,7 +72,7 @@ def scale_bar_um(width_um: float) -> float:
 
 
 def scale_bar_text(um: float) -> str:
-    """What stands under the bar.  The font that Pillow carries has no micro sign."""
+    """The text under the bar.  Pillow's own font has no micro sign."""
     return f"{um:g} um"
 
 

@@ -3,13 +3,12 @@
 ==========  ========================================================================================
 `answers`   The answers that every address gives: JSON, bytes in pieces, and errors in words
 `app`       Which address is answered by what: a Starlette application behind the guard
-`events`    Server-sent events: the state as it changes, and notices of new frames
+`events`    Server-sent events: the state as it changes, notices of new frames, and what became of each frame
 `frames`    Pixels: the newest frame reduced, any frame from disk, and snapshots
 `guard`     Who may ask: only pages that this view served itself, and programs on purpose
 `jobs`      Jobs: commands that are started, watched and cancelled from the page, and what they are given
 `metrics`   The state for Prometheus: text exposition format 0.0.4
 `options`   Where the view listens, and what it needs to listen beyond this computer
-`outcomes`  Server-sent events: what became of each frame, for scripts that image some again
 `query`     What a request asks, checked: nothing else of it is believed
 `server`    The view's web server: uvicorn in a thread of its own, with limits on every connection
 `settings`  Settings that are chosen on the page: the daemon is started anew with them

@@ -9,7 +9,7 @@ from starlette.responses import Response, StreamingResponse
 
 from refocusd.view.json_text import json_bytes
 
-#: A slow reader holds so much of an answer in the server's buffers.
+#: Bytes of an answer that a slow reader holds in the server's buffers.
 PIECE_NBYTES = 1 << 18
 
 
@@ -47,7 +47,7 @@ def problem(status: int, reason: str, *, close: bool = False) -> Response:
 
 
 def entry_page(*, wrong: bool) -> Response:
-    """Ask somebody at a browser for the token; `wrong`: one was given, which is not it."""
+    """A page that asks for the token; `wrong` if one was given that is not it."""
     # It has a style of its own, as all others lie behind the token, and nothing from outside.
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "

@@ -32,7 +32,6 @@ from refocusd.view.http.frames import frame_routes
 from refocusd.view.http.guard import GuardedApp
 from refocusd.view.http.jobs import job_routes
 from refocusd.view.http.options import ViewOptions
-from refocusd.view.http.outcomes import outcome_routes
 from refocusd.view.http.settings import settings_routes
 from refocusd.view.http.status import health_routes, status_routes
 from refocusd.view.http.streams import Streams
@@ -58,7 +57,6 @@ def view_app(
         Route("/openapi.json", _described),
         *status_routes(state, link, gpus),
         *event_routes(state, gpus, jobs, streams),
-        *outcome_routes(state, streams),
         *frame_routes(state, datasets),
         *job_routes(jobs),
         *settings_routes(options.settings, state, jobs),

@@ -1,18 +1,29 @@
-"""Server-sent events: the state as it changes, and notices of new frames.
+"""Server-sent events: the state as it changes, notices of new frames, and what became of each frame.
 
 A notice has no pixels: a page asks for the newest frame when it has drawn the last one, so a
 slow page gets fewer frames and never late ones.
+
+What became of each frame is for scripts that image some again.  All readers read one bounded log,
+each at its own pace.  Who is slower than the log learns how many outcomes were missed; who reads
+nothing for long is dropped by the server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.routing import Route
 
+from refocusd.errors import InputError
+from refocusd.transport.messages import FrameOutcome
+from refocusd.view.http.query import Query
 from refocusd.view.http.streams import STILL_HERE, Streams, Waker
 from refocusd.view.json_text import json_bytes
 from refocusd.view.state.gpu import GpuMonitor
@@ -23,11 +34,30 @@ from refocusd.view.state.view_state import News, Preview, ViewState
 
 #: Notices a second, of all pages together: fifty pages must not take a processor.
 MAX_NOTICES_PER_S = 150.0
+VERDICTS = frozenset({"trusted", "doubtful", "untrusted", "passed_through", "none"})
 
 
 def event_routes(state: ViewState, gpus: GpuMonitor, jobs: Jobs, streams: Streams) -> list[Route]:
-    """``events`` of the API."""
-    return [Route("/events", streams.serve(_Events(state, gpus, jobs).stream), methods=["GET"])]
+    """``events`` and ``outcomes`` of the API."""
+
+    def outcomes(request: Request) -> AsyncIterator[bytes]:
+        query = Query(request)
+        verdicts = frozenset(filter(None, query.text("verdict").split(",")))
+        if unknown := verdicts - VERDICTS:
+            raise InputError(
+                f"verdict {min(unknown)!r} does not exist; there are: {', '.join(sorted(VERDICTS))}"
+            )
+        after = query.text("after") or request.headers.get("Last-Event-ID", "")
+        wanted = _Wanted(
+            verdicts or VERDICTS, query.text("acquisition"), query.text("follow") != "false"
+        )
+        return _outcomes(state, after, wanted)
+
+    events = _Events(state, gpus, jobs).stream
+    return [
+        Route("/events", streams.serve(events), methods=["GET"]),
+        Route("/outcomes", streams.serve(outcomes), methods=["GET"]),
+    ]
 
 
 class _Events:
@@ -83,3 +113,68 @@ class _Events:
                 "axes": preview.axes,
             }
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which outcomes, and whether those to come as well."""
+
+    verdicts: frozenset[str]
+    acquisition: str
+    follow: bool
+
+    def __contains__(self, outcome: FrameOutcome) -> bool:
+        return (outcome.verdict or "none") in self.verdicts and (
+            self.acquisition in ("", outcome.acquisition, outcome.name)
+        )
+
+
+async def _outcomes(state: ViewState, after: str, wanted: _Wanted) -> AsyncIterator[bytes]:
+    """Events ``outcome`` and ``missed``, from now on or from after an event's id."""
+    waker = Waker()
+    yield b"retry: 1000\n\n"
+    with state.listening(waker.wake):
+        log = state.outcomes
+        serial = _serial_after(state, after)
+        while not state.closed:
+            waker.clear()
+            current = state.outcomes
+            batch = log.after(serial)
+            if batch.missed:
+                yield b"event: missed\ndata: " + json_bytes({"frames": batch.missed}) + b"\n\n"
+            first = batch.serial - len(batch.outcomes) + 1
+            events = [
+                _event(f"{state.boot}-{log.id}-{number}", outcome)
+                for number, outcome in enumerate(batch.outcomes, first)
+                if outcome in wanted
+            ]
+            if events:
+                yield b"".join(events)
+            serial = batch.serial
+            if batch.outcomes:
+                continue
+            if log is not current:  # another daemon, whose outcomes begin anew
+                log, serial = current, 0
+            elif not wanted.follow:
+                return
+            elif not await waker.wait():
+                yield STILL_HERE
+
+
+def _serial_after(state: ViewState, after: str) -> int:
+    """The serial of an event's id.
+
+    An id that this view has not given, as before a restart of view or daemon, stands for the
+    oldest outcome that is kept: a frame may be told twice, and none is passed over.
+    """
+    if not after:
+        return state.outcomes.serial
+    known, _, serial = after.rpartition("-")
+    if known != f"{state.boot}-{state.outcomes.id}" or not (serial.isascii() and serial.isdigit()):
+        return 0
+    return int(serial)
+
+
+def _event(name: str, outcome: FrameOutcome) -> bytes:
+    about: dict[str, Any] = {**msgspec.structs.asdict(outcome), "axes": json.loads(outcome.axes)}
+    return b"event: outcome\nid: " + name.encode() + b"\ndata: " + json_bytes(about) + b"\n\n"

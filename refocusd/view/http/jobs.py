@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,7 +15,7 @@ from refocusd.errors import BundleError, InputError, OutputError
 from refocusd.models.description import read_yaml
 from refocusd.models.library import find_bundle, shipped_bundles, user_bundles
 from refocusd.view.http.answers import BytesResponse, json_response
-from refocusd.view.http.query import Query
+from refocusd.view.http.query import Query, body_of
 from refocusd.view.state.job_order import JobOrder
 from refocusd.view.state.jobs import Job, Jobs
 
@@ -35,10 +34,7 @@ def job_routes(jobs: Jobs) -> list[Route]:
         return json_response(jobs.summary())
 
     async def start(request: Request) -> Response:
-        try:
-            order = msgspec.json.decode(await request.body(), type=JobOrder)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise HTTPException(400, f"no job: {error}") from error
+        order = await body_of(request, JobOrder, "no job")
         try:
             # A thread: a share that does not answer holds up whoever looks for a path.
             job = await run_in_threadpool(jobs.start, order)

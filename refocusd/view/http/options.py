@@ -8,11 +8,26 @@ from pathlib import Path
 
 from refocusd.config import DEFAULT_VIEW_PORT, Settings
 from refocusd.errors import ConfigError
+from refocusd.files import read_limited
 
 #: Names under which a browser on this computer reaches it.
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 #: Anything shorter can be guessed.
 MIN_TOKEN_CHARS = 16
+
+
+def read_token(file: Path) -> str:
+    """The token in the first line of a file.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read.
+    """
+    try:
+        return read_limited(file, 1 << 16).decode("utf-8").partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the token in {file} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from refocusd.errors import InputError
@@ -12,6 +14,23 @@ from refocusd.frame import AxisValue, canonical_axes, plain_axes
 
 MAX_FIELDS = 16
 MAX_TEXT_CHARS = 2048
+
+
+T = TypeVar("T")
+
+
+async def body_of(request: Request, kind: type[T], wrong: str) -> T:
+    """The JSON of a request's body.
+
+    Raises
+    ------
+    HTTPException
+        400, with `wrong` and the reason, if it is something else.
+    """
+    try:
+        return msgspec.json.decode(await request.body(), type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise HTTPException(400, f"{wrong}: {error}") from error
 
 
 class Query:

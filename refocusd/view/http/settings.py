@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import msgspec
@@ -15,7 +14,9 @@ from starlette.routing import Route
 from refocusd.config import SETTINGS, Backend, Settings
 from refocusd.errors import InputError
 from refocusd.models.library import shipped_bundles, user_bundles
+from refocusd.processes.order import tell_parent
 from refocusd.view.http.answers import json_response
+from refocusd.view.http.query import body_of
 from refocusd.view.serve import WantedSettings
 from refocusd.view.state.jobs import Jobs
 from refocusd.view.state.view_state import ViewState
@@ -56,10 +57,7 @@ def settings_routes(settings: Settings | None, state: ViewState, jobs: Jobs) -> 
         return json_response({"settings": now, "backends": SETTINGS["backend"].choices, **about})
 
     async def choose(request: Request) -> Response:
-        try:
-            chosen = msgspec.json.decode(await request.body(), type=_Chosen)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise HTTPException(400, f"no settings: {error}") from error
+        chosen = await body_of(request, _Chosen, "no settings")
         if settings is None:
             raise HTTPException(
                 409, "only a view that `refocusd run` has started itself can change its settings"
@@ -70,8 +68,7 @@ def settings_routes(settings: Settings | None, state: ViewState, jobs: Jobs) -> 
                     409, f"the job {job['command']} is not done: change settings when it has ended"
                 )
         wanted = await run_in_threadpool(chosen.within, settings)
-        sys.stdout.buffer.write(msgspec.json.encode(WantedSettings(wanted)) + b"\n")
-        sys.stdout.buffer.flush()
+        tell_parent(WantedSettings(wanted))
         asked[:] = [chosen]
         # The daemon, which knows best what is open, waits for that.
         return json_response({"asked": chosen, "after": _open_acquisition(state)}, 202)

@@ -11,6 +11,7 @@ from starlette.routing import Route
 from refocusd.transport.messages import CatchUp, Pause
 from refocusd.view.http.answers import json_response
 from refocusd.view.http.metrics import CONTENT_TYPE, metrics_text
+from refocusd.view.http.query import body_of
 from refocusd.view.state.gpu import GpuMonitor
 from refocusd.view.state.link import DaemonLink
 from refocusd.view.state.report import acquisitions_of, health, status_json
@@ -59,10 +60,7 @@ def status_routes(state: ViewState, link: DaemonLink, gpus: GpuMonitor) -> list[
         return json_response({"focus": state.focus})
 
     async def act(request: Request) -> Response:
-        try:
-            switch = msgspec.json.decode(await request.body(), type=_Switch)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise HTTPException(400, 'say {"on": true} or {"on": false}') from error
+        switch = await body_of(request, _Switch, 'say {"on": true} or {"on": false}')
         pauses = request.url.path.endswith("/pause")
         if not link.request(Pause(switch.on) if pauses else CatchUp(switch.on)):
             raise HTTPException(

@@ -1,4 +1,4 @@
-"""Tells somebody else when nobody looks: one URL, and JSON that says what is wrong."""
+"""Sends alerts to one URL, for when nobody looks: JSON that says what is wrong."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 #: Alerts that wait to be sent; of more, the latest are dropped.
 MAX_WAITING = 64
-#: Acquisitions of which it is known whether they were told.
+#: Acquisitions of which it is remembered whether an alert was sent.
 MAX_KNOWN = 1000
 SEND_S = 10.0
-#: Of an acquisition's last judged frames, so many tell the share that is not trusted; no fewer do.
+#: Judged frames of an acquisition, the last ones, of which the untrusted share is taken; fewer give none.
 JUDGED, MIN_JUDGED = 50, 20
 #: Workers are started again: they are lost for good after this long without any.
 NO_WORKER_S = 60.0
@@ -55,7 +55,7 @@ class Alerts:
         self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
         self._first = True
-        #: What was told, or lay before our time: (acquisition, what).
+        #: Alerts that were sent, or whose cause is older than this process: (acquisition, what).
         self._told: dict[tuple[str, str], None] = {}
         self._worker_seen_at = time.monotonic()
 

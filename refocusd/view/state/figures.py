@@ -22,7 +22,7 @@ _WRITTEN = ("refocused", "passed_through")
 class StageFigures:
     """Durations of one stage, in milliseconds; `frames` is of how many.
 
-    With none in the last seconds they are those since the daemon's start.
+    If no frame came in the last seconds, they are those since the daemon's start.
     """
 
     p50_ms: float

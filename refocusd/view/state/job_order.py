@@ -1,4 +1,4 @@
-"""What a job shall do: one of the product's own commands, with what the page may choose of it."""
+"""Order for a job: one of the product's own commands, with what the page may choose of it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class JobOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What shall be done: one of a few commands, with one path and few options.
+    """One of a few commands, with one path and few options.
 
     Parameters
     ----------

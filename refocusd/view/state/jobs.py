@@ -31,7 +31,7 @@ MAX_TOLD_NBYTES = 1 << 20
 KILL_S = 20.0
 #: How long the last output of a job that has ended may take.
 READ_S = 2.0
-#: Begins what the command tells beside its output.
+#: Begins a line that the command writes beside its output.
 _TOLD = b"\x1e"
 
 
@@ -44,7 +44,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class _Told(msgspec.Struct, frozen=True):
-    """What the command tells beside its output, see `refocusd.cli.job`."""
+    """What the command reports beside its output, see `refocusd.cli.job`."""
 
     progress: Progress | None = None
     result: dict[str, Any] | None = None

@@ -48,7 +48,7 @@ class DaemonLink:
     state : ViewState
         Names the daemon's endpoint, and takes what comes.
     on_status, on_outcomes : callable, optional
-        Told every status, and all outcomes, as well; must not wait.
+        Called with every status, and with all outcomes, as well; must not wait.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class _Conversation:
                 self._connection.send(wire.StatusRequest(self._answered))
                 self._status_asked = now
             if self._answered and now >= self._follow_due:
-                # Whose outcomes these are, the first status has told.
+                # The first status has shown whose outcomes these are.
                 self._connection.send(wire.Follow(self._state.outcomes.serial))
                 self._follow_due = math.inf
             wants_look = not self._look_asked or now - self._look_asked > REPEAT_LOOK_S

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from refocusd.formats.metadata import json_object
 from refocusd.frame import Axes, Pixels, canonical_axes
 from refocusd.transport.messages import Shown
 
@@ -51,11 +51,11 @@ class Previews:
 
     def add(self, shown: Shown, raw: Pixels, refocused: Pixels) -> None:
         """Keep a frame in place of the last one that differs from it in time only."""
-        axes = json_object(shown.axes)
+        axes = json_object(shown.axes) or {}
         kind = {name: str(value) for name, value in axes.items() if name != "time"}
         key = shown.acquisition, canonical_axes(kind)
         self.count += 1
-        metadata = json_object(shown.metadata)
+        metadata = json_object(shown.metadata) or {}
         self._kept[key] = Preview(self.count, shown, raw, refocused, axes, metadata)
         self._kept.move_to_end(key)
         while len(self._kept) > MAX_PREVIEWS or (
@@ -75,12 +75,3 @@ class Previews:
             ),
             None,
         )
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """An object of JSON; empty for anything else."""
-    try:
-        value = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 
 from refocusd import __version__
+from refocusd.formats.metadata import json_object
 from refocusd.transport.messages import AcquisitionStatus, Status
 from refocusd.view.json_text import json_bytes
 from refocusd.view.state.figures import Figures
 from refocusd.view.state.gpu import Gpu
-from refocusd.view.state.previews import json_object
 from refocusd.view.state.view_state import ViewState
 
 #: Warnings of one acquisition, and acquisitions, that are shown.
@@ -86,7 +86,7 @@ def _daemon(status: Status, figures: Figures) -> dict[str, Any]:
         **{name: getattr(status, name) for name in _OF_STATUS},
         "workers": status.crew,
         "doubted": [
-            {**msgspec.structs.asdict(frame), "axes": json_object(frame.axes)}
+            {**msgspec.structs.asdict(frame), "axes": json_object(frame.axes) or {}}
             for frame in status.doubted
         ],
         "acquisitions": [_acquisition(detail) for detail in status.details[-MAX_ACQUISITIONS:]],

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     import zarr
 
 
-#: Largest side of what is reduced at a time, px of the lower resolution.
+#: Largest side of the part that is reduced at a time, px of the lower resolution.
 MAX_PART_PX = 2048
 
 
 def create_image(raw_image: OmeImage, path: Path) -> None:
-    """Make the group and empty arrays of one image; what is there is left as it is.
+    """Create the group and empty arrays of one image; existing ones are left as they are.
 
     `create_outer_groups` is to follow.
 
@@ -131,7 +131,7 @@ class MirrorImage:
         self._stored = StoredChunks(self.image.array, self.image.folder / self.image.levels[0])
         self._list = list_path(path, position)
         self._lock: io.FileIO | None = None
-        #: Nothing stands behind the last whole line of the list.
+        #: Nothing follows the last whole line of the list.
         self._clean = False
         try:
             if lock:
@@ -214,18 +214,18 @@ class MirrorImage:
             raise write_error(error, self.path, f"writing frame {canonical_axes(axes)}") from error
 
     def unfinished(self, axes: Axes) -> Path:
-        """Where may be noted which parts of a frame are written, until `finish` lists it."""
+        """File for noting which parts of a frame are written, until `finish` lists it."""
         return self._list.with_suffix(f".{'-'.join(map(str, self.place(axes)))}.tiles")
 
     @property
     def file_shape(self) -> tuple[int, int]:
-        """Height and width of what one file holds, px."""
+        """Height and width of the part that one file holds, px."""
         files = self._levels[0].shards or self._levels[0].chunks
         return files[-2], files[-1]
 
     def _enlist(self, axes: dict[str, AxisValue], text: bytes) -> None:
         if not self._clean:
-            # Only now: who merely looks must not cut off what a job of a cluster is writing.
+            # Only now: a mere reader must not cut off what a cluster's job is writing.
             self.take_back()
             self._clean = True
         at = dict(zip(self.image.outer, self.place(axes), strict=True))
@@ -263,7 +263,7 @@ class MirrorImage:
         return index
 
     def take_back(self) -> None:
-        """Remove what stands behind the last whole line of the list."""
+        """Remove whatever follows the last whole line of the list."""
         if self._list.exists():
             os.truncate(self._list, self._end)
 
@@ -279,7 +279,7 @@ class MirrorImage:
         self.close()
 
     def _read(self) -> int:
-        """Take in the frames of the list whose pixels are there; where its last whole line ends."""
+        """Read the frames of the list whose pixels are there; return the end of its last whole line."""
         end = 0
         try:
             for _, behind, line in lines_of(self._list):
@@ -312,7 +312,7 @@ def _plane_of(
     for at, size, whole in zip(index, array.shape, full, strict=False):
         step = max(1, round(whole / size))
         if at % step or at // step >= size:
-            return None  # resolutions with fewer planes take the first of those that they stand for
+            return None  # resolutions with fewer planes take the first of those that they replace
         place.append(at // step)
     return tuple(place)
 
@@ -338,7 +338,7 @@ def _reduce_by_parts(
 
 
 def reduced(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
-    """A frame at a lower resolution: the mean of the pixels that each pixel stands for."""
+    """A frame at a lower resolution: each pixel is the mean of those that it replaces."""
     steps = [max(1, round(n / m)) for n, m in zip(pixels.shape, shape, strict=True)]
     return _means(pixels, shape, steps)
 

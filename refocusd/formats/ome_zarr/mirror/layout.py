@@ -1,4 +1,4 @@
-"""What lies where in a refocused OME-Zarr store that has the layout of the raw one.
+"""Files of a refocused OME-Zarr store that has the layout of the raw one.
 
 ::
 
@@ -53,12 +53,12 @@ def listed(path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def lock_path(path: Path) -> Path:
-    """What the writer of the whole store holds."""
+    """The file that the writer of the whole store keeps locked."""
     return path / OWN_GROUP / LOCK_NAME
 
 
 def put_like(model: Path, group: Path, attributes: Mapping[str, Any] | None = None) -> None:
-    """Make a group of the same Zarr version as another, with its attributes unless told otherwise.
+    """Make a group of the same Zarr version as another, with its attributes unless others are given.
 
     Raises
     ------

@@ -20,7 +20,7 @@ from refocusd.frame import canonical_axes
 class MirrorReader(StoreReader):
     """The frames of a store that `MirrorSink` or the jobs of a cluster wrote; for one thread.
 
-    Those that its lists name, and whose pixels are there.
+    They are those that its lists name and whose pixels are there.
 
     Parameters
     ----------
@@ -96,12 +96,12 @@ class MirrorReader(StoreReader):
         return fresh
 
     def _check(self) -> None:
-        """Whatever there is may be read: it was written frame by frame."""
+        """Do nothing: every listed frame can be read, as each was written by itself."""
 
     def _metadata(self, key: str) -> dict[str, Any]:
         start = self._frames.number(key) - 1
         return self._lists[self._frames[key][0]][0].metadata_at(start, key)
 
     def _no_frames(self) -> GridFrames:
-        # Of each frame, where its line starts, counted from 1.
+        # Start of each frame's line, counted from 1.
         return GridFrames(np.uint64)

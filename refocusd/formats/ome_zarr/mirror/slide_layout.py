@@ -17,7 +17,7 @@ from refocusd.frame import AxisValue
 
 #: Side of a chunk, and of the lowest resolution at most, px.
 CHUNK_PX = 1024
-#: Side of the part whose counts say how a channel is shown at first, px.
+#: Side of the part whose counts determine the initial display range of a channel, px.
 _SHOWN_PX = 2048
 
 

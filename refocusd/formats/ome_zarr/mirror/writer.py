@@ -121,7 +121,7 @@ class MirrorSink(Sink):
         return sink
 
     def make_room(self, axes: dict[str, AxisValue]) -> None:
-        """Make the image of a frame, or the room in it, if raw was given it since.
+        """Create the image of a frame, or enlarge it, if raw was extended since.
 
         Raises
         ------
@@ -138,13 +138,13 @@ class MirrorSink(Sink):
     def _opened(self, position: str) -> MirrorImage:
         if len(self._images) >= MAX_OPEN:
             self._images.pop(next(iter(self._images))).close()
-        # Locked: a job of a cluster may still be at work that outlived the command that began it.
+        # Locked: a cluster's job that outlived its command may still be at work.
         image = MirrorImage(self.path, position, self._written.keys)
         self._images[position] = image
         return image
 
     def _refuse_unfit(self, key: str, axes: dict[str, AxisValue], form: PageFormat) -> None:
-        image = self._image(axes)  # it may have to be read first which frames it has
+        image = self._image(axes)  # its list of frames may have to be read first
         super()._refuse_unfit(key, axes, form)
         if form != image.format:
             raise OutputError(

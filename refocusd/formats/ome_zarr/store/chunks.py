@@ -41,7 +41,7 @@ class StoredChunks:
         self._chunks = array.chunks
         #: What one file holds.
         self._files = array.shards or array.chunks
-        #: Of shards that were looked into: their stamp, and which chunks they hold.
+        #: Shards that were read: their stamp, and which chunks they hold.
         self._indices: dict[Path, tuple[tuple[int, int], Any]] = {}
         self._index_form = _index_form(array) if array.shards else None
 
@@ -68,7 +68,7 @@ class StoredChunks:
         return "partial" if any(there.values()) and not any(odd) else "absent"
 
     def stamps(self, index: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-        """Time in ns and size of the files that hold a frame, those that exist."""
+        """Modification time (ns) and size of the existing files that hold a frame."""
         found = (stamp_of(self._path(coordinates)) for coordinates in self._files_of(index))
         return tuple(stamp for stamp in found if stamp is not None)
 

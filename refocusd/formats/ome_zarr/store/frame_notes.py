@@ -1,4 +1,4 @@
-"""What the writers of OME-Zarr note of an image and its frames, under Micro-Manager's names.
+"""Notes of OME-Zarr writers on an image and its frames, under Micro-Manager's names.
 
 ===========================  ==============================================================
 ome-writers, pymmcore-plus   attributes of each image: ``ome_writers``; of the root: ``pymmcore_plus``
@@ -33,7 +33,7 @@ _OME_WRITERS = (
 
 @dataclass(frozen=True, slots=True)
 class FrameNotes:
-    """Of one image: its name, when it was begun, and what is said of each frame by its index."""
+    """Name of an image, when it was begun, and metadata of each frame by its index."""
 
     name: str = ""
     started: str = ""
@@ -41,7 +41,7 @@ class FrameNotes:
 
 
 def frame_notes(root: Path, image: Path, outer: Sequence[str]) -> FrameNotes:
-    """What is noted of an image; what is missing or illegible says nothing.
+    """Notes on an image; missing or illegible ones are left out.
 
     Parameters
     ----------

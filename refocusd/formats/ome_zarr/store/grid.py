@@ -70,7 +70,7 @@ class GridFrames(Mapping[str, Place]):
         numbers[index] = number
 
     def number(self, key: str) -> int:
-        """What was kept of a frame.
+        """The number kept for a frame.
 
         Raises
         ------

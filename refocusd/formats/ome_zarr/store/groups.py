@@ -1,4 +1,4 @@
-"""What the groups of an OME-Zarr store say, whoever wrote it: images, plates, collections.
+"""The groups of an OME-Zarr store of any writer: images, plates, collections.
 
 OME-Zarr 0.3 to 0.5, in Zarr 2 (``.zattrs``) and Zarr 3 (``zarr.json``).  Only what is needed is
 read, and leniently: writers differ in what they leave out, and a frame must not be lost for it.
@@ -30,7 +30,7 @@ class Axis(msgspec.Struct, frozen=True):
 
 
 class Transformation(msgspec.Struct, frozen=True):
-    """A coordinate transformation, as far as it is a scale or a translation."""
+    """A coordinate transformation: only its scale or translation is used."""
 
     type: str
     scale: list[float] | None = None
@@ -101,7 +101,7 @@ class GroupMetadata(msgspec.Struct, frozen=True):
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder is a Zarr group, or (a writer has just begun) may become one."""
+    """Whether a folder is a Zarr group, or may become one because a writer has just begun."""
     return path.is_dir() and any((path / name).is_file() for name in GROUP_FILES)
 
 
@@ -213,7 +213,7 @@ def _images(root: Path, place: str, depth: int) -> list[tuple[str, Path | None]]
 
 
 def _groups_in(folder: Path) -> list[str]:
-    """Groups of a store that does not say what they are, by number where they have one."""
+    """Groups of a store that does not describe them, ordered by number if they have one."""
     names = [entry.name for entry in folder.iterdir() if entry.is_dir() and is_store(entry)]
     ours = {"labels", "tables", "OME", "refocusd"}
     return sorted(

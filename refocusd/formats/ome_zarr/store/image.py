@@ -1,4 +1,4 @@
-"""One image of an OME-Zarr store: which frames it has, and where they lie in its arrays."""
+"""One image of an OME-Zarr store: which frames it has, and their places in its arrays."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class OmeImage:
         return tuple(index)
 
     def metadata_at(self, index: tuple[int, ...]) -> dict[str, Any]:
-        """What the store says of one frame, by Micro-Manager's names."""
+        """Metadata of one frame in the store, under Micro-Manager's names."""
         at = dict(zip(self.outer, index, strict=True))
         metadata: dict[str, Any] = {}
         if self.scale.pixel_um:
@@ -247,7 +247,7 @@ def _colours(said: GroupMetadata) -> tuple[int, ...]:
 
 
 def _transformed(multiscale: Any, axes: int) -> tuple[list[float], list[float]]:
-    """Size of one step along each axis, and where the first is."""
+    """Size of one step along each axis, and the position of the first."""
     scales, offsets = [1.0] * axes, [0.0] * axes
     found = False
     for each in (*multiscale.datasets[0].transformations, *multiscale.transformations):
@@ -257,13 +257,13 @@ def _transformed(multiscale: Any, axes: int) -> tuple[list[float], list[float]]:
             offsets = [a * b for a, b in zip(offsets, each.scale, strict=True)]
         if each.translation is not None and len(each.translation) == axes:
             offsets = [a + b for a, b in zip(offsets, each.translation, strict=True)]
-    # Nothing but ones is what writers put who were not told.
+    # Writers that were not given a scale put ones throughout.
     known = found and set(scales) != {1.0}
     return (scales if known else [math.nan] * axes), offsets
 
 
 def _length(step: float, unit: str | None) -> float | None:
-    # Without a unit a number says nothing: most writers put 1 for "unknown".
+    # A number without a unit means nothing: most writers put 1 for "unknown".
     return _positive(step * UM_PER_UNIT.get(unit or "", math.nan))
 
 

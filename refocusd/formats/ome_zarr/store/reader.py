@@ -26,7 +26,7 @@ from refocusd.formats.ome_zarr.store.image import OmeImage, part_of
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, SLIDE_PX, PageFormat
 from refocusd.frame import MIN_SIDE, Axes, Pixels, canonical_axes, counted
 
-#: In the summary metadata: where the store lies whose layout the output is given.
+#: In the summary metadata: path of the store whose layout the output is given.
 STORE = "OmeZarrStore"
 #: Frames that share a chunk are decoded together, up to this many bytes, and kept for the next one.
 MAX_BLOCK_BYTES = 256 << 20
@@ -124,7 +124,7 @@ class StoreReader(Dataset):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the store says of all frames, by Micro-Manager's names, and where it lies."""
+        """Metadata of all frames, under Micro-Manager's names, and the path of the store."""
         summary: dict[str, Any] = {STORE: str(self.path)}
         for position, each in list(self._images.items())[:1]:
             if started := self._notes_of(position).started:
@@ -260,7 +260,7 @@ class StoreReader(Dataset):
         self._images[position] = _Image(self._frames.take_up(position, image), stored)
 
     def _stamps_now(self) -> dict[Path, tuple[int, int, int]]:
-        """Of the folders and files that change when the store is given images, or arrays grow."""
+        """Stamps of the folders and files that change when the store is given images, or arrays grow."""
         if not self._growing:
             return {}
         places: list[Path] = []
@@ -330,12 +330,12 @@ class StoreReader(Dataset):
         return {**of_image, **notes.frames.get(index, {}), **named}
 
     def _notes_of(self, position: str) -> FrameNotes:
-        """What its writer noted of an image, and its name if it has one of its own."""
+        """The writer's notes on an image, and its name if it has one of its own."""
         image = self._images[position].image
         name = (position, place_stamp(document_of(image.folder)))
         if name not in self._notes:
             notes = frame_notes(self.place, image.folder, image.outer)
-            # The place in a plate says more than any name.
+            # The place in a plate is more informative than any name.
             if not notes.name and position and "/" not in position:
                 titles = [each.image.title for each in self._images.values()]
                 notes = replace(notes, name=image.title if titles.count(image.title) == 1 else "")
@@ -358,7 +358,7 @@ class StoreReader(Dataset):
         if math.prod(size) * form.nbytes > MAX_BLOCK_BYTES:
             size = (1,) * len(index)
         start = tuple(at // n * n for at, n in zip(index, size, strict=True))
-        # What is being written is read anew each time that its file has changed.
+        # An image that is being written is read anew whenever its file has changed.
         stamps = each.stored.stamps(index) if self._growing else ()
         name = (position, start, stamps)
         if self._block[0] != name:
@@ -382,7 +382,7 @@ def _tile_px(image: OmeImage) -> int:
 
 
 def store_of(summary: Any) -> Path | None:
-    """The store that a raw dataset lies in, by its summary metadata; None if it is none, or away."""
+    """The store that holds a raw dataset, by its summary metadata; None if there is none, or it is away."""
     said = summary.get(STORE)
     if not isinstance(said, str) or not said:
         return None
