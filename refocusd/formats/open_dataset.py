@@ -107,8 +107,8 @@ def open_dataset(
         if _is_of_stacks(path):
             return MicroManagerStacks(path, name=stem_of(path))
         return open_images(path, max_frame_bytes, stem_of(path))
-    except (OSError, ValueError) as error:
-        # A folder that may not be entered; a path that cannot be one.
+    except (OSError, ValueError, OverflowError) as error:
+        # A folder that may not be entered; a path that cannot be one; sizes that nothing has.
         raise InputError(
             f"{path} cannot be read ({error}): check it and its permissions"
         ) from error
