@@ -103,8 +103,8 @@ def open_dataset(
         if _is_of_stacks(path):
             return MicroManagerStacks(path, name=stem_of(path))
         return open_images(path, max_frame_bytes, stem_of(path))
-    except (OSError, ValueError) as error:
-        # A folder that may not be entered, or a path that is not valid.
+    except (OSError, ValueError, OverflowError) as error:
+        # A folder that may not be entered, a path that is not valid, or sizes that are impossible.
         raise InputError(
             f"{path} cannot be read ({error}): check it and its permissions"
         ) from error

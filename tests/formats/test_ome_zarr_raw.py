@@ -305,6 +305,38 @@ def test_units_as_people_write_them_count(tmp_path: Path, unit: str | None, um: 
         assert dataset.summary.get("PixelSize_um", 0.0) == pytest.approx(0.65 * um)
 
 
+@pytest.mark.parametrize(
+    ("omero", "names"),
+    [
+        ({"channels": [{"label": 488}, {"label": 561.5}]}, {"488", "561.5"}),
+        ({"channels": [{"label": None}, "GFP"]}, {0, 1}),
+        ({"channels": {"label": "a"}}, {0, 1}),
+        ([], {0, 1}),
+        ("omero", {0, 1}),
+    ],
+)
+def test_how_channels_are_shown_is_no_reason_to_refuse_their_pixels(
+    tmp_path: Path, omero: Any, names: set[Any]
+) -> None:
+    write_image(tmp_path / "image.zarr", channels=("DAPI", "GFP"))
+    place = tmp_path / "image.zarr" / "zarr.json"
+    said = json.loads(place.read_text())
+    said["attributes"]["ome"]["omero"] = omero
+    place.write_text(json.dumps(said))
+    with open_dataset(tmp_path / "image.zarr") as dataset:
+        assert {json.loads(key)["channel"] for key in dataset.axes_keys()} == names
+
+
+def test_sizes_that_nothing_has_are_one_clear_error(tmp_path: Path) -> None:
+    write_image(tmp_path / "image.zarr", channels=("DAPI", "GFP"))
+    place = tmp_path / "image.zarr" / "0" / "zarr.json"
+    said = json.loads(place.read_text())
+    said["shape"][0] = 10**40
+    place.write_text(json.dumps(said))
+    with pytest.raises(InputError, match=r"image\.zarr"):
+        open_dataset(tmp_path / "image.zarr")
+
+
 def test_two_axes_of_a_type_are_not_one(tmp_path: Path) -> None:
     pixels = write_image(tmp_path / "image.zarr", axes="tzyx")
     of_image(

@@ -80,8 +80,8 @@ class NDTiffReader(PlacedFrames):
         self._index = NDTiffIndex(self.path, max_frame_bytes)
         self._waiting: dict[str, Place] = {}
         self.refresh()
-        if self._frames:
-            self.first_key()  # says why none of them can be used
+        if self._frames and all(map(self.unfit, self._frames)):
+            self.first_key()  # says why; no file is opened for it
         if self._index.torn:
             self.source += ", which ends within a record: frames behind it are left out"
 

@@ -60,12 +60,17 @@ class Multiscale(msgspec.Struct, frozen=True):
 class Channel(msgspec.Struct, frozen=True):
     """How a channel is called and shown."""
 
-    label: str | None = None
+    label: str = ""
     color: Any = None
 
-
-class _Omero(msgspec.Struct, frozen=True):
-    channels: list[Channel] = []
+    @classmethod
+    def of(cls, said: Any) -> Channel:
+        """What `omero` says of one channel: no reason to refuse the pixels, whatever it is."""
+        said = said if isinstance(said, dict) else {}
+        label = said.get("label")
+        return cls(
+            "" if label is None or isinstance(label, bool) else str(label), said.get("color")
+        )
 
 
 class _Path(msgspec.Struct, frozen=True):
@@ -94,10 +99,16 @@ class GroupMetadata(msgspec.Struct, frozen=True):
     """
 
     multiscales: list[Multiscale] | None = None
-    omero: _Omero | None = None
+    omero: Any = None
     plate: _Plate | None = None
     well: _Well | None = None
     series: list[str] | None = None
+
+    @property
+    def channels(self) -> list[Channel]:
+        """How the channels of an image are called and shown; empty where nothing says."""
+        said = self.omero.get("channels") if isinstance(self.omero, dict) else None
+        return [Channel.of(each) for each in said] if isinstance(said, list) else []
 
 
 def is_store(path: Path) -> bool:

@@ -235,14 +235,12 @@ def _kind(axis: Axis) -> tuple[str, str]:
 
 
 def _labels(said: GroupMetadata) -> tuple[str, ...]:
-    channels = said.omero.channels if said.omero is not None else []
-    return tuple(channel.label or "" for channel in channels)
+    return tuple(channel.label for channel in said.channels)
 
 
 def _colours(said: GroupMetadata) -> tuple[int, ...]:
     """Colours of the channels as numbers; white where one is not legible, none where none is stated."""
-    channels = said.omero.channels if said.omero is not None else []
-    stated = [re.fullmatch("#?([0-9a-fA-F]{6})", str(channel.color)) for channel in channels]
+    stated = [re.fullmatch("#?([0-9a-fA-F]{6})", str(each.color)) for each in said.channels]
     return tuple(int(c[1], 16) if c else 0xFFFFFF for c in stated) if any(stated) else ()
 
 
