@@ -34,8 +34,9 @@ RECONCILE_S, SETTINGS_S = 0.5, 5.0
 ENGINE_S = 0.25
 #: A folder in which an acquisition was saved is looked for during this time.
 UNREACHED_S = 10.0
-#: Looks at all windows after which an acquisition that has ended has none.
-LOOKS = 2
+#: Looks at all windows, without it, after which an acquisition that has ended has none: a busy
+#: Micro-Manager shows it late.
+LOOKS = 4
 
 
 class Studio:
