@@ -92,14 +92,15 @@ def install(there: Installation, options: argparse.Namespace) -> None:
     make_environment(there)
     run(*installer(there), *wanted)
     refocusd = there.program("refocusd")
+    shell = Path(os.environ.get("COMSPEC", r"C:\Windows\System32\cmd.exe"))
     if WINDOWS and not options.noshortcuts:
         for place in (user_folder(DESKTOP), user_folder(PROGRAMS)):
-            shortcut(place / DAEMON, refocusd, "run", NORMAL)
+            shortcut(place / DAEMON, shell, run_in_shell(refocusd), NORMAL)
             # Not the page itself: it asks for the token of this user, which this command knows.
             shortcut(place / PAGE, refocusd, "view --open", MINIMISED)
     if WINDOWS and options.autostart:
         # Minimised: closing its window stops the daemon.
-        shortcut(user_folder(STARTUP) / DAEMON, refocusd, "run", MINIMISED)
+        shortcut(user_folder(STARTUP) / DAEMON, shell, run_in_shell(refocusd), MINIMISED)
     if subprocess.run([refocusd, "doctor"], check=False).returncode:
         say("refocusd is installed; the lines above marked !! say what it lacks.")
     say(f"Start the daemon with the shortcut 'refocusd', or with: {refocusd} run")
@@ -204,6 +205,11 @@ def user_folder(number: int) -> Path:
     path = ctypes.create_unicode_buffer(260)
     ctypes.OleDLL("shell32").SHGetFolderPathW(None, number, None, 0, path)
     return Path(path.value)
+
+
+def run_in_shell(refocusd: Path) -> str:
+    """Words for cmd, which start the daemon and leave its window open if that ends with an error."""
+    return f'/d /c ""{refocusd}" run & if errorlevel 1 pause"'
 
 
 def shortcut(path: Path, target: Path, arguments: str, show: int) -> None:

@@ -274,3 +274,27 @@ def test_a_desktop_that_is_protected_leaves_the_installation_whole(tmp_path: Pat
         "refocusd.lnk was not made (Access is denied). It would run: refocusd.exe run"
         in done.stdout
     )
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="cmd is of Windows")
+@pytest.mark.parametrize(("status", "waits"), [(0, False), (3, True)])
+def test_an_error_of_the_daemon_stays_in_its_window(
+    tmp_path: Path, status: int, waits: bool
+) -> None:
+    """It waits for a key, which the end of standard input is.  What runs is a file `run`, by Python."""
+    (tmp_path / "run").write_text(f"print('begun'); raise SystemExit({status})", encoding="ascii")
+    write = "import install, sys; print(install.run_in_shell(sys.executable))"
+    words = subprocess.run(
+        [sys.executable, "-c", write], cwd=SERVICE, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    done = subprocess.run(
+        f"cmd {words}",
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "begun" in done.stdout
+    assert ("any key" in done.stdout) is waits
+    assert done.returncode == status
