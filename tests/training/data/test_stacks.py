@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +195,23 @@ def test_batches_know_their_defocus_and_fields_are_on_one_side(
     near = min(range(6), key=lambda i: abs(fixed.defocus_um[i]))
     alike = np.corrcoef(fixed.raw[near].ravel(), fixed.truth[near].ravel())[0, 1]
     assert alike > 0.9
+
+
+def test_a_folder_may_be_named_relative_and_hold_links(
+    tmp_path: Path, stacks: list[Stack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+    write_ome_tiff(tmp_path / "mine", stacks[:1])
+    write_imagej(tmp_path / "theirs", stacks[1:2])
+    with suppress(OSError):  # which Windows may refuse
+        (tmp_path / "mine" / "linked.tif").symlink_to(tmp_path / "theirs" / "field0.tif")
+    monkeypatch.chdir(tmp_path)
+    found = find_stacks(Path("mine"), DataConfig(kind="stacks"))
+    found.close()
+    expected = {"field0.ome.tif position 0", "field0.tif position 0"}
+    assert {stack.field for stack in found.stacks} <= expected
+    assert "field0.ome.tif position 0" in {stack.field for stack in found.stacks}
 
 
 def test_defocus_can_be_limited(tmp_path: Path, stacks: list[Stack]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from refocusd.errors import InputError
 from refocusd.files import check_writable
 from refocusd_training.blur_scale.frames import Batch, Frames
-from refocusd_training.loop.files import read_state, write_state
+from refocusd_training.loop.files import misfit_of, read_state, write_state
 from refocusd_training.loop.module import DivergedError
 from refocusd_training.networks.blur_scale import BlurScaleNet, Restored
 
@@ -234,4 +234,6 @@ def _fitting(path: Path) -> Iterator[dict[str, Any]]:
     try:
         yield state
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is no checkpoint of this network ({error})") from error
+        raise InputError(
+            f"{path} is no checkpoint of this network ({misfit_of(error)}): name another"
+        ) from error

@@ -187,7 +187,9 @@ def find_stacks(folder: Path, config: DataConfig, *, smallest: int = 0) -> Stack
             found.skip("recording with too small frames")
             recording.close()
             continue
-        place = recording.path.relative_to(folder).as_posix()
+        # A recording states where it really lies, also one that only a link in the folder leads to.
+        where, root = recording.path, folder.resolve()
+        place = where.relative_to(root).as_posix() if where.is_relative_to(root) else where.name
         for position, channel, planes in _grouped(recording, config.z_axis):
             # One file a channel is one field: its channels may not be on two sides.
             stack_field = f"{_CHANNEL_IN_NAME.sub('', place)} position {position}"

@@ -91,6 +91,13 @@ def start_table(path: Path, columns: Sequence[str], done: int) -> None:
     write_whole(path, text.getvalue().encode())
 
 
+def misfit_of(error: Exception) -> str:
+    """What torch says of weights that do not fit, in one line: a deep network's misfits fill a screen."""
+    first, *others = [line.strip() for line in str(error).splitlines()] or [""]
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return f"{others[0]}{more}" if others else f"{type(error).__name__}: {first}"
+
+
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write weights as safetensors."""
     write_whole(path, save({name: value.cpu().contiguous() for name, value in weights.items()}))

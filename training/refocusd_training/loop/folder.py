@@ -19,6 +19,7 @@ from refocusd_training.loop.files import (
     RECORD_FILE,
     STATE_FILE,
     WEIGHTS_FILE,
+    misfit_of,
     not_written,
     read_weights,
 )
@@ -94,7 +95,8 @@ def load_weights(network: nn.Module, path: Path, *, new_head: bool = False) -> N
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(
-            f"{path} does not fit the network of the configuration ({error})"
+            f"{path} does not fit the network of the configuration ({misfit_of(error)}): give weights of "
+            "that network, or correct its [network] table"
         ) from error
 
 

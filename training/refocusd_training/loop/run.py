@@ -32,6 +32,7 @@ from refocusd_training.loop.files import (
     BEST_FILE,
     STATE_FILE,
     WEIGHTS_FILE,
+    misfit_of,
     not_written,
     read_record,
     read_state,
@@ -199,7 +200,7 @@ def _train(
         module = Refocusing(config, network, state, teacher)
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(
-            f"{output / STATE_FILE} does not continue this run ({error}): start it anew"
+            f"{output / STATE_FILE} does not continue this run ({misfit_of(error)}): start it anew"
         ) from error
     log = Log(output, spent=float(state["seconds"]) if state else 0.0, minutes=config.minutes)
     validation = Validation(
