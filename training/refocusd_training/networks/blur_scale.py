@@ -1,4 +1,4 @@
-"""A network at the scale of the blur: Richardson-Lucy first, then a small U-net that refines it.
+"""A network at the scale of the blur: Richardson-Lucy first, then a few convolutions that refine it.
 
 Frames come reduced so that the estimated blur has `FINE_SIGMA_PX`; blurs that are narrower
 come at full size.  The network works on a grid half as fine, on which it first deconvolves with
@@ -168,7 +168,8 @@ class BlurScaleNet(nn.Module):
     Parameters
     ----------
     channels : tuple of int
-        Of each level of the U-net, finest first.
+        Of each level, finest first.  The finest makes the answer; the others tell the width of the blur
+        (docs/decisions/0050).
     """
 
     #: Height and width are multiples of this, px.
@@ -181,8 +182,7 @@ class BlurScaleNet(nn.Module):
         self.assumed = _Gaussian((FINE_SIGMA_PX / 2,), _REACH)
         seen = 4 + len(BANK_SIGMAS_PX) * len(ITERATIONS) + 2
         self.down = nn.ModuleList(_pair(have, want) for have, want in pairwise((seen, *channels)))
-        self.lift = nn.ModuleList(nn.Conv2d(have, want, 1) for want, have in pairwise(channels))
-        self.up = nn.ModuleList(_pair(want, want) for want in channels[:-1])
+        self.refine = _pair(channels[0], channels[0])
         self.direct = nn.Conv2d(seen, 4, 3, padding=1)
         self.head = nn.Conv2d(channels[0], 12, 3, padding=1)
         self.blur = nn.Sequential(nn.Linear(sum(channels) + 2, 96), nn.ReLU(), nn.Linear(96, 2))
@@ -232,18 +232,13 @@ class BlurScaleNet(nn.Module):
             bank = self.deconvolve(positive) - PEDESTAL
         told = known[:, :, None, None].expand(-1, -1, *coarse.shape[2:])
         seen = torch.cat([fine, bank, told], 1)
-        levels, pooled = [], []
-        values = seen
+        finest, pooled = self.down[0](seen), []
+        values = finest
         for depth, pair in enumerate(self.down):
-            values = pair(functional.avg_pool2d(values, 2) if depth else values)
-            levels.append(values)
+            if depth:
+                values = pair(functional.avg_pool2d(values, 2))
             pooled.append(torch.log((values.float() ** 2).mean((2, 3)) + 1e-4))
-        for depth in range(len(self.up) - 1, -1, -1):
-            grown = functional.interpolate(
-                self.lift[depth](values), scale_factor=2.0, mode="nearest"
-            )
-            values = self.up[depth](grown + levels[depth])
-        head = self.head(values)
+        head = self.head(self.refine(finest))
         light = functional.pixel_shuffle(
             self._with_light_of(coarse, self.direct(seen) + head[:, :4], known), 2
         )
