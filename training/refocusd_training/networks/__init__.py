@@ -2,7 +2,7 @@
 
 =============  =====================================================================================
 `base`         The interface of every network in this package
-`blur_scale`   A network at the scale of the blur: Richardson-Lucy first, then a small U-net that refines it
+`blur_scale`   A network at the scale of the blur: Richardson-Lucy first, then a few convolutions that refine it
 `build`        Builds a network from a configuration or from a bundle's description
 `config`       The choice of the network: the ``[network]`` table of a configuration or bundle
 `defocus`      `DefocusHead`: estimates the defocus of each part of a frame from a network's deepest features
