@@ -299,7 +299,8 @@ class Dataset(ABC):
         InputError
             If there is none.
         """
-        return self._format(self.first_key())
+        fit = next((key for key in self._frames if not self.unfit(key)), "")
+        return self._format(fit or self.first_key())  # which says why there is none
 
     def plan(self) -> Plan:
         """What all frames have in common, and when each was taken; their metadata are read.

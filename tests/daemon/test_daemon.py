@@ -275,7 +275,7 @@ def test_an_acquisition_that_finds_the_ring_taken_gets_slots_later(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "changes", [{"summary": "[]"}, {"summary": "{"}, {"raw": "/", "output_": ""}]
+    "changes", [{"summary": "[]"}, {"summary": "{"}, {"output_": f"{os.devnull}/out"}]
 )
 def test_an_acquisition_that_cannot_be_opened_does_not_hurt_the_next(
     tmp_path: Path, changes: dict[str, Any]
