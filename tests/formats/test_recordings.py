@@ -80,7 +80,12 @@ def test_pixels_that_are_packed_are_read_as_the_counts_they_are(
 ) -> None:
     """Some cameras' programs save 10 and 12 bits without gaps; rows begin on a byte."""
     stack = frames(3, dtype=np.uint16, side=(40, 37)) >> (16 - bits)
-    path = write_tiff(tmp_path / "packed.tif", stack, metadata=None, bitspersample=bits, **options)
+    try:
+        path = write_tiff(
+            tmp_path / "packed.tif", stack, metadata=None, bitspersample=bits, **options
+        )
+    except NotImplementedError:
+        pytest.skip("this version of imagecodecs reads packed pixels, but writes none")
     packed = 3 * 40 * ((37 * bits + 7) // 8)
     assert packed < path.stat().st_size < packed + 2000
     with open_dataset(path) as recording:
