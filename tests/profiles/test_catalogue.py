@@ -231,7 +231,7 @@ def test_a_profile_that_is_gone_is_named(tmp_path: Path) -> None:
         (
             {},
             {"created": NOW - timedelta(days=400)},
-            "is stale: its camera section was measured 400",
+            "is stale: its camera section was measured 40",
         ),
         ({}, {"hot": [(1, 1)], "shape": (32, 32)}, "its hot pixels are not replaced"),
         ({}, {"failed": ["camera: light"]}, "written although checks failed (camera: light)"),
