@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -86,6 +87,32 @@ def open_images(path: Path, max_frame_bytes: int, name: str = "") -> Dataset:
     return ImageFiles(path, named, max_frame_bytes, name=name)
 
 
+@dataclass(slots=True)
+class _Found:
+    """What is read from the files themselves.
+
+    Parameters
+    ----------
+    pixel_um : float or None
+    axes : list of sequence of mapping
+        Of the frames of each file.
+    elapsed_ms : list of float or None
+        Of each frame of all files.
+    set_files, kept_axes : frozenset of str
+        As `_ImageFile`, of all files together.
+    """
+
+    pixel_um: float | None
+    axes: list[Sequence[Mapping[str, AxisValue]]] = field(default_factory=list)
+    elapsed_ms: list[float | None] = field(default_factory=list)
+    set_files: frozenset[str] = frozenset()
+    kept_axes: frozenset[str] = frozenset()
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """File and page of each frame."""
+        return ((file, page) for file, axes in enumerate(self.axes) for page in range(len(axes)))
+
+
 class ImageFiles(Dataset):
     """Image files, each of which is checked at the start.
 
@@ -124,66 +151,18 @@ class ImageFiles(Dataset):
         self._one_format: PageFormat | None = None
         self._broken: dict[int, InputError] = {}
         self._summary = dict(named.summary)
-        own: list[Sequence[Mapping[str, AxisValue]]] = []
-        of_set: frozenset[str] = frozenset()
-        kept: frozenset[str] = frozenset()
-        elapsed: list[float | None] = []
-        pixel_um = plausible_pixel_um(pixel_um_of(files[0].metadata, named.summary))
-        for index in range(len(files)):
-            try:
-                image = self._image(index)
-            except InputError as error:
-                if not files[index].axes or len(files) == 1:
-                    raise
-                self._broken[index] = error.with_traceback(None)
-                own.append(({},))
-                elapsed.append(None)
-                continue
-            planes = {axis for frame in image.axes for axis in frame} == {"z"}
-            if named.whole and len(image.axes) != 1 and ("z" in files[index].axes or not planes):
-                raise InputError(
-                    f"{image.path} has {len(image.axes)} pages, where one was expected"
-                )
-            own.append(image.axes)
-            of_set |= image.set_files
-            kept |= image.kept_axes
-            said = number_or_none(files[index].metadata.get("ElapsedTime-ms"))
-            elapsed.extend([said] * len(image.axes) if named.whole else image.elapsed_ms)
-            pixel_um = pixel_um or image.pixel_um
-            self._summary = self._summary or image.summary
-        if len(self._broken) == len(files):
-            raise self._broken[0]
-        places = [(index, frame) for index, axes in enumerate(own) for frame in range(len(axes))]
+        found = self._look_through(named)
         good = next(index for index in range(len(files)) if index not in self._broken)
-        if named.whole:
-            axes = [
-                {**files[index].axes, **(own[index][page] if len(own[index]) > 1 else {})}
-                for index, page in places
-            ]
-            self.source = named.source
-        else:
-            axes, by_names = _merged(own, files, kept)
-            if self._broken and by_names != "names":
-                raise next(iter(self._broken.values()))
-            by_files = (by_names == "names" and named.source) or _BY_ORDER
-            inner = self._image(good).source
-            self.source = f"{by_files}; {inner}" if by_names and len(own[good]) > 1 else inner
-            if by_names and len(own[good]) == 1:
-                self.source = by_files
-        there = {file.path.name for file in files}
-        folder = files[0].path.parent
-        # A set may lie in several folders, which are read one by one.
-        absent = (n for n in of_set - there if Path(n).name != n or not (folder / n).exists())
-        if there <= of_set and (lost := sorted(absent)):
-            self.source += f"; {counted(len(lost), 'file')} of the set not found, such as {lost[0]}"
-        if named.pngs:
-            self.source += f"; {counted(named.pngs, 'PNG file')} beside the TIFFs left out"
-        for frame, place in zip(axes, places, strict=True):
-            self._add(frame, place)
-        if pixel_um:
-            self._summary = {**self._summary, "PixelSize_um": pixel_um}
         image = self._image(good)
-        self._whole = Plan(tuple(axes), tuple(elapsed), image.format, pixel_um)
+        axes, by_names, self.source = _arranged(named, found, len(found.axes[good]), image.source)
+        if self._broken and not by_names:
+            raise next(iter(self._broken.values()))
+        self.source += _left_out(named, found.set_files)
+        for place, frame in zip(found.places(), axes, strict=True):
+            self._add(frame, place)
+        if found.pixel_um:
+            self._summary = {**self._summary, "PixelSize_um": found.pixel_um}
+        self._whole = Plan(tuple(axes), tuple(found.elapsed_ms), image.format, found.pixel_um)
         self._slides = (
             len(files) == 1
             and isinstance(image, TiffImageFile)
@@ -194,6 +173,44 @@ class ImageFiles(Dataset):
             # Their output is written in parts, too: that is an OME-Zarr.
             self.name += ".zarr"
             self._summary = {**self.summary, RAW_IMAGE: str(self.path)}
+
+    def _look_through(self, named: NamedFiles) -> _Found:
+        """Open each file once; the first summary that there is becomes the dataset's.
+
+        A file that cannot be used is kept in `_broken`, if its name says which frame it is.
+
+        Raises
+        ------
+        InputError
+            If no file can be used, one cannot whose frame is not known, or one has other frames than
+            its name says.
+        """
+        found = _Found(plausible_pixel_um(pixel_um_of(named.files[0].metadata, named.summary)))
+        for index, file in enumerate(named.files):
+            try:
+                image = self._image(index)
+            except InputError as error:
+                if not file.axes or len(named.files) == 1:
+                    raise
+                self._broken[index] = error.with_traceback(None)
+                found.axes.append(({},))
+                found.elapsed_ms.append(None)
+                continue
+            planes = {axis for frame in image.axes for axis in frame} == {"z"}
+            if named.whole and len(image.axes) != 1 and ("z" in file.axes or not planes):
+                raise InputError(
+                    f"{image.path} has {len(image.axes)} pages, where one was expected"
+                )
+            said = number_or_none(file.metadata.get("ElapsedTime-ms"))
+            found.axes.append(image.axes)
+            found.elapsed_ms += [said] * len(image.axes) if named.whole else image.elapsed_ms
+            found.set_files |= image.set_files
+            found.kept_axes |= image.kept_axes
+            found.pixel_um = found.pixel_um or image.pixel_um
+            self._summary = self._summary or image.summary
+        if len(self._broken) == len(named.files):
+            raise self._broken[0]
+        return found
 
     def plan(self) -> Plan:
         """What all frames have in common, and when each was taken."""
@@ -265,6 +282,48 @@ class ImageFiles(Dataset):
                 f"{names[1]}: put one of them elsewhere"
             )
         self._frames[key] = place
+
+
+def _arranged(
+    named: NamedFiles, found: _Found, pages: int, inner: str
+) -> tuple[list[dict[str, AxisValue]], bool, str]:
+    """Axes of all frames of all files, whether names say them, and their source.
+
+    Parameters
+    ----------
+    named : NamedFiles
+    found : _Found
+    pages : int
+        Frames of a file that can be used.
+    inner : str
+        The source of their axes within it.
+    """
+    if named.whole:
+        axes = [
+            {**file.axes, **(page if len(own) > 1 else {})}
+            for file, own in zip(named.files, found.axes, strict=True)
+            for page in own
+        ]
+        return axes, True, named.source
+    axes, by = _merged(found.axes, named.files, found.kept_axes)
+    if not by:
+        return axes, False, inner
+    by_files = (by == "names" and named.source) or _BY_ORDER
+    return axes, by == "names", f"{by_files}; {inner}" if pages > 1 else by_files
+
+
+def _left_out(named: NamedFiles, of_set: frozenset[str]) -> str:
+    """Remark on files of the recording, or beside it, that are not read; begins with a semicolon."""
+    there = {file.path.name for file in named.files}
+    folder = named.files[0].path.parent
+    # A set may lie in several folders, which are read one by one.
+    absent = (n for n in of_set - there if Path(n).name != n or not (folder / n).exists())
+    said = ""
+    if there <= of_set and (lost := sorted(absent)):
+        said += f"; {counted(len(lost), 'file')} of the set not found, such as {lost[0]}"
+    if named.pngs:
+        said += f"; {counted(named.pngs, 'PNG file')} beside the TIFFs left out"
+    return said
 
 
 def _merged(

@@ -59,47 +59,35 @@ def export_scale_bundle(
         As `bundle_id` and `put_bundle`.
     """
     bundle_id(output, model_id)
+    network = network.eval().float()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
-        _write(network, frames, folder, model_id=model_id, card=card, training=training)
+        write_onnx(
+            network,
+            channels=3,
+            size_multiple=network.size_multiple,
+            names=("seen", _OUTPUTS),
+            path=folder / "model.onnx",
+        )
+        weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+        save_file(weights, folder / "weights.safetensors")
+        batch = frames.batch(2)
+        planes = batch.known[:, :, None, None].expand(-1, -1, *batch.frame.shape[2:])
+        seen = torch.cat([batch.frame, planes], 1)
+        with torch.inference_mode():
+            answers = network(seen)
+        _save(folder / "test_input.npy", seen)
+        for name, answer in zip(_OUTPUTS, answers, strict=True):
+            _save(folder / _tensor_file(name), answer)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        sums = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.iterdir())
+        }
+        described = _rdf(model_id, sums, network, training)
+        text = yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=100)
+        (folder / "rdf.yaml").write_text(text, encoding="utf-8")
         put_bundle(folder, output)
-
-
-def _write(
-    network: BlurScaleNet,
-    frames: Frames,
-    output: Path,
-    *,
-    model_id: str,
-    card: str,
-    training: Mapping[str, Any],
-) -> None:
-    network = network.eval().float()
-    write_onnx(
-        network,
-        channels=3,
-        size_multiple=network.size_multiple,
-        names=("seen", _OUTPUTS),
-        path=output / "model.onnx",
-    )
-    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    save_file(weights, output / "weights.safetensors")
-    batch = frames.batch(2)
-    planes = batch.known[:, :, None, None].expand(-1, -1, *batch.frame.shape[2:])
-    seen = torch.cat([batch.frame, planes], 1)
-    with torch.inference_mode():
-        answers = network(seen)
-    _save(output / "test_input.npy", seen)
-    for name, answer in zip(_OUTPUTS, answers, strict=True):
-        _save(output / _tensor_file(name), answer)
-    (output / "README.md").write_text(card, encoding="utf-8")
-    sums = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(output.iterdir())
-    }
-    described = _rdf(model_id, sums, network, training)
-    text = yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=100)
-    (output / "rdf.yaml").write_text(text, encoding="utf-8")
 
 
 def _save(path: Path, values: torch.Tensor) -> None:
