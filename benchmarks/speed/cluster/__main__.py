@@ -36,7 +36,7 @@ from typing import Any
 from unittest import mock
 
 if __package__ in (None, ""):  # run as a file: the helpers are found from the folder above
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import numpy as np
 import psutil
@@ -57,7 +57,7 @@ from refocusd.processes.daemon_process import DaemonProcess
 
 PARTS = ("workers", "linear", "plate", "live", "slide")
 #: Where the guide shows what was measured.
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide" / "plates.md"
+GUIDE = Path(__file__).resolve().parents[3] / "docs" / "guide" / "plates.md"
 #: Above this, others keep the processor busy.
 MOST_BUSY_PERCENT = 20.0
 #: Of `plate`: wells, fields of each, planes of each, and their side.
