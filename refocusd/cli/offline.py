@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from refocusd.cli.console import console, note, plain, progress, say, write_json
-from refocusd.cluster.screen import Cluster, has_slides
+from refocusd.cluster.plan import has_slides
+from refocusd.cluster.screen import Cluster
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere
 from refocusd.datasets.dataset import (
