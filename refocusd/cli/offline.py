@@ -170,7 +170,7 @@ def check_sink(output: Output, settings: Settings, *, asked: bool) -> None:
             f"{output.path} is in the format {kind}, not {settings.sink} as sink says, and a dataset has "
             f"one format; name another --output for one in {settings.sink}, or --sink {kind}"
         )
-    note(f"{output.path} stays in the format {kind}, in which it was begun")
+    note(f"{output.path} is continued in its format, {kind}")
 
 
 def process_one(
