@@ -17,9 +17,9 @@ from refocusd.cluster.order import JobResult, PositionOrder
 from refocusd.cluster.plan import by_position, has_slides
 from refocusd.cluster.plate_blurs import plate_blurs
 from refocusd.config import Settings
+from refocusd.daemon.acquisitions.blur.shared import kind_of
 from refocusd.daemon.acquisitions.intake import trained_models
 from refocusd.daemon.acquisitions.run_id import run_id
-from refocusd.daemon.acquisitions.shared_blurs import kind_of
 from refocusd.daemon.offline import announcement
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.daemon.output.jobs import OpenOutput

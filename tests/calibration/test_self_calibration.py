@@ -25,7 +25,7 @@ from waiting import until
 
 from refocusd.cli.main import main
 from refocusd.config import Settings
-from refocusd.daemon.acquisitions.known_blurs import blur_by_microscope
+from refocusd.daemon.acquisitions.blur.known import blur_by_microscope
 from refocusd.demo.specimen import Specimen
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.imaging.blur import BlurEstimate, PsfShape

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from live import opened, pump_until, quick_settings, read_all, running, source
 from msgspec.structs import replace
 
-from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor, stage_um
-from refocusd.daemon.acquisitions.focus_tracker import FocusTracker
+from refocusd.daemon.acquisitions.focus.monitor import FocusMonitor, stage_um
+from refocusd.daemon.acquisitions.focus.tracker import FocusTracker
 from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.daemon.daemon import daemon_status
 from refocusd.demo.specimen import Specimen
