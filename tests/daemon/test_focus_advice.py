@@ -91,7 +91,7 @@ def test_a_stage_that_stands_still_shows_no_direction(
     assert not advice.direction_known
     assert advice.offset_um >= 0
     if not advice.in_focus:
-        assert "side will show when the stage moves" in advice.text
+        assert "moving the stage will show on which side" in advice.text
 
 
 @pytest.mark.parametrize("side", [-1.0, 1.0], ids=["below", "above"])
