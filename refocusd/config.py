@@ -284,26 +284,26 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Port of the live view: http://127.0.0.1:8750/.  0 takes a free port."""
     webhook: str = ""
     """URL to which the live view posts alerts, as JSON: an acquisition that ended incomplete, a disk that
-    is full, frames that are not trusted, a daemon without workers; and `process --cluster` how
+    is full, frames that are not trusted, a daemon without workers; and `process --cluster` reports how
     it ended."""
     webhook_untrusted: Annotated[float, Limits(0, 1)] = 0.2
     """Share of an acquisition's last 50 frames that are not trusted above which an alert is posted."""
     defocus_um: Annotated[float, Limits(-1000.0, 1000.0)] = 0.0
     """Distance of the frames from focus where it is known: stage z minus focus.  0 takes the stage's
     position and the focus in the calibration profile.  With the profile's PSF, or with the aperture and
-    the pixel size, it tells the width of the blur, which the frames correct."""
+    the pixel size, it gives the width of the blur, which the frames correct."""
     na: Annotated[float, Limits(0.0, 1.7)] = 0.0
     """Numerical aperture of the objective.  0 takes that of the calibration profile or of the frames'
     metadata."""
     blur_memory: bool = False
     """Begin with the blur that frames of the same camera, objective, channel and plane had in earlier
-    acquisitions, until those of this one tell theirs; for microscopes whose focus does not drift.  Kept in
+    acquisitions, until this acquisition's frames give their own; for microscopes whose focus does not drift.  Kept in
     blurs.json beside the ledgers."""
     self_calibrate: bool = True
-    """Measure the PSF of a microscope by itself, on a z-stack that is refocused, where no calibration
+    """Measure the PSF of a microscope automatically, on a z-stack that is refocused, where no calibration
     profile applies; it is used if it passes all checks.  See the guide on calibration."""
     advise_focus: bool = False
-    """Tell how far, and in which direction, the stage is from focus."""
+    """Report how far, and in which direction, the stage is from focus."""
     correct_focus: bool = False
     """Let sources move the stage by that advice, within the limits that they set.  The source must
     allow it as well."""

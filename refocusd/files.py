@@ -229,7 +229,7 @@ def reading(path: Path, kind: type[RefocusdError] = InputError) -> Iterator[None
         ) from error
 
 
-def write_whole(path: Path, *parts: bytes, durable: bool = True, private: bool = False) -> None:
+def write_whole(path: Path, *parts: bytes, private: bool = False) -> None:
     """Write a file so that its readers see the old content or the new, never a part.
 
     Parameters
@@ -238,8 +238,6 @@ def write_whole(path: Path, *parts: bytes, durable: bool = True, private: bool =
         In a folder that exists.
     *parts : bytes
         The content.
-    durable : bool
-        Whether the content must be on the disk before the file has its name.
     private : bool
         Whether other users must not be able to read it.
 
@@ -252,9 +250,9 @@ def write_whole(path: Path, *parts: bytes, durable: bool = True, private: bool =
     try:
         with open(new, "xb", opener=for_its_user if private else None) as file:
             file.writelines(parts)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+            # On the disk before the file has its name.
+            file.flush()
+            os.fsync(file.fileno())
         replace(new, path)
     except BaseException:
         with suppress(OSError):

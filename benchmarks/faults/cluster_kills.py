@@ -29,7 +29,8 @@ if __package__ in (None, ""):  # run as a file: the helpers are found from the f
 import numpy as np
 
 from benchmarks.shared.machine import machine, scratch
-from benchmarks.speed.cluster import engine_takes, write_plate
+from benchmarks.speed.cluster.command import engine_takes
+from benchmarks.speed.cluster.plates import write_plate
 from refocusd.cli.console import console, messages, write_json
 from refocusd.formats.ome_zarr.mirror.layout import listed
 from refocusd.formats.open_dataset import open_dataset

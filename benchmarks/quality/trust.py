@@ -295,7 +295,7 @@ def cost_ms(engine: Engine, repeats: int = 20) -> dict[str, float]:
     return {name: round(float(np.median(values)), 2) for name, values in times.items()}
 
 
-def main() -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument(
         "--fields", type=int, default=1000, help="empty fields of all kinds together"
@@ -308,8 +308,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="of these kinds of pictures")
     parser.add_argument("--stacks", type=Path, help="a folder of real through-focus stacks")
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    engine = build_engine(arguments.model, EngineOptions(backend=arguments.backend))
+    return parser
+
+
+def _kinds(arguments: argparse.Namespace, engine: Engine) -> dict[str, tuple[Engine, Draw, int]]:
+    """Kinds of pictures: the engine that refocuses them, how one is drawn, and how many are."""
     rest = arguments.others
     kinds: dict[str, tuple[Engine, Draw, int]] = {
         f"empty: {kind}": (
@@ -339,10 +342,17 @@ def main() -> None:
         kept = blurred(arguments.data / "nuclei_in_focus", sorted(HELD_OUT), test=True)
         kinds["actin under a nuclei model"] = (of_nuclei, actin, rest)
         kinds[KEPT_PSFS] = (engine, kept, rest)
-    before: dict[str, Any] = {}
     if arguments.only is not None:
         kinds = {name: kind for name, kind in kinds.items() if name in arguments.only}
-        before = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json else {}
+    return kinds
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    engine = build_engine(arguments.model, EngineOptions(backend=arguments.backend))
+    before: dict[str, Any] = {}
+    if arguments.only is not None and arguments.json:
+        before = json.loads(arguments.json.read_text(encoding="utf-8"))
     found = before.get("pictures", {})
     console = Console()
     cost = before.get("cost") or cost_ms(engine)
@@ -365,7 +375,7 @@ def main() -> None:
 
     table = Table("pictures", "frames", "trusted", "empty", "invented", "against the truth", "met")
     write()
-    for name, (judged, draw, count) in kinds.items():
+    for name, (judged, draw, count) in _kinds(arguments, engine).items():
         row = found[name] = verdicts(judged, draw, count, 99)
         row["met"] = met(name, row)
         trusted = row["verdicts"].get("trusted", 0)

@@ -214,10 +214,6 @@ def train_rival(
     seconds = _elapsed(begun, spent_validating)
     network.load_state_dict(kept)
     network.eval().cpu()
-    output.mkdir(parents=True, exist_ok=True)
-    weights = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
-    save_file(weights, output / f"{name}.safetensors")
-    export_onnx(_Exported(network), output / f"{name}.onnx")
     record = Record(
         name=name,
         parameters=sum(value.numel() for value in network.parameters()),
@@ -233,9 +229,18 @@ def train_rival(
         torch=torch.__version__,
         data=source.description,
     )
-    text = json.dumps(asdict(record), indent=1) + "\n"
-    (output / f"{name}.json").write_text(text, encoding="utf-8")
+    _write(network, record, output)
     return record
+
+
+def _write(network: nn.Module, record: Record, output: Path) -> None:
+    """Write weights, ONNX and record of a trained rival."""
+    output.mkdir(parents=True, exist_ok=True)
+    weights = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
+    save_file(weights, output / f"{record.name}.safetensors")
+    export_onnx(_Exported(network), output / f"{record.name}.onnx")
+    text = json.dumps(asdict(record), indent=1) + "\n"
+    (output / f"{record.name}.json").write_text(text, encoding="utf-8")
 
 
 def _elapsed(begun: float, not_counted: float) -> float:

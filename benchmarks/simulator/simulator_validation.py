@@ -112,35 +112,8 @@ def compared(
     frequency = np.sqrt(edges[1:] * edges[:-1])
     spectra = {"real": per_light(real), "simulated": per_light(simulated)}
     one, two = pooled(real), pooled(simulated)
-    blurred = (frequency >= RANGES["disc"][0]) & (frequency < RANGES["side lobes"][1])
-    factor = float(np.exp(np.mean(np.log(one[blurred] / two[blurred]))))
-    distances = {}
-    for name, (low, high) in RANGES.items():
-        band = (frequency >= low) & (frequency < high)
-        distances[name] = {
-            "as_is": round(log_spectral_distance(one[band], two[band]), 3),
-            "same_brightness": round(
-                log_spectral_distance(one[band], two[band] * (1 if name == "noise" else factor)), 3
-            ),
-            # How far single real fields are from their own mean.
-            "between_real_fields": round(
-                float(
-                    np.mean([log_spectral_distance(s[band], one[band]) for s in spectra["real"]])
-                ),
-                3,
-            ),
-            "decades_spanned": round(float(np.ptp(np.log10(one[band]))), 2),
-        }
+    factor = _brightness_factor(frequency, one, two)
     blurs = {"real": implied_blur(real, sharp), "simulated": implied_blur(simulated, sharp)}
-    noise = {}
-    for name, images in (("real", real), ("simulated", simulated)):
-        curve = photon_transfer(images)
-        fit = fit_noise(curve, PLATE_CAMERA.offset, LIGHT_EDGES)
-        noise[name] = {
-            "gain_e_per_count": round(fit.gain, 3),
-            "dark_variance_counts2": round(fit.dark_variance, 2),
-            "curve": [[round(m, 1), round(v, 2)] for m, v in curve.binned(LIGHT_EDGES)],
-        }
     return {
         "setting": {
             "na": PLATE_OPTICS.na,
@@ -154,7 +127,7 @@ def compared(
             "read_noise_e": PLATE_CAMERA.read_noise,
         },
         "fields": {"real": len(real), "simulated": len(simulated)},
-        "distance_decades": distances,
+        "distance_decades": _distances(frequency, one, two, spectra["real"], factor),
         "brightness_factor": round(factor, 3),
         "blur": {name: blur_figures(blur) for name, blur in blurs.items()}
         | {
@@ -165,7 +138,10 @@ def compared(
             name: round(median_diameter(images), 1)
             for name, images in (("real", real), ("simulated", simulated))
         },
-        "noise": noise,
+        "noise": {
+            name: noise_figures(images)
+            for name, images in (("real", real), ("simulated", simulated))
+        },
         "frequency_per_px": [round(float(f), 5) for f in frequency],
         "pooled": {
             name: [round(float(p), 4) for p in spectrum]
@@ -175,6 +151,51 @@ def compared(
             name: [[round(float(p), 4) for p in spectrum] for spectrum in found]
             for name, found in spectra.items()
         },
+    }
+
+
+def _brightness_factor(
+    frequency: NDArray[np.float64], one: NDArray[np.float64], two: NDArray[np.float64]
+) -> float:
+    """By how much more power the first has where the blur decides."""
+    blurred = (frequency >= RANGES["disc"][0]) & (frequency < RANGES["side lobes"][1])
+    return float(np.exp(np.mean(np.log(one[blurred] / two[blurred]))))
+
+
+def _distances(
+    frequency: NDArray[np.float64],
+    one: NDArray[np.float64],
+    two: NDArray[np.float64],
+    fields: Sequence[NDArray[np.float64]],
+    factor: float,
+) -> dict[str, Any]:
+    """Distances of pooled spectra by range of frequencies; `fields` are those of single real fields."""
+    distances = {}
+    for name, (low, high) in RANGES.items():
+        band = (frequency >= low) & (frequency < high)
+        distances[name] = {
+            "as_is": round(log_spectral_distance(one[band], two[band]), 3),
+            "same_brightness": round(
+                log_spectral_distance(one[band], two[band] * (1 if name == "noise" else factor)), 3
+            ),
+            # How far single real fields are from their own mean.
+            "between_real_fields": round(
+                float(np.mean([log_spectral_distance(s[band], one[band]) for s in fields])),
+                3,
+            ),
+            "decades_spanned": round(float(np.ptp(np.log10(one[band]))), 2),
+        }
+    return distances
+
+
+def noise_figures(images: Sequence[Pixels]) -> dict[str, Any]:
+    """Gain and dark variance of frames, and the curve that they were fitted to; plain JSON."""
+    curve = photon_transfer(images)
+    fit = fit_noise(curve, PLATE_CAMERA.offset, LIGHT_EDGES)
+    return {
+        "gain_e_per_count": round(fit.gain, 3),
+        "dark_variance_counts2": round(fit.dark_variance, 2),
+        "curve": [[round(m, 1), round(v, 2)] for m, v in curve.binned(LIGHT_EDGES)],
     }
 
 

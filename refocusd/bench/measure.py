@@ -58,7 +58,7 @@ def measure(order: Order) -> Report:
     except RefocusdError as error:
         return Report(refused=str(error))
     except MemoryError:
-        return Report(refused="the memory of this computer does not suffice")
+        return Report(refused="this computer has too little memory")
 
 
 def _measure(order: Order) -> Report:
@@ -76,7 +76,7 @@ def _measure(order: Order) -> Report:
             ("precision", options.precision, about.precision),
         ):
             if asked not in ("auto", got) and about.backend != "identity":
-                return Report(refused=f"{name} {asked} is not to be had here: it became {got}")
+                return Report(refused=f"{name} {asked} is not available here: it became {got}")
         engine.warm_up(wanted.shape)
         built_s = time.perf_counter() - begun
         raw = sample_frame(wanted.shape)

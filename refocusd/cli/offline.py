@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from refocusd.cli.console import console, note, plain, progress, say, write_json
-from refocusd.cluster.screen import Cluster, has_slides
+from refocusd.cluster.plan import has_slides
+from refocusd.cluster.screen import Cluster
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere
 from refocusd.datasets.dataset import (
@@ -169,7 +170,7 @@ def check_sink(output: Output, settings: Settings, *, asked: bool) -> None:
             f"{output.path} is in the format {kind}, not {settings.sink} as sink says, and a dataset has "
             f"one format; name another --output for one in {settings.sink}, or --sink {kind}"
         )
-    note(f"{output.path} stays in the format {kind}, in which it was begun")
+    note(f"{output.path} is continued in its format, {kind}")
 
 
 def process_one(

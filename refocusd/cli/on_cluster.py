@@ -19,8 +19,9 @@ from refocusd.cli.offline import (
     recorded,
     report,
 )
+from refocusd.cluster.plan import Plan, plan_of
 from refocusd.cluster.scheduler import ClusterOptions, connected
-from refocusd.cluster.screen import Cluster, Plan, plan_of
+from refocusd.cluster.screen import Cluster
 from refocusd.config import Settings
 from refocusd.datasets.dataset import refuse_refocused
 from refocusd.errors import ConfigError, WorkerError

@@ -2,7 +2,9 @@
 
 =============  =====================================================================================
 `job`          One position of a screen, refocused by a worker of a cluster
+`jobs`         The jobs of a screen, each of which is started again if its worker is lost
 `order`        What a job is given, and what it returns: small, in MessagePack
+`plan`         What a screen on a cluster will take, from frames measured on this computer
 `plate_blurs`  The blur that the positions of a plate share, measured once for all jobs
 `scheduler`    The clusters that jobs run on: this computer, SLURM, or an existing scheduler
 `screen`       A screen on a cluster: the output store is created first, then each position is a job, and the ledger records them

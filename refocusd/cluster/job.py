@@ -22,9 +22,9 @@ from refocusd.cluster.order import JobResult, PositionOrder
 from refocusd.cluster.slide import refocus_slide
 from refocusd.cluster.tiles_done import TilesDone
 from refocusd.config import Settings
+from refocusd.daemon.acquisitions.blur.known import blur_by_microscope
+from refocusd.daemon.acquisitions.blur.shared import kind_of, surer
 from refocusd.daemon.acquisitions.checks import channel_of, untrusted_of
-from refocusd.daemon.acquisitions.known_blurs import blur_by_microscope
-from refocusd.daemon.acquisitions.shared_blurs import kind_of, surer
 from refocusd.daemon.output.jobs import WriteFrame
 from refocusd.daemon.output.metadata import attempt_of, frame_metadata
 from refocusd.daemon.output.trust_maps import TrustMaps

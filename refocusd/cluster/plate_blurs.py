@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from refocusd.daemon.acquisitions.shared_blurs import MOST_MEASURED, kind_of, pooled
+from refocusd.daemon.acquisitions.blur.shared import MOST_MEASURED, kind_of, pooled
 from refocusd.engines.engine import BlurEngine, Engine
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset

@@ -18,9 +18,9 @@ import zmq
 from refocusd import __version__
 from refocusd.config import Settings
 from refocusd.daemon import events
-from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
+from refocusd.daemon.acquisitions.blur.known import KnownBlurs
+from refocusd.daemon.acquisitions.focus.monitor import FocusMonitor
 from refocusd.daemon.acquisitions.intake import Intake
-from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle, StartCatchUp
 from refocusd.daemon.acquisitions.registry import Acquisitions
 from refocusd.daemon.acquisitions.saved_frames import SavedFrames

@@ -30,6 +30,7 @@ from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
 from refocusd.frame import canonical_axes, counted
+from refocusd.ledger import Ledger
 from refocusd.transport.records import UNFIT
 
 #: What `refocusd resume` records from the refocused frames themselves.
@@ -198,16 +199,11 @@ def check_run(
         # In this order, a frame that is written meanwhile never counts as lost.
         ledger, notes = open_ledger(ledgers, output.path, output.acquisition)
         ledger_off = bool(notes)
-        fates: Outcomes = NoOutcomes()
-        acquired, verdicts = None, dict[str, int]()
         if ledger is None:
             faults.append(notes.pop())
         else:
             stack.enter_context(ledger)
-            about = ledger.acquisition_note(output.acquisition)
-            acquired = about.acquired if about else None
-            fates = ledger.fates(output.run, output.acquisition)
-            verdicts = ledger.verdicts(output.run, output.acquisition)
+        recorded = _recorded(ledger, output)
         refocused: Dataset | None = None
         written = _Written(())
         try:
@@ -218,15 +214,15 @@ def check_run(
             faults.append(f"the refocused dataset cannot be read: {error}")
         raw = stack.enter_context(open_dataset(dataset.raw)) if dataset.raw is not None else None
         recognition = recognised(raw, output, ledgers) if raw is not None and not running else None
-        endless = acquired is None and not running
+        endless = recorded.acquired is None and not running
         faults += _raw_faults(dataset, raw, output, recognition, endless=endless)
         begin(len(written if raw is None else raw))
         report = reconcile(
             raw,
-            fates,
+            recorded.fates,
             written,
             raw_incomplete=raw.missing_keys() if raw is not None else (),
-            acquired=acquired,
+            acquired=recorded.acquired,
             raw_checksum=raw.checksum if pixels and raw is not None else None,
             refocused_checksum=refocused.checksum if pixels and refocused is not None else None,
             running=running,
@@ -240,8 +236,28 @@ def check_run(
         *(output, report, tuple(faults), said, running, ledger_off, recognition),
         raw=str(dataset.raw or dataset.raw_lost),
         refocused_unreadable=refocused is None,
-        verdicts=verdicts,
-        acquired=acquired,
+        verdicts=recorded.verdicts,
+        acquired=recorded.acquired,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What the ledger says of a run: nothing if it is lost."""
+
+    fates: Outcomes = field(default_factory=NoOutcomes)
+    acquired: int | None = None
+    verdicts: dict[str, int] = field(default_factory=dict)
+
+
+def _recorded(ledger: Ledger | None, output: Output) -> _Recorded:
+    if ledger is None:
+        return _Recorded()
+    about = ledger.acquisition_note(output.acquisition)
+    return _Recorded(
+        ledger.fates(output.run, output.acquisition),
+        about.acquired if about else None,
+        ledger.verdicts(output.run, output.acquisition),
     )
 
 

@@ -176,7 +176,7 @@ def room(case: Case) -> Iterator[Finding]:
         if free < 2 * reserve:
             yield doubtful(says, "free some space: refocused frames double what raw takes")
         else:
-            yield fine(says, "--plan 2048x2048x16,1000 tells what an acquisition needs")
+            yield fine(says, "--plan 2048x2048x16,1000 shows what an acquisition needs")
         return
     needed = case.plan.nbytes
     says = (

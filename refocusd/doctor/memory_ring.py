@@ -57,7 +57,7 @@ def ring(case: Case) -> Iterator[Finding]:
         yield broken(str(error), advice)
         return
     if report.checksum != checksum(pixels):
-        yield broken("another process reads other pixels than were written", advice)
+        yield broken("another process does not read the pixels that were written", advice)
     else:
         yield fine(f"{mib} MiB of shared memory, attached by another process")
 

@@ -96,7 +96,6 @@ def deconvolve(
     sigma_px: float,
     *,
     shape: PsfShape | None = None,
-    most_iterations: int = MOST_ITERATIONS,
     whole: WholeImage | None = None,
 ) -> Deconvolved:
     """Undo a blur.
@@ -109,7 +108,6 @@ def deconvolve(
         Standard deviation of the blur, above 0.
     shape : PsfShape, optional
         The form of its PSF, where that is known.  Else it is taken for a Gaussian.
-    most_iterations : int
     whole : WholeImage, optional
         `frame` is a part of this image: what is made of it has no seams with what is made of others.
 
@@ -128,6 +126,7 @@ def deconvolve(
     noise = noise_of(_transformed(reduced), _frequencies(reduced.shape))
     # RL keeps light positive: noise about the background must not be cut by that.
     pedestal = np.float32(2 * noise + 1e-3 * (float(reduced.max()) - background) + 0.05)
+    most_iterations = MOST_ITERATIONS
     if whole is not None:
         background, pedestal = whole.background, np.float32(whole.pedestal)
         most_iterations, noise = whole.iterations, 0.0  # all of them

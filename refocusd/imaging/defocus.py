@@ -29,7 +29,7 @@ trained on (``benchmarks/quality/focus_advice.py`` repeats the measurement):
 - **No sign**: the OTF of a defocused plane is the same above and below focus.  Spherical
   aberration breaks this symmetry in theory, but the side that fits better was the right one in
   little more than half of the frames with 0.4 waves of it, so it is not used. The direction
-  comes from several frames: `refocusd.daemon.acquisitions.focus_tracker`.
+  comes from several frames: `refocusd.daemon.acquisitions.focus.tracker`.
 
 The alternative, a profile's focus curve (`benchmarks/quality/focus_curve.py`) applied to the
 ratio of the focus scores before and after, was three to thirty times worse on the same frames

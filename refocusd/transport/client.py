@@ -91,7 +91,7 @@ class Connection:
         keys: ClientKeys | None = None,
     ) -> None:
         if identity and keys is not None:
-            raise TransportError("a peer with keys has the name that the daemon gave its key")
+            raise TransportError("leave out the name: a peer with a key is named by the key")
         self.endpoint = endpoint
         self.inline = inline
         self.greeting: Welcome | None = None
@@ -124,7 +124,7 @@ class Connection:
         except (ConfigError, OutputError) as error:
             self._context.destroy(linger=0)
             raise TransportError(
-                f"no daemon of this host can be asked without the key of this user: {error}"
+                f"daemons on this computer answer only with the key of this user, which cannot be read: {error}"
             ) from error
         try:
             self._socket.connect(endpoint)

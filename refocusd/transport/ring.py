@@ -113,7 +113,7 @@ class SharedRing:
                 block = mmap.mmap(handle, nbytes)
         except (OSError, AttributeError, OverflowError) as error:
             raise TransportError(
-                f"no shared memory of {nbytes / 2**20:.0f} MiB for the ring ({error}); "
+                f"there is no shared memory of {nbytes / 2**20:.0f} MiB for the ring ({error}); "
                 "set a smaller ring_mib"
             ) from error
         _write_header(block, tag, nbytes)

@@ -58,7 +58,7 @@ class Status(Message, frozen=True):
     doubted : list of DoubtedFrame
         The last doubtful and untrusted frames, the newest first.
     unseen : int
-        Acquisitions since the start that have run and of which no frame could be had.
+        Acquisitions since the start that have run, but of which no frame could be read.
     unseen_last : list of str
         What is known of the last of them, the newest last.
     stages : dict of str to Histogram

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaozarrs
 
-from benchmarks.speed.cluster import GUIDE, into_guide, plan_for, write_plate, write_slide
+from benchmarks.speed.cluster.plan import GUIDE, into_guide, plan_for
+from benchmarks.speed.cluster.plates import write_plate, write_slide
 from refocusd.formats.open_dataset import open_dataset
 
 FIGURES = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "cluster-2core.json"

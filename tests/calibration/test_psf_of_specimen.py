@@ -15,7 +15,7 @@ from scipy.signal import fftconvolve
 from simulated_psf import in_order
 
 from refocusd.config import EngineOptions, Settings
-from refocusd.daemon.acquisitions.known_blurs import blur_by_microscope
+from refocusd.daemon.acquisitions.blur.known import blur_by_microscope
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import BlurEngine

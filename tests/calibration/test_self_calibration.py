@@ -25,7 +25,7 @@ from waiting import until
 
 from refocusd.cli.main import main
 from refocusd.config import Settings
-from refocusd.daemon.acquisitions.known_blurs import blur_by_microscope
+from refocusd.daemon.acquisitions.blur.known import blur_by_microscope
 from refocusd.demo.specimen import Specimen
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.imaging.blur import BlurEstimate, PsfShape
@@ -117,7 +117,7 @@ def test_a_daemon_learns_from_a_stack_what_the_next_acquisition_is_refocused_wit
             upload = opened(connection, tmp_path / "raw_refocused", raw=str(raw), **first)
             upload.close(len(stack))
             pump_until(upload, lambda: upload.closed)
-        until(lambda: "the z-stack told the PSF" in caplog.text, "the measurement")
+        until(lambda: "the PSF was measured on the z-stack" in caplog.text, "the measurement")
         with source(daemon) as connection:
             later = opened(connection, tmp_path / "later", **first)
             pump_until(later, lambda: later.credit)
@@ -354,7 +354,7 @@ def test_shown_it_says_that_nobody_checked_it_and_used_it_is_the_persons_own(
     profile = learned(tmp_path)
     [path] = (tmp_path / LEARNED).iterdir()
     assert main(["calibrate", "show", str(path)]) == 0
-    assert "refocusd measured it by itself on /raw" in capsys.readouterr().out
+    assert "refocusd measured it automatically on /raw" in capsys.readouterr().out
     assert main(["calibrate", "use", str(path), "--calibrations", str(tmp_path)]) == 0
     [own] = Catalogue(tmp_path).profiles()
     assert own == msgspec.structs.replace(profile, learned=msgspec.UNSET)

@@ -26,7 +26,7 @@ from plates_on_disk import write_plate
 from slurm_node import missing, one_node
 from webhook import receiver
 
-from benchmarks.speed.cluster import write_plate as benchmark_plate
+from benchmarks.speed.cluster.plates import write_plate as benchmark_plate
 from refocusd.cli.offline import output_of_run
 from refocusd.cluster import job
 from refocusd.cluster.job import refocus_position

@@ -23,7 +23,8 @@ from scipy.ndimage import gaussian_filter
 from yaozarrs import v05
 
 from refocusd.cli.main import main
-from refocusd.cluster import screen, slide
+from refocusd.cluster import plan as cluster_plan
+from refocusd.cluster import slide
 from refocusd.cluster.job import engines_of, refocus_position
 from refocusd.cluster.order import JobResult, PositionOrder
 from refocusd.cluster.slide import TilePlan, refocus_slide
@@ -357,7 +358,7 @@ def test_a_dry_run_measures_a_part_of_a_slide(tmp_path: Path) -> None:
     whole = AssertionError("a slide was read as a whole")
     with (
         mock.patch.object(page_layout, "SLIDE_PX", 1 << 15),
-        mock.patch.object(screen, "SLIDE_PART_PX", 100),
+        mock.patch.object(cluster_plan, "SLIDE_PART_PX", 100),
         mock.patch.object(page_layout.PageLayout, "read", side_effect=whole),
         mock.patch.dict(os.environ, environment(tmp_path), clear=True),
     ):

@@ -12,9 +12,9 @@ import pytest
 from live import opened, pump_until, quick_settings, read_all, running, source
 
 from refocusd.config import Settings
-from refocusd.daemon.acquisitions import blur_memory
-from refocusd.daemon.acquisitions.blur_memory import BlurMemory, Kind
-from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
+from refocusd.daemon.acquisitions import blur
+from refocusd.daemon.acquisitions.blur.known import KnownBlurs
+from refocusd.daemon.acquisitions.blur.memory import BlurMemory, Kind
 from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.daemon.offline import own_settings
 from refocusd.demo.specimen import Specimen
@@ -108,7 +108,7 @@ def test_a_damaged_file_is_named_and_replaced(
 
 
 def test_what_is_remembered_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blur_memory, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(blur.memory, "MOST_ENTRIES", 3)
     path = tmp_path / "blurs.json"
     kinds = [Kind("Zyla", "", name, None, "") for name in "abcd"]
     for kind in kinds:

@@ -18,14 +18,34 @@ from core_rig import SIDE, Hand, Raw, only, open_of, paused, states_of
 from live import keys, opened, pump_until, quick_settings, running, source, stack
 from waiting import PATIENCE_S, until
 
+from refocusd.config import Settings
 from refocusd.daemon.acquisitions import unfinished
 from refocusd.daemon.acquisitions.intake import MAX_PICKED_UP
-from refocusd.daemon.daemon import daemon_status
+from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.daemon.events import FrameNotWritten, LeftUnfinished
 from refocusd.daemon.output.jobs import CloseOutput, RecordFrames
 from refocusd.daemon.output.writer import Writer
 from refocusd.ledger import is_marked, ledger_path, schema
 from refocusd.transport import messages as wire
+
+
+def left_unfinished(settings: Settings, tmp_path: Path, raw: Raw) -> str:
+    """Save six frames of which a daemon refocuses three before it stops; the acquisition's id."""
+    raw.write(0, 6)
+    with running(settings) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
+        for number in range(3):
+            raw.submit(upload, number)
+        pump_until(upload, lambda: only(daemon).counts.passed_through == 3)
+    assert is_marked(settings.ledgers, upload.acquisition)
+    return upload.acquisition
+
+
+def all_refocused(daemon: Daemon, raw: Raw) -> None:
+    """Wait for the end of an acquisition that was left unfinished: its six frames are there."""
+    until(lambda: only(daemon).state == "ended")
+    assert only(daemon).counts == wire.Counts(acquired=6, passed_through=6)
+    assert len(keys(raw.output)) == 6
 
 
 def test_no_number_in_a_message_ends_the_daemon(tmp_path: Path, raw: Raw) -> None:
@@ -112,19 +132,11 @@ def test_a_picked_up_acquisition_whose_catch_up_is_lost_is_not_complete(broker: 
 
 def test_a_dataset_that_was_deleted_is_made_again(tmp_path: Path, raw: Raw) -> None:
     settings = quick_settings(tmp_path)
-    raw.write(0, 6)
-    with running(settings) as daemon, source(daemon) as connection:
-        upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
-        for number in range(3):
-            raw.submit(upload, number)
-        pump_until(upload, lambda: only(daemon).counts.passed_through == 3)
-    assert is_marked(settings.ledgers, upload.acquisition)
+    acquisition = left_unfinished(settings, tmp_path, raw)
     shutil.rmtree(raw.output)
     with running(settings) as daemon:
-        until(lambda: only(daemon).state == "ended")
-        assert only(daemon).counts == wire.Counts(acquired=6, passed_through=6)
-    assert len(keys(raw.output)) == 6
-    assert not is_marked(settings.ledgers, upload.acquisition)
+        all_refocused(daemon, raw)
+    assert not is_marked(settings.ledgers, acquisition)
 
 
 @pytest.mark.parametrize("mounted_on", [".", "mount/share", "mount/share/data"])
@@ -142,29 +154,22 @@ def test_raw_data_on_a_share_that_is_mounted_late_are_remembered(
     data = tmp_path / "mount" / "share" / "data"
     data.parent.mkdir(parents=True)
     raw = Raw(data, 6)
-    raw.write(0, 6)
-    with running(settings) as daemon, source(daemon) as connection:
-        upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
-        for number in range(3):
-            raw.submit(upload, number)
-        pump_until(upload, lambda: only(daemon).counts.passed_through == 3)
+    acquisition = left_unfinished(settings, tmp_path, raw)
     share = data.parent if mounted_on == "." else tmp_path / mounted_on
     share.rename(tmp_path / "elsewhere")
     if mounted_on != ".":
         share.mkdir()
     with running(settings) as daemon:
         until(lambda: "is not there: it is finished once that is back" in caplog.text)
-        assert is_marked(settings.ledgers, upload.acquisition)
+        assert is_marked(settings.ledgers, acquisition)
         assert not daemon_status(daemon.endpoint).details
         if share.exists():
             assert not any(share.iterdir()), "nothing is written where the share will be"
             share.rmdir()
         (tmp_path / "elsewhere").rename(share)
         until(lambda: daemon_status(daemon.endpoint).details)
-        until(lambda: only(daemon).state == "ended")
-        assert only(daemon).counts == wire.Counts(acquired=6, passed_through=6)
-    assert len(keys(raw.output)) == 6
-    assert not is_marked(settings.ledgers, upload.acquisition)
+        all_refocused(daemon, raw)
+    assert not is_marked(settings.ledgers, acquisition)
     assert caplog.text.count("it is finished once that is back") == 1
     raw.dataset.finish()
     raw.dataset.close()
@@ -174,14 +179,10 @@ def test_an_acquisition_whose_raw_data_were_deleted_is_forgotten(
     tmp_path: Path, raw: Raw, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = quick_settings(tmp_path)
-    raw.write(0, 6)
-    with running(settings) as daemon, source(daemon) as connection:
-        upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
-        raw.submit(upload, 0)
-        pump_until(upload, lambda: only(daemon).counts.passed_through == 1)
+    acquisition = left_unfinished(settings, tmp_path, raw)
     shutil.rmtree(raw.path)
     with running(settings):
-        until(lambda: not is_marked(settings.ledgers, upload.acquisition))
+        until(lambda: not is_marked(settings.ledgers, acquisition))
     assert "is not there any more" in caplog.text
 
 

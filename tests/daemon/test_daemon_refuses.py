@@ -178,7 +178,7 @@ def test_folders_of_an_acquisition_are_absolute_and_the_output_is_not_in_raw(
     raw = tmp_path / "raw"
     with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
         relative = opened(connection, Path("somewhere"))
-        assert "is no absolute path" in relative.refused
+        assert "is not an absolute path" in relative.refused
         within = opened(connection, raw / "refocused", raw=str(raw))
         assert "lies in the raw dataset" in within.refused
     assert not Path("somewhere").exists()

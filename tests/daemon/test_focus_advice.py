@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from live import opened, pump_until, quick_settings, read_all, running, source
 from msgspec.structs import replace
 
-from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor, stage_um
-from refocusd.daemon.acquisitions.focus_tracker import FocusTracker
+from refocusd.daemon.acquisitions.focus.monitor import FocusMonitor, stage_um
+from refocusd.daemon.acquisitions.focus.tracker import FocusTracker
 from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.daemon.daemon import daemon_status
 from refocusd.demo.specimen import Specimen
@@ -91,7 +91,7 @@ def test_a_stage_that_stands_still_shows_no_direction(
     assert not advice.direction_known
     assert advice.offset_um >= 0
     if not advice.in_focus:
-        assert "side will show when the stage moves" in advice.text
+        assert "moving the stage will show on which side" in advice.text
 
 
 @pytest.mark.parametrize("side", [-1.0, 1.0], ids=["below", "above"])

@@ -163,5 +163,5 @@ def test_a_third_source_gets_a_slot_of_a_daemon_whose_two_slots_are_held(tmp_pat
             third.pump(0.05)
         if next(iter(third._slots)) == slot:  # the second was not quicker
             first.submit(np.zeros((LARGE, LARGE), np.uint16), '{"time":0}', "{}", 0)
-            pump_until(first, lambda: "it was taken" in first.reason)
+            pump_until(first, lambda: "it was reclaimed" in first.reason)
             assert not first.refused, "it begins again"

@@ -219,7 +219,7 @@ def test_a_map_that_cannot_be_written_costs_no_frame(
     write_map(output, 1, MAPS[0].tobytes())
     write(output, 0)
     output.close(None)
-    assert caplog.text.count("no trust map is written any more") == 1
+    assert caplog.text.count("no more trust maps are written") == 1
     with open_dataset(output.sink.path) as frames:
         assert len(frames.axes_keys()) == 1
 
@@ -292,7 +292,7 @@ def test_a_folder_that_was_begun_is_moved_aside_only_if_nothing_else_is_in_it(
         if path.name != "NDTiffStack.tif.part":
             path.unlink()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"notes\.txt in it is not of refocusd"):
+    with pytest.raises(OutputError, match=r"notes\.txt in it does not come from refocusd"):
         opened(settings, message)
     (folder / "notes.txt").unlink()
     opened(settings, message).close(None)

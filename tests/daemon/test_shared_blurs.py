@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from live import opened, pump_until, quick_settings, read_all, running, source
 
-from refocusd.daemon.acquisitions.shared_blurs import (
+from refocusd.daemon.acquisitions.blur.shared import (
     LEAST_MEASURED,
     MOST_USES,
     SharedBlurs,

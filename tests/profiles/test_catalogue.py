@@ -34,8 +34,7 @@ from refocusd.profiles.profile import (
 
 pytestmark = pytest.mark.fast
 
-#: To the day: processes that share the tests must name them alike.
-NOW = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+NOW = datetime.now(UTC)
 FRAME = {"Camera": "Zyla", "TIObjective-Label": "20x", "Binning": "2", "PixelSizeUm": 0.65}
 SHAPE = (64, 64)
 
@@ -44,7 +43,7 @@ def profile(
     *,
     hot: list[tuple[int, int]] | None = None,
     shape: tuple[int, int] = SHAPE,
-    created: datetime = NOW,
+    age_days: int = 0,
     psf: PsfSection | None = None,
     saturation: float = 65535.0,
     failed: list[str] | None = None,
@@ -61,7 +60,7 @@ def profile(
         saturation_counts=saturation,
     )
     return Profile(
-        created=created.isoformat(),
+        created=(NOW - timedelta(days=age_days)).isoformat(),
         version="1",
         microscope=Microscope(**{"camera": "Zyla", "binning": 2, **microscope}),
         camera=camera,
@@ -126,7 +125,7 @@ def test_the_closest_profile_wins(tmp_path: Path) -> None:
 
 
 def test_of_two_profiles_of_one_microscope_the_newer_wins(tmp_path: Path) -> None:
-    old, new = profile(created=NOW - timedelta(days=9)), profile()
+    old, new = profile(age_days=9), profile()
     assert chosen(folder(tmp_path, new, old), FRAME) == new
 
 
@@ -228,11 +227,7 @@ def test_a_profile_that_is_gone_is_named(tmp_path: Path) -> None:
         ({"NominalMagnification": 40}, {"magnification": 20.0}, "magnification (40)"),
         ({"BitDepth": 12}, {"saturation": 60000.0}, "another gain or readout mode"),
         ({"BitDepth": "16"}, {"saturation": 60000.0}, ""),
-        (
-            {},
-            {"created": NOW - timedelta(days=400)},
-            "is stale: its camera section was measured 40",
-        ),
+        ({}, {"age_days": 400}, "is stale: its camera section was measured 40"),
         ({}, {"hot": [(1, 1)], "shape": (32, 32)}, "its hot pixels are not replaced"),
         ({}, {"failed": ["camera: light"]}, "written although checks failed (camera: light)"),
     ],

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from refocusd.config import Settings
-from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
+from refocusd.daemon.acquisitions.blur.known import KnownBlurs
+from refocusd.daemon.acquisitions.focus.monitor import FocusMonitor
 from refocusd.daemon.acquisitions.intake import Intake
-from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
 from refocusd.daemon.acquisitions.registry import Acquisitions
 from refocusd.daemon.acquisitions.scheduler import Scheduler

@@ -303,5 +303,5 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 
 def test_a_peer_with_keys_takes_no_other_name(house: House) -> None:
     keys = house.key()
-    with pytest.raises(TransportError, match="the name that the daemon gave its key"):
+    with pytest.raises(TransportError, match="a peer with a key is named by the key"):
         Connection(house.endpoints.remote_endpoint, "worker", identity="me", keys=keys)

@@ -84,7 +84,7 @@ def test_no_secret_is_in_a_text_form(store: KeyStore, tmp_path: Path) -> None:
 )
 def test_a_name_that_is_none_is_refused(store: KeyStore, tmp_path: Path, name: str) -> None:
     for refused in (lambda: store.new(name, tmp_path / "out.key"), lambda: store.revoke(name)):
-        with pytest.raises(ConfigError, match="no name for a key"):
+        with pytest.raises(ConfigError, match="not a name for a key"):
             refused()
     assert list(tmp_path.iterdir()) == []
 

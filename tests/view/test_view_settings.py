@@ -43,8 +43,8 @@ def test_only_what_is_there_can_be_chosen(tmp_path: Path) -> None:
         for chosen, said in (
             ({"model": "../x"}, "there is no model"),
             ({"backend": "abacus"}, "no settings"),
-            ({"follow": ["data"]}, "is no folder"),
-            ({"follow": [str(tmp_path / "none")]}, "is no folder"),
+            ({"follow": ["data"]}, "is not a folder"),
+            ({"follow": [str(tmp_path / "none")]}, "is not a folder"),
             ({"endpoint": NOBODY}, "no settings"),
         ):
             reply = choose(port, **chosen)

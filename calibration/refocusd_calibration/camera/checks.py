@@ -164,7 +164,7 @@ def _specimen(f: Findings) -> Check:
     return check(
         "movement",
         worst.structure <= max(MOST_STRUCTURE, 5 * worst.structure_error),
-        f"frames of one exposure differ with a neighbour correlation of {worst.structure:.2f}",
+        f"differences between frames of one exposure have a correlation between neighbours of {worst.structure:.2f}",
         "something moves in the flat field; take it without a specimen",
     )
 

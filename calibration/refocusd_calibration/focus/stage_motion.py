@@ -71,7 +71,7 @@ def fit_motion(passages: Sequence[Passage]) -> StageMotion:
     z = np.array([passage.best_um for passage in passages])
     u = np.maximum([passage.uncertainty_um for passage in passages], 1e-9)
     if count == 1:
-        note = "one sweep does not tell backlash, drift and repeatability: take more"
+        note = "one sweep does not show backlash, drift and repeatability: take more"
         return StageMotion(float(z[0]), 0.0, None, None, None, (note,))
     directions = np.array([passage.direction for passage in passages], dtype=np.float64)
     both = bool((directions > 0).any() and (directions < 0).any())

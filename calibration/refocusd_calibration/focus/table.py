@@ -159,7 +159,9 @@ def _measure(
     for plane in sweep.planes:
         frames = [read() for read in plane.reads]
         if any(frame.shape != grid.shape for frame in frames):
-            raise InputError(f"{plane.name} has another size than the first plane: record anew")
+            raise InputError(
+                f"{plane.name} differs in size from the first plane: record the series again"
+            )
         mended = [hot.repaired(frame) for frame in frames]
         measured = [measure_frame(frame, grid, offset) for frame in mended]
         for name in METRICS:

@@ -85,7 +85,7 @@ def _show(arguments: argparse.Namespace) -> int:
         f"profile {profile.id()}, written {profile.created} by refocusd {profile.version}"
     )
     if profile.learned:
-        console.print(f"refocusd measured it by itself on {profile.learned.recording}")
+        console.print(f"refocusd measured it automatically on {profile.learned.recording}")
     if profile.insisted:
         console.print("[bold red]written although checks failed, because the user insisted[/]")
     for remark in remarks:

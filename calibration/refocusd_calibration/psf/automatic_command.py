@@ -70,12 +70,12 @@ def _calibrate(arguments: argparse.Namespace) -> int:
                 profile = _profile(arguments, recording, keys, channel, settings.na, catalogue)
                 kept.append(_keep(profile, catalogue.folder / LEARNED))
             except (ConfigError, InputError) as error:
-                said.append(f"{name} does not tell the PSF: {error}")
+                said.append(f"the PSF could not be measured on {name}: {error}")
                 continue
             except OutputError as error:
-                said.append(f"{name} told the PSF, but it cannot be kept: {error}")
+                said.append(f"the PSF was measured on {name}, but cannot be saved: {error}")
                 continue
-            said.append(f"{name} told the PSF: calibration profile {kept[-1]}")
+            said.append(f"the PSF was measured on {name}: calibration profile {kept[-1]}")
     if not told_as_json(arguments.json, {"said": said, "profiles": kept}):
         for line in said or [f"{arguments.recording} holds no z-stack"]:
             say(line)
@@ -122,7 +122,7 @@ def _profile(
 
 
 def _is_better_known(catalogue: Catalogue, microscope: Microscope, section: PsfSection) -> bool:
-    """Whether another stack of this day told the PSF with a smaller misfit."""
+    """Whether another stack of this day gave the PSF with a smaller misfit."""
     said = {"Camera": microscope.camera, "PixelSizeUm": microscope.pixel_um}
     others = [p.psf for p in catalogue.learned_lately(said) if p.microscope == microscope and p.psf]
     return any((other.misfit or 0.0) <= (section.misfit or 0.0) for other in others)

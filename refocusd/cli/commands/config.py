@@ -43,8 +43,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "init",
         _init,
         "write a settings file with every setting explained",
-        description="Writes a settings file in which every setting is explained and stands at its "
-        "default, as a comment.",
+        description="Writes a settings file in which every setting is explained and commented out "
+        "at its default.",
     )
     init.add_argument("--output", metavar="FILE", type=Path, default=Path("refocusd.toml"))
     init.add_argument("--overwrite", action="store_true", help="replace an existing file")

@@ -39,7 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("value", nargs="?", choices=["on", "off"], help="of catch-up")
     group = parser.add_argument_group("outcomes")
     group.add_argument(
-        "--follow", action="store_true", help="those from now on, until it is interrupted"
+        "--follow", action="store_true", help="show outcomes from now on, until interrupted"
     )
     group.add_argument(
         "--verdict",
@@ -47,7 +47,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="only frames with one of these: trusted, doubtful, untrusted, passed_through, none",
     )
     group.add_argument("--acquisition", default="", help="only frames of this name or id")
-    group.add_argument("--after", default="", metavar="ID", help="go on after this line's id")
+    group.add_argument(
+        "--after", default="", metavar="ID", help="continue after the line with this id"
+    )
     parser.add_argument("--url", default=DEFAULT_URL, help="address of the live view")
     parser.add_argument(
         "--token-file",

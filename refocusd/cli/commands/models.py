@@ -5,7 +5,7 @@ The models that refocusd can use: shipped ones, and those in your model folder
 against its sha256.
 
 examples:
-  refocusd models                              what is at hand; every file is checked
+  refocusd models                              the models that are here; every file is checked
   refocusd models show live-nuclei             what it is for, how good, which files
   refocusd models add my-model.zip             take in a bioimage.io model (2-D, ONNX)
   refocusd models test live-nuclei             run its test tensors on this computer

@@ -29,7 +29,8 @@ from refocusd.cli.offline import (
     recorded,
     report,
 )
-from refocusd.cluster.screen import Cluster, has_slides
+from refocusd.cluster.plan import has_slides
+from refocusd.cluster.screen import Cluster
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere
 from refocusd.datasets.dataset import (

@@ -33,13 +33,15 @@ def check_open(message: wire.Open) -> None:
     if min(message.height, message.width) < MIN_SIDE:
         raise InputError(f"frames of {message.width}×{message.height} px are too small")
     if message.preview and (message.raw or message.output):
-        raise InputError("a preview is written nowhere: it has neither raw data nor an output")
+        raise InputError("a preview is not written: it must have neither raw data nor an output")
     if not (message.raw or message.output or message.preview):
         raise InputError("an acquisition without raw data needs an output folder")
     for what, path in (("raw", message.raw), ("output", message.output)):
         # The source and the daemon need not have the same working folder.
         if path and not Path(path).is_absolute():
-            raise InputError(f"the {what} folder {path!r} of an acquisition is no absolute path")
+            raise InputError(
+                f"the {what} folder {path!r} of an acquisition is not an absolute path"
+            )
     if message.raw and message.output and Path(message.output).is_relative_to(message.raw):
         raise InputError(f"{message.output} lies in the raw dataset: choose a folder beside it")
     if len(message.summary) > MAX_METADATA_CHARS:

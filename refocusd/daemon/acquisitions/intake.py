@@ -151,7 +151,7 @@ class Intake:
     def _join_catch_up(self, acquisition: Acquisition | None, identity: bytes) -> None:
         if acquisition is None or not acquisition.state.catching_up or acquisition.catch_up:
             # A catch-up that was presumed failed: it must not pass for the source.
-            raise InputError("this catch-up comes too late")
+            raise InputError("this catch-up is too late")
         acquisition.catch_up = Lane(identity, live=False)
         self.lifecycle.report_opened(acquisition, acquisition.catch_up)
 
@@ -244,7 +244,7 @@ class Intake:
         if message.slot in lane.taken:
             # It was asked for long ago; what was written there now is noticed by the checksum.
             refused = wire.Refused(
-                f"slot {message.slot} was not used, and not given back: it was taken",
+                f"slot {message.slot} was neither used nor given back: it was reclaimed",
                 acquisition.id,
                 again=True,
             )
@@ -254,7 +254,7 @@ class Intake:
             raise TransportError(f"slot {message.slot} is not yours to fill")
         check_frame(message)
         if message.saved and not (lane.live and acquisition.reads_raw):
-            raise TransportError(f"frame {message.axes} is on no disk that the daemon reads")
+            raise TransportError(f"frame {message.axes} is not on a disk that the daemon can read")
         if part is not None:
             self._fill(message, part)
         lane.spend(message.slot)
@@ -327,7 +327,9 @@ class Intake:
         """Frames will not come: record why."""
         acquisition, lane = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
         if not acquisition.state.opened:
-            raise TransportError("an acquisition must be open before frames of it are missed")
+            raise TransportError(
+                "frames can be reported as missed only while their acquisition is open"
+            )
         check_miss(message)
         if self.lifecycle.acquisitions.missed_chars > MAX_MISSED_CHARS:
             raise TransportError("too many missed frames at once: wait until these are recorded")

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from refocusd.config import Settings
-from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
-from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
+from refocusd.daemon.acquisitions.blur.known import KnownBlurs
+from refocusd.daemon.acquisitions.focus.monitor import FocusMonitor
 from refocusd.daemon.acquisitions.registry import Acquisitions
 from refocusd.daemon.acquisitions.run_id import run_id
 from refocusd.daemon.acquisitions.scheduler import Scheduler

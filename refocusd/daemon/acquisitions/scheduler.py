@@ -139,7 +139,9 @@ class Scheduler:
         lanes = list(self._open_lanes())
         for acquisition, lane in lanes:
             if late := [slot for slot, due in lane.recalled.items() if now > due]:
-                log.warning("%s does not give its slots back: taken", acquisition.open.name)
+                log.warning(
+                    "%s does not give its slots back: they are reclaimed", acquisition.open.name
+                )
                 lane.taken.update(late)
                 self._free(lane, late)
         self.top_up()

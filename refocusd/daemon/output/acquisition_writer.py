@@ -105,7 +105,7 @@ class AcquisitionWriter:
             try:
                 self._do(job)
             except Exception as error:
-                log.exception("the writer could not do %s", type(job).__name__)
+                log.exception("the writer could not carry out %s", type(job).__name__)
                 self._report_error(job, f"{type(error).__name__}: {error}")
         try:
             self._close(None)
@@ -229,7 +229,7 @@ class AcquisitionWriter:
         self._complained.add(cause)
         known = isinstance(error, RefocusdError)
         log.error(
-            "frame %s of %s: %s (others that fail so are not logged)",
+            "frame %s of %s: %s (further ones that fail like this are not logged)",
             *(axes, name, error),
             exc_info=None if known else error,
         )

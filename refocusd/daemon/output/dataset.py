@@ -153,7 +153,7 @@ class OutputDataset:
                 ended[fate.state] += 1  # type: ignore[index]
         self.before = dict(ended)
         if gone:
-            log.warning("%s: %s in the ledger only", self.sink.path, counted(gone))
+            log.warning("%s: in the ledger only: %s", self.sink.path, counted(gone))
 
     def close(self, acquired: int | None) -> str:
         """Close dataset and ledger.

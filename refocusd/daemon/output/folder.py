@@ -60,7 +60,7 @@ def _locked(file: io.FileIO, acquisition: str, deadline: float) -> bool:
         if time.monotonic() < deadline:
             return False
         raise OutputError(
-            f"another process begins the output of acquisition {acquisition} and does not end: stop it, "
+            f"another process has been creating the output of acquisition {acquisition} for too long: stop it, "
             "then try again"
         ) from error
     return True
@@ -124,7 +124,7 @@ def _unlabelled(output: Path) -> dict[str, Any]:
     except OutputError:
         if other := next((p for p in output.rglob("*") if not _is_ours(p)), None):
             raise OutputError(
-                f"{output} was never completed, and {other.name} in it is not of refocusd: move it away"
+                f"{output} was never completed, and {other.name} in it does not come from refocusd: move it away"
             ) from None
         aside = output.with_name(f"{output.name}.incomplete-{time.time_ns():x}")
         log.warning("%s was never completed: moved to %s", output, aside.name)

@@ -113,7 +113,7 @@ class TrustMaps:
         try:
             do()
         except Exception as error:  # noqa: BLE001 (the frame is written, and the next one is)
-            log.error("no trust map is written any more beside %s: %s", self._output, error)
+            log.error("no more trust maps are written beside %s: %s", self._output, error)
             self._enabled = False
             self.close()
 
@@ -133,7 +133,7 @@ class TrustMaps:
         try:
             locked = append_sink(part)
         except OutputError as error:
-            log.warning("the trust maps in %s stay there: %s", part, error)
+            log.warning("the trust maps in %s were not moved, and stay there: %s", part, error)
             return
         with locked, open_dataset(part) as maps:
             for key in maps.axes_keys():

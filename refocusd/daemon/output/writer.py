@@ -66,7 +66,7 @@ class Writer:
         for writer in [*self._writers.values(), *self._closing]:
             if not writer.join(max(0.0, deadline - time.monotonic())):
                 log.error(
-                    "acquisition %s was not written to its end within %.0f s: a disk hangs",
+                    "acquisition %s was not completely written within %.0f s: a disk hangs",
                     writer.acquisition,
                     timeout_s,
                 )

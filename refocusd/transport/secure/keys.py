@@ -277,7 +277,7 @@ class KeyStore:
     def _path(self, name: str) -> Path:
         if not NAME.fullmatch(name):
             raise ConfigError(
-                f"{name!r} is no name for a key: up to 63 lower-case letters, digits, - and _, "
+                f"{name!r} is not a name for a key: use up to 63 lower-case letters, digits, - and _, "
                 "for example gpu-2"
             )
         # The prefix avoids names that Windows reserves (con, nul, ...).

@@ -250,7 +250,7 @@ class Relay:
             return
         if len(self._connections) >= self._limit or self._closing_at is not None:
             outer.close()
-            self._say("%d connections from other hosts: no more are accepted", self._limit)
+            self._say("%d connections from other hosts are open: no more are accepted", self._limit)
             return
         address = self._free_address()
         inner = socket.socket()

@@ -33,7 +33,7 @@ def listen_address(address: str) -> tuple[str, int]:
     host, colon, port = address.removeprefix("tcp://").rpartition(":")
     number = int(port) if port.isascii() and port.isdigit() else -1
     if not (address.startswith("tcp://") and colon and host and 0 <= number < 65536):
-        raise ConfigError(f"{address!r} is no address to listen at; write tcp://HOST:PORT")
+        raise ConfigError(f"{address!r} is not an address to listen on; write tcp://HOST:PORT")
     return host, number
 
 
@@ -83,7 +83,7 @@ class RemoteSocket:
             listener = listen(host, port, settings.connections)
         except OSError as error:
             raise TransportError(
-                f"{settings.address} cannot be listened at for workers on other hosts: {error}; choose "
+                f"{settings.address} cannot be opened for workers on other hosts: {error}; choose "
                 "another address or port"
             ) from error
         name = listener.getsockname()

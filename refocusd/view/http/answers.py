@@ -53,7 +53,7 @@ def entry_page(*, wrong: bool) -> Response:
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
         "frame-ancestors 'none'"
     )
-    body = _ENTRY.replace("SAID", "That token is not the one of this view. " if wrong else "")
+    body = _ENTRY.replace("SAID", "This is not the token of this view. " if wrong else "")
     headers = {"Content-Security-Policy": policy, "Connection": "close"}
     return Response(body, 401, headers, media_type="text/html")
 

@@ -91,7 +91,7 @@ class GuardedApp:
         ):
             return problem(400, "this request may have no body", close=True)
         if request.method == "POST" and length is None:
-            return problem(411, "say how long the body is (Content-Length)", close=True)
+            return problem(411, "state the length of the body (Content-Length)", close=True)
         if int(length or 0) > MAX_BODY_NBYTES:
             return problem(413, f"a body has at most {MAX_BODY_NBYTES} bytes", close=True)
         return None
@@ -104,7 +104,7 @@ class GuardedApp:
         if _name_of(host) not in self._names:
             return problem(
                 403,
-                f"{host[:80]!r} is not a name of this view; where it is, give it with --allow-host",
+                f"{host[:80]!r} is not a name of this view; if it should be, allow it with --allow-host",
                 close=True,
             )
         ours = f"{self._options.scheme}://{host}".lower()
@@ -119,7 +119,7 @@ class GuardedApp:
         if site not in ("same-origin", "none") and not followed_a_link:
             return problem(403, "this request comes from another site", close=True)
         if request.method == "POST" and not headers.get(ACTION_HEADER):
-            return problem(403, f"actions carry the header {ACTION_HEADER}: 1", close=True)
+            return problem(403, f"an action needs the header {ACTION_HEADER}: 1", close=True)
         return None
 
     def _without_token(self, request: Request) -> Response | None:

@@ -81,7 +81,7 @@ def _frames(status: Status) -> Iterator[Metric]:
     yield _metric("verdicts_total", "Frames since the start, by verdict.", verdicts, "counter")
     open_ = [detail for detail in status.details if detail.state != "ended"]
     yield _metric("acquisitions", "Acquisitions that are open.", len(open_))
-    unseen = "Acquisitions since the start that have run and of which no frame could be had."
+    unseen = "Acquisitions since the start that have run, but of which no frame could be read."
     yield _metric("unseen_acquisitions_total", unseen, status.unseen, "counter")
     queued = sum(detail.queued for detail in status.details)
     yield _metric("queue_frames", "Frames in the daemon that no worker has yet.", queued)

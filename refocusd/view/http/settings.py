@@ -41,7 +41,7 @@ class _Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InputError(f"there is no model {self.model!r}; `refocusd models` lists them")
         for folder in set(self.follow) - set(settings.follow):
             if not (Path(folder).is_absolute() and Path(folder).is_dir()):
-                raise InputError(f"{folder!r} is no folder: give its whole path")
+                raise InputError(f"{folder!r} is not a folder: give its full path")
         chosen = {"model": self.model, "backend": self.backend, "follow": self.follow}
         return msgspec.structs.replace(settings, **chosen)
 

@@ -243,7 +243,7 @@ class Jobs:
             try:
                 told = msgspec.json.decode(line[1:], type=_Told)
             except msgspec.MsgspecError:
-                log.warning("a job told what is not understood: %r", line[:100])
+                log.warning("a job sent a line that is not understood: %r", line[:100])
                 return
             job.progress = told.progress or job.progress
             job.result = told.result or job.result

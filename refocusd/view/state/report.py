@@ -48,7 +48,9 @@ def health(state: ViewState) -> Health:
     if status.workers < 1:
         if status.crew:
             return Health(False, "no worker is ready: an engine is being built and warmed up")
-        return Health(False, "no worker is running; one is started again unless that failed often")
+        return Health(
+            False, "no worker is running; one is restarted unless that has failed too often"
+        )
     return Health(True, "paused" if status.paused else "")
 
 

@@ -6,12 +6,18 @@ import argparse
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from refocusd.errors import InputError
 from refocusd_training.commands.fitting import add_fitting_flags, check_fitting
+
+if TYPE_CHECKING:
+    from refocusd.engines.verdict import Judge
+    from refocusd_training.trust.examples import Example
+    from refocusd_training.trust.fit import Reliability
 
 #: Name of the engine without a network, among those of models.
 DECONVOLUTION = "deconvolution"
@@ -56,25 +62,14 @@ def _fit(arguments: argparse.Namespace) -> int:
     from refocusd_training.trust.examples import examples, other_looks
     from refocusd_training.trust.fit import (
         Looks,
-        auroc,
         calibrated,
-        chances,
-        coverage,
-        figures,
         fit_judge,
         fit_looks,
         judge_text,
-        reliability,
     )
     from refocusd_training.trust.put import put_into_bundle
 
-    check_fitting(arguments)
-    if arguments.output is None and (
-        len(arguments.model) != 1 or arguments.model == [DECONVOLUTION]
-    ):
-        raise InputError("name the file to write (--output), or one model, whose bundle is written")
-    if not arguments.minutes > 0:
-        raise InputError(f"--minutes is {arguments.minutes:g}; give more than 0")
+    _check(arguments)
     transmitted = planes_of(arguments.transmitted) if arguments.transmitted else []
     engines = {
         model: DeconvolutionEngine()
@@ -95,28 +90,11 @@ def _fit(arguments: argparse.Namespace) -> int:
     # Intervals are scaled on one half of what was kept apart, and tested on the other.
     told = calibrated(judge, held_out[::2])
     console = Console()
-    table = Table("engine", "AUROC", "chance", "frames", "wrong", title="held out")
     for engine in engines:
-        chance, wrong = chances(judge, held_out, engine)
-        for row in (curve := reliability(chance, wrong)):
-            about = (f"{row.low:g}-{row.high:g}", str(row.frames), f"{row.wrong:.0%}")
-            table.add_row(engine, f"{auroc(chance, wrong):.3f}", *about)
-        held = coverage(told, held_out[1::2], engine)
-        about_held_out = {**figures(judge, held_out, engine), **held}
-        console.print(engine, about_held_out)
-    console.print(table)
+        curve, about_held_out = _held_out(console, engine, judge, told, held_out)
     # Nothing may be fitted on what scales the intervals.
     final = replace(fit_judge(made, all_looks), interval=calibrated(judge, held_out).interval)
-    # Folders by their names: where they lay is nobody's business.
-    made_by = shlex.join(
-        [
-            *("refocusd", "train", "trust", "--data", *(folder.name for folder in arguments.data)),
-            *("--model", *arguments.model, "--seed", str(arguments.seed)),
-            *("--samples", str(len(made))),
-            *(("--transmitted", arguments.transmitted.name) if arguments.transmitted else ()),
-        ]
-    )
-    text = judge_text(final, curve, about_held_out, made_by)
+    text = judge_text(final, curve, about_held_out, _made_by(arguments, len(made)))
     if arguments.output is None:
         place = put_into_bundle(find_bundle(arguments.model[0]), text)
     else:
@@ -124,3 +102,42 @@ def _fit(arguments: argparse.Namespace) -> int:
         place.write_text(text, encoding="utf-8")
     console.print(f"{len(made)} frames, {len(held_out)} of them held out; wrote {place}")
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    check_fitting(arguments)
+    if arguments.output is None and (
+        len(arguments.model) != 1 or arguments.model == [DECONVOLUTION]
+    ):
+        raise InputError("name the file to write (--output), or one model, whose bundle is written")
+    if not arguments.minutes > 0:
+        raise InputError(f"--minutes is {arguments.minutes:g}; give more than 0")
+
+
+def _held_out(
+    console: Console, engine: str, judge: Judge, told: Judge, held_out: list[Example]
+) -> tuple[list[Reliability], dict[str, Any]]:
+    """Print how well an engine's held-out frames are judged; its reliability curve and its figures."""
+    from refocusd_training.trust.fit import auroc, chances, coverage, figures, reliability
+
+    chance, wrong = chances(judge, held_out, engine)
+    curve = reliability(chance, wrong)
+    title = f"held out, {engine}: AUROC {auroc(chance, wrong):.3f}"
+    table = Table("chance", "frames", "wrong", title=title)
+    for row in curve:
+        table.add_row(f"{row.low:g}-{row.high:g}", str(row.frames), f"{row.wrong:.0%}")
+    found = {**figures(judge, held_out, engine), **coverage(told, held_out[1::2], engine)}
+    console.print(found, table)
+    return curve, found
+
+
+def _made_by(arguments: argparse.Namespace, samples: int) -> str:
+    """The command; folders by their names only, because their place is private."""
+    return shlex.join(
+        [
+            *("refocusd", "train", "trust", "--data", *(folder.name for folder in arguments.data)),
+            *("--model", *arguments.model, "--seed", str(arguments.seed)),
+            *("--samples", str(samples)),
+            *(("--transmitted", arguments.transmitted.name) if arguments.transmitted else ()),
+        ]
+    )

@@ -24,7 +24,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from refocusd.cli.console import say
 from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd_training.config import TrainingConfig
-from refocusd_training.data.samples import Prefetched
+from refocusd_training.data.samples import Batch, Prefetched
 from refocusd_training.data.source import ExposureSource, SampleSource, open_samples
 from refocusd_training.loop.checkpoint import Checkpoints
 from refocusd_training.loop.feed import ExposingFeed, Feed, seed_of
@@ -190,18 +190,9 @@ def _train(
     source = opener(seed_of(config.seed, rank), ranges)
     if rank == 0:
         _say_what_is_left_out(source.description)
-    held_out = source.validation() if config.validate_every else []
-    if config.validate_every and len(held_out) < devices:
-        raise InputError(
-            f"the data have {len(held_out)} validation batches for {devices} devices: hold more "
-            "out (data.validate), or set validate_every to 0"
-        )
-    try:
+    held_out = _held_out(config, source, devices)
+    with _state_fits(output):
         module = Refocusing(config, network, state, teacher)
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{output / STATE_FILE} does not continue this run ({misfit_of(error)}): start it anew"
-        ) from error
     log = Log(output, spent=float(state["seconds"]) if state else 0.0, minutes=config.minutes)
     validation = Validation(
         held_out,
@@ -239,6 +230,27 @@ def _train(
     if rank == 0:
         write_record(output, record)
     return record
+
+
+def _held_out(config: TrainingConfig, source: SampleSource, devices: int) -> list[Batch]:
+    """Validation batches: none without validation, else at least one for each device."""
+    held_out = source.validation() if config.validate_every else []
+    if config.validate_every and len(held_out) < devices:
+        raise InputError(
+            f"the data have {len(held_out)} validation batches for {devices} devices: hold more "
+            "out (data.validate), or set validate_every to 0"
+        )
+    return held_out
+
+
+@contextmanager
+def _state_fits(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{output / STATE_FILE} does not continue this run ({misfit_of(error)}): start it anew"
+        ) from error
 
 
 def _say_what_is_left_out(data: Mapping[str, object]) -> None:

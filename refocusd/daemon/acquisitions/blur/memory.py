@@ -129,7 +129,7 @@ class BlurMemory:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.path, text, b"\n")
         except OSError as error:
-            log.warning("what frames told of their blur cannot be kept in %s: %s", self.path, error)
+            log.warning("the blur measured on frames cannot be saved in %s: %s", self.path, error)
 
     def _read(self) -> dict[Kind, Remembered]:
         try:

@@ -265,11 +265,11 @@ def _sentence(advice: FocusAdvice) -> str:
     rate, error = advice.drift_um_per_min, advice.drift_uncertainty_um_per_min
     drifts = rate is not None and error is not None and abs(rate) > 2 * error
     if advice.beyond:
-        text = f"more than {abs(advice.offset_um):.0f} um out of focus, how far cannot be told"
+        text = f"more than {abs(advice.offset_um):.0f} um out of focus, how far is not known"
     elif advice.in_focus:
         text = f"in focus within {max(abs(advice.offset_um), advice.uncertainty_um):.1f} um"
     elif advice.direction_known:
         text = f"{size} out of focus: move the stage by {advice.offset_um:+.1f} um"
     else:
-        text = f"{size} out of focus; on which side will show when the stage moves"
+        text = f"{size} out of focus; moving the stage will show on which side"
     return text + (f"; the plane of focus drifts by {rate:+.2f} um/min" if drifts else "")

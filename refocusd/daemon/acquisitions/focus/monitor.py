@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from refocusd.config import Settings
-from refocusd.daemon.acquisitions.focus_tracker import FocusTracker
+from refocusd.daemon.acquisitions.focus.tracker import FocusTracker
 from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.errors import ConfigError
 from refocusd.formats.metadata import finite_number, json_object

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.config import Settings
-from refocusd.daemon.acquisitions.blur_memory import BlurMemory, Kind
-from refocusd.daemon.acquisitions.focus_monitor import stage_um
-from refocusd.daemon.acquisitions.shared_blurs import SharedBlurs, surer
+from refocusd.daemon.acquisitions.blur.memory import BlurMemory, Kind
+from refocusd.daemon.acquisitions.blur.shared import SharedBlurs, surer
+from refocusd.daemon.acquisitions.focus.monitor import stage_um
 from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.formats.metadata import json_object
 from refocusd.formats.scale import numbered_z_um
