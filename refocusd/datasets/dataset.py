@@ -467,7 +467,8 @@ def _is_another(path: Path, output: Output, ledgers: str | Path) -> bool:
 
 def _last_part(path: str) -> str:
     """Name of a file or folder, also if its path comes from another operating system."""
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+    # A drive's root has none.
+    return re.split(r"[\\/]", re.sub(r"^[A-Za-z]:", "", path).rstrip("\\/"))[-1]
 
 
 def _open_acquisitions(frames: Dataset, ledgers: str | Path) -> Iterator[Open]:
