@@ -138,8 +138,9 @@ class RunCheck:
             )
         if lost:
             said.append(
-                f"{counted(lost, 'raw frame')} gone or damaged: copy the missing files of "
-                f"{self.raw or 'the raw data'} back (nothing of what was refocused is touched)"
+                f"{counted(lost, 'raw frame')} gone or damaged: restore "
+                f"{self.raw or 'the raw data'} from a copy, unless frames were acquired there since "
+                "(nothing of what was refocused is touched)"
             )
         return said
 
