@@ -239,7 +239,7 @@ def measure_psf(frames: Dataset, output: Output, settings: Settings) -> bool:
         return False
     note(f"{frames.path}: measuring the PSF on its z-stack, for at most {LIMIT_S / 60:.0f} minutes")
     found = calibrator.measure(str(frames.path), output.acquisition, elsewhere=False)
-    for sentence in found.said or ["the PSF could not be measured in that time"]:
+    for sentence in found.said:
         note(f"{frames.path}: {sentence}")
     return bool(found.profiles)
 

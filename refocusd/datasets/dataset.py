@@ -39,6 +39,7 @@ from refocusd.datasets.run_folder import (
     refocused_path,
 )
 from refocusd.errors import InputError, LedgerError, OutputError
+from refocusd.files import in_command
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff.reader import place_of
@@ -326,10 +327,12 @@ def refuse_another(raw: Path, output: Output, recognition: Recognition) -> None:
     OutputError
     """
     if recognition.differing:
+        alike = not output.raw or Path(output.raw).resolve() == raw.resolve()
+        was = "recorded under this name before" if alike else output.raw
         raise OutputError(
             f"{output.path} was refocused from another recording than {raw} is now "
-            f"({recognition.what}): that one was {output.raw or 'of this name'}; name another --output, "
-            f"or move {output.path} away to have {raw.name} refocused there"
+            f"({recognition.what}): that one was {was}; move {output.path} away, and `refocusd process "
+            f"{in_command(raw)}` refocuses all of this one, or give it another --output"
         )
 
 
@@ -467,7 +470,8 @@ def _is_another(path: Path, output: Output, ledgers: str | Path) -> bool:
 
 def _last_part(path: str) -> str:
     """Name of a file or folder, also if its path comes from another operating system."""
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+    # A drive's root has none.
+    return re.split(r"[\\/]", re.sub(r"^[A-Za-z]:", "", path).rstrip("\\/"))[-1]
 
 
 def _open_acquisitions(frames: Dataset, ledgers: str | Path) -> Iterator[Open]:

@@ -37,7 +37,7 @@ from refocusd.transport.records import UNFIT
 _IN_LEDGER: frozenset[ProblemKind] = frozenset({"not in the ledger", "state differs"})
 #: What is wrong with refocused frames, and with raw ones (frames that cannot be read: with either).
 _DAMAGED: frozenset[ProblemKind] = frozenset({"written twice", "refocused pixels changed"})
-_RAW_LOST: frozenset[ProblemKind] = frozenset({"raw incomplete", "raw changed since", "not in raw"})
+_RAW_LOST: frozenset[ProblemKind] = frozenset({"raw incomplete", "not in raw"})
 #: In the order of the tables.
 STATES = ("refocused", "passed_through", "skipped", "failed", "pending")
 
@@ -133,11 +133,15 @@ class RunCheck:
                 f"{counted(self.report.unnamed)} were acquired, and neither refocused nor saved: nothing can "
                 "bring them back, and nothing is wrong with the others"
             )
+        if changed := _frames(p for p in problems if p.kind == "raw changed since"):
+            said.append(
+                f"{counted(changed, 'raw frame')} changed since: {_recorded_again(self.raw, self.output)}"
+            )
         if lost:
             said.append(
-                f"{counted(lost, 'raw frame')} changed or gone: put {self.raw or 'the raw data'} "
-                "back from a copy (nothing of what was refocused is touched); `refocusd process "
-                f"{raw} --output FOLDER` refocuses those that are there now"
+                f"{counted(lost, 'raw frame')} gone or damaged: restore "
+                f"{self.raw or 'the raw data'} from a copy, unless frames were acquired there since "
+                "(nothing of what was refocused is touched)"
             )
         return said
 
@@ -283,9 +287,17 @@ def _raw_faults(
     if raw is not None and recognition is not None and recognition.another:
         yield (
             f"{raw.path} is another recording than the one that was refocused here "
-            f"({recognition.what}): put that one back, or have this one refocused with `refocusd "
-            "process` and another --output"
+            f"({recognition.what}): {_recorded_again(raw.path, output)}"
         )
+
+
+def _recorded_again(raw: Path | str, output: Output) -> str:
+    """What to do where raw is not what was refocused, without losing either."""
+    return (
+        f"if it was acquired again, move {output.path} away, and `refocusd process {in_command(raw)}` "
+        "refocuses all of it as it is now; if not, what was refocused is right, and raw is not: keep "
+        "it under another name, and put a copy of the earlier one in its place"
+    )
 
 
 def _open_refocused(path: Path) -> Dataset:

@@ -391,7 +391,7 @@ def understood(dataset: Dataset) -> str:
     """
     keys = [key for key in dataset.axes_keys() if not dataset.unfit(key)]
     if not keys:
-        return f"{dataset.name}: no frames; by {dataset.source}"
+        return f"{dataset.name or dataset.path}: no frames; by {dataset.source}"
     less = ""
     if unfit := [key for key in dataset.axes_keys() if dataset.unfit(key)]:
         less = (
@@ -418,4 +418,4 @@ def understood(dataset: Dataset) -> str:
     pixel = f"{scale.pixel_um:g} µm a pixel" if scale.pixel_um else "pixel size not known"
     step = f", planes {scale.z_um:g} µm apart" if scale.z_um else ""
     what = f"{counted(len(keys))} of {dataset.first_format()}: {sizes or 'no axes'}{channels}"
-    return f"{dataset.name}: {what}; {pixel}{step}; by {dataset.source}{less}"
+    return f"{dataset.name or dataset.path}: {what}; {pixel}{step}; by {dataset.source}{less}"

@@ -66,7 +66,11 @@ class Distance:
 
 
 def distance_from_focus(
-    profile: Profile | None, stage_um: float | None, stated_um: float = 0.0
+    profile: Profile | None,
+    stage_um: float | None,
+    stated_um: float = 0.0,
+    *,
+    counted: bool = False,
 ) -> Distance | None:
     """How far a frame is from focus: as stated, else by its stage position; None if unknown.
 
@@ -77,15 +81,22 @@ def distance_from_focus(
         Where the focus stage stood.
     stated_um : float
         0 for not stated.
+    counted : bool
+        `stage_um` is counted from the first plane: sections of the profile that are not, and the
+        other way round, have another zero, and tell nothing.
     """
     if stated_um:
         return Distance(stated_um, max(_STATED_UM, _STATED * abs(stated_um)))
     if profile is None or stage_um is None:
         return None
-    if profile.focus is not None:
+    if profile.focus is not None and bool(profile.focus.counted) == counted:
         focus = profile.focus.best_um
         best_um, uncertainty_um = focus.value, focus.uncertainty
-    elif profile.psf is not None and (table := _table(profile.psf)) is not None:
+    elif (
+        profile.psf is not None
+        and bool(profile.psf.counted) == counted
+        and (table := _table(profile.psf)) is not None
+    ):
         best_um = profile.psf.focus_um.value + _sharpest_um(table)
         uncertainty_um = profile.psf.focus_um.uncertainty
     else:

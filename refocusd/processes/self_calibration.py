@@ -10,10 +10,12 @@ import importlib.util
 import logging
 import subprocess
 import threading
+from collections.abc import Sequence
 
 import msgspec
 
 from refocusd.config import Settings, environment_of
+from refocusd.files import in_command
 from refocusd.processes.child import Child
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ class SelfCalibrator:
         self._stopped = False
 
     def measure(self, recording: str, acquisition: str, *, elsewhere: bool) -> SelfCalibration:
-        """Measure a recording; the result is empty if that takes too long.
+        """Measure a recording; without profiles, the result says why.
 
         Parameters
         ----------
@@ -101,7 +103,13 @@ class SelfCalibrator:
                 environment=environment_of(self._settings)
                 | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
-        limit = threading.Timer(LIMIT_S, child.process.kill)
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            child.process.kill()
+
+        limit = threading.Timer(LIMIT_S, give_up)
         limit.daemon = True
         limit.start()
         found = SelfCalibration()
@@ -111,10 +119,12 @@ class SelfCalibrator:
                     found = msgspec.json.decode(line.lstrip(b"\x1e"), type=_Told).result or found
         finally:
             limit.cancel()
-            child.stop(_STOP_S)
+            status = child.stop(_STOP_S)
             with self._lock:
                 self._child = None
-        return found
+        if found.said or found.profiles or self._stopped:
+            return found
+        return SelfCalibration(said=[_why_nothing(status, command, late=late.is_set())])
 
     def stop(self) -> None:
         """End the running measurement, and start no other."""
@@ -122,3 +132,13 @@ class SelfCalibrator:
             self._stopped = True
             if self._child is not None:
                 self._child.process.kill()
+
+
+def _why_nothing(status: int, command: Sequence[str], *, late: bool) -> str:
+    """Why the child process with this command told nothing."""
+    if late:
+        return f"the PSF could not be measured within {LIMIT_S / 60:g} minutes"
+    return (
+        f"the measurement of the PSF failed (exit status {status}): `refocusd "
+        f"{' '.join(map(in_command, command))}` says why"
+    )

@@ -205,6 +205,7 @@ def apply_profiles(
         ]
         warnings += [f"calibration profile {profile.id()}: {said}" for said in unchecked(profile)]
         warnings += against_profile(first, profile)
+        warnings += _without_stage(profile)
         warnings += _misplaced(profile, first, shape)
     # Values that it fitted are of use together, and say little of the objective's label.
     chosen: list[Profile | None] = [*measured] or [None]
@@ -213,6 +214,18 @@ def apply_profiles(
         channel = (one.microscope.channel if one else "") or str(first.get("Channel") or "")
         warnings += against_training(first, one, trained.get(channel, trained[""]))
     return Applied(selection, tuple(dict.fromkeys(warnings)), tuple(notes))
+
+
+def _without_stage(profile: Profile) -> list[str]:
+    """A warning if where the profile has its focus says nothing of the stage."""
+    sections = {"focus": profile.focus, "PSF": profile.psf}
+    names = [name for name, section in sections.items() if section and section.counted]
+    return [
+        f"calibration profile {profile.id()}: its {name} was measured on planes without stage positions, "
+        "and does not tell how far frames with a stage position are from focus: measure it on a "
+        "recording that states them, or state defocus_um"
+        for name in names
+    ]
 
 
 def _misplaced(profile: Profile, first: Mapping[str, Any], shape: tuple[int, int]) -> list[str]:

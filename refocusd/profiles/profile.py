@@ -158,6 +158,8 @@ class FocusSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     backlash_um, repeatability_um : Measured or None
         Best z approached from below minus from above; spread of repeats.
     drift_um_per_min : Measured or None
+    counted : bool or unset
+        Whether z is counted from the first plane in the order of the file, which says nothing of the stage.
     """
 
     metric: str
@@ -174,6 +176,8 @@ class FocusSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     backlash_um: Measured | None = None
     repeatability_um: Measured | None = None
     drift_um_per_min: Measured | None = None
+    # Unset fields are not written: profiles of older releases keep their content key.
+    counted: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -209,6 +213,8 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     misfit : float or unset
         The same beyond noise: how far the model is from the kernels' form.
     beads : int
+    counted : bool or unset
+        As in `FocusSection`.
     """
 
     method: Literal["beads", "planes"]
@@ -232,6 +238,7 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     apodisation: Measured | msgspec.UnsetType = msgspec.UNSET
     bead_um: Measured | msgspec.UnsetType = msgspec.UNSET
     misfit: float | msgspec.UnsetType = msgspec.UNSET
+    counted: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Learned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

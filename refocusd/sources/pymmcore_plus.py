@@ -21,6 +21,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,44 @@ def attach_mda(
     return attached
 
 
+@dataclass(slots=True)
+class _Run:
+    """One acquisition of a runner."""
+
+    feed: Feed
+    sequence: Any
+    #: Frames of one event.
+    cameras: int
+    frames: int = 0
+    canceled: bool = False
+    #: Axes of the newest frame.
+    newest: str = ""
+    distinct: DistinctAxes = field(default_factory=DistinctAxes)
+
+    def without_frame(self) -> list[str]:
+        """Axes of the frames that should have come; of a canceled acquisition, before its last."""
+        expected = _expected(self.sequence)
+        # useq's sizes leave out what positions do on their own.
+        nested = any(getattr(place, "sequence", None) for place in _positions(self.sequence))
+        if not expected or (self.frames >= expected * self.cameras and not nested):
+            return []
+        keys: dict[str, None] = {}  # an autofocus has the axes of the image after it
+        for number, event in enumerate(self.sequence):
+            axes = _axes(event, number)
+            for camera in range(self.cameras):
+                one = {**axes, "cam": camera} if self.cameras > 1 else axes
+                keys[canonical_axes(one)] = None
+        order = list(keys)
+        if self.canceled:
+            order = order[: order.index(self.newest)] if self.newest in keys else []
+        return [key for key in order if key not in self.distinct]
+
+
 class MDAOutput:
     """An output of pymmcore-plus's acquisitions that refocuses their frames.
 
     To be given to ``run_mda``, alone or beside one of its own writers.  Each acquisition gets a
-    dataset of its own.
+    dataset of its own, one after another or at once.
 
     Parameters
     ----------
@@ -101,15 +135,10 @@ class MDAOutput:
         self._output = Path(output).expanduser().absolute()
         self._endpoint = endpoint or default_endpoint()
         self._buffer_nbytes = buffer_mib << 20
-        self._feed: Feed | None = None
+        #: By the thread in which their signals come: the outputs of one may still be called when the
+        #: next has begun, and two cores may acquire at once.
+        self._runs: dict[int | None, _Run] = {}
         self._last: Feed | None = None
-        self._frames = 0
-        self._canceled = False
-        self._sequence: Any = None
-        #: Axes of the newest frame, and frames of one event.
-        self._newest = ""
-        self._cameras = 1
-        self._distinct = DistinctAxes()
         self._warn = Once(log, note=" (the acquisition is not affected)")
         self._lock = threading.Lock()
         self._connected: list[tuple[Any, Callable[..., None]]] = []
@@ -126,11 +155,12 @@ class MDAOutput:
 
     def sequenceCanceled(self, sequence: Any = None) -> None:  # noqa: N802, ARG002
         """The user has ended the acquisition: what it did not come to is not missing."""
-        self._canceled = True
+        if run := self._run():
+            run.canceled = True
 
-    def sequenceFinished(self, sequence: Any = None) -> None:  # noqa: N802
+    def sequenceFinished(self, sequence: Any = None) -> None:  # noqa: N802, ARG002
         """An acquisition is over."""
-        self._safely(lambda: self._finished(sequence))
+        self._safely(lambda: self._finished(self._run()))
 
     # -- what the user calls ----------------------------------------------------------------
 
@@ -139,7 +169,8 @@ class MDAOutput:
         for signal, listener in self._connected:
             signal.disconnect(listener)
         self._connected.clear()
-        self._safely(lambda: self._finished(None))
+        for run in list(self._runs.values()):
+            self._safely(lambda run=run: self._finished(run, whole=False))  # type: ignore[misc]
 
     def wait(self, timeout_s: float | None = None) -> Counts | None:
         """Wait until every frame of the last acquisition has a final state.
@@ -147,8 +178,7 @@ class MDAOutput:
         Returns the daemon's counts; None if no daemon was there, it was not done in time, or
         nothing was acquired.
         """
-        with self._lock:
-            feed = self._feed or self._last
+        feed = self._last
         return None if feed is None else feed.wait(timeout_s)
 
     def _connect(self, mmc: Any) -> None:
@@ -175,7 +205,8 @@ class MDAOutput:
             self._connected.append((signal, listener))
 
     def _started(self, sequence: Any, meta: Any) -> None:
-        self._finished(self._sequence)
+        thread = threading.current_thread()
+        self._finished(self._runs.get(thread.ident))
         name = str((getattr(sequence, "metadata", None) or {}).get("name", "")) or "MDA"
         feed = Feed(
             self._endpoint,
@@ -184,72 +215,57 @@ class MDAOutput:
             buffer_nbytes=self._buffer_nbytes,
         )
         feed.begin(name, has_raw=False, summary=json.dumps(_summary(sequence, meta), default=str))
+        run = _Run(feed, sequence, _cameras(meta))
         with self._lock:
-            self._feed, self._frames, self._canceled = feed, 0, False
-            self._sequence, self._newest, self._cameras = sequence, "", _cameras(meta)
-            self._distinct = DistinctAxes()
-        relay = threading.current_thread()
-        if type(relay).__name__ == RELAY:
+            self._runs[thread.ident], self._last = run, feed
+        if type(thread).__name__ == RELAY:
             # It can end before it has relayed the last signal, and does where another output raises.
             def end() -> None:
-                relay.join()
-                self._safely(lambda: self._finished(sequence, feed))
+                thread.join()
+                self._safely(lambda: self._finished(run))
 
             threading.Thread(target=end, name="refocusd-mda-end", daemon=True).start()
 
+    def _run(self) -> _Run | None:
+        """The acquisition whose signals come in this thread."""
+        with self._lock:
+            run = self._runs.get(threading.get_ident())
+            return next(iter(self._runs.values())) if run is None and len(self._runs) == 1 else run
+
     def _frame(self, image: Any, event: Any, metadata: Any) -> None:
         taken_ns = time.perf_counter_ns()
-        feed = self._feed
-        if feed is not None:
-            about = _metadata(event, metadata, self._frames)
-            self._frames += 1
-            self._newest = canonical_axes(about["Axes"])
-            about["Axes"] = self._unused(about["Axes"])
-            feed.take(image, about, taken_ns)
+        run = self._run()
+        if run is not None:
+            about = _metadata(event, metadata, run.frames)
+            run.frames += 1
+            run.newest = canonical_axes(about["Axes"])
+            about["Axes"] = self._unused(run, about["Axes"])
+            run.feed.take(image, about, taken_ns)
 
-    def _unused(self, axes: Axes) -> Axes:
+    def _unused(self, run: _Run, axes: Axes) -> Axes:
         """The axes, with one more where an earlier frame of the acquisition has had them.
 
         Events may use an index twice, and there is no raw dataset that would keep the last.
         """
-        chosen = self._distinct.of(axes)
+        chosen = run.distinct.of(axes)
         if chosen is not axes:
             self._warn(
                 "the acquisition uses an index twice: frames after the first have an axis `repeat`"
             )
         return chosen
 
-    def _finished(self, sequence: Any, only: Feed | None = None) -> None:
-        """End the acquisition; with `only` if it is that one."""
+    def _finished(self, run: _Run | None, *, whole: bool = True) -> None:
+        """End an acquisition, unless that was done; not `whole` if frames may yet be acquired."""
         with self._lock:
-            if only is not None and only is not self._feed:
-                return
-            feed, self._feed = self._feed, None
-            self._last = feed or self._last
-        if feed is None:
+            there = next((thread for thread, each in self._runs.items() if each is run), None)
+            self._runs.pop(there, None)
+        if run is None or there is None:
             return
         try:
-            feed.skip(self._without_frame(sequence), NO_FRAME)
+            if whole:
+                run.feed.skip(run.without_frame(), NO_FRAME)
         finally:
-            feed.end()
-
-    def _without_frame(self, sequence: Any) -> list[str]:
-        """Axes of the frames that should have come; of a canceled acquisition, before its last."""
-        expected = _expected(sequence)
-        # useq's sizes leave out what positions do on their own.
-        nested = any(getattr(place, "sequence", None) for place in _positions(sequence))
-        if not expected or (self._frames >= expected * self._cameras and not nested):
-            return []
-        keys: dict[str, None] = {}  # an autofocus has the axes of the image after it
-        for number, event in enumerate(sequence):
-            axes = _axes(event, number)
-            for camera in range(self._cameras):
-                one = {**axes, "cam": camera} if self._cameras > 1 else axes
-                keys[canonical_axes(one)] = None
-        order = list(keys)
-        if self._canceled:
-            order = order[: order.index(self._newest)] if self._newest in keys else []
-        return [key for key in order if key not in self._distinct]
+            run.feed.end()
 
     def _safely(self, do: Callable[[], None]) -> None:
         """What goes wrong here is logged: raised, it would end the user's acquisition."""

@@ -11,6 +11,7 @@ import tifffile
 import zarr
 from numpy.typing import ArrayLike, NDArray
 from plates_on_disk import write_image
+from recordings_on_disk import write_ndtiff
 from refocusd_calibration.focus.measure import FocusMeasurement, measure_focus
 from refocusd_calibration.stage.z_sweeps import open_series
 from simulated_focus import FocusScene, depth_of_field_um, series_of_stack
@@ -321,3 +322,23 @@ def test_a_curve_needs_planes_on_both_sides() -> None:
         FocusCurve.of(section)
     with pytest.raises(InputError, match="no curve of"):
         FocusCurve.of(section, "tenengrad")
+
+
+@pytest.mark.parametrize("downwards", [False, True])
+def test_a_corrected_z_step_keeps_the_direction_that_the_stage_went(
+    tmp_path: Path, downwards: bool
+) -> None:
+    step = -1.0 if downwards else 1.0
+    planes = np.zeros((6, 32, 32), np.uint16)
+    said = [
+        ({"z": n}, plane, {"ZPosition_um_Intended": 50 + step * n})
+        for n, plane in enumerate(planes)
+    ]
+    path = write_ndtiff(tmp_path / "raw", said, {"PixelSize_um": 0.5})
+    with open_series([path], z_step_um=2.0) as series:
+        [sweep] = series.sweeps
+        assert sweep.direction == step
+        assert np.ptp(sweep.z_um) == 10.0
+        assert series.counted
+    with open_series([path]) as series:
+        assert not series.counted

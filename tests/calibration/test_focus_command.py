@@ -180,7 +180,11 @@ def test_what_a_recording_does_not_say_must_be_given(tmp_path: Path) -> None:
         calibrate("--from-recording", path)
     with pytest.raises(InputError, match="--pixel-um"):
         calibrate("--from-recording", path, "--z-step", 0.45 * DEPTH)
-    assert calibrate("--from-recording", path, "--z-step", 0.45 * DEPTH, "--pixel-um", 0.645) == 0
+    known = ("--z-step", 0.45 * DEPTH, "--pixel-um", 0.645)
+    assert calibrate("--from-recording", path, *known, "--output", tmp_path / "a.json") == 0
+    focus = load_profile(tmp_path / "a.json").focus
+    assert focus is not None
+    assert focus.counted is True
 
 
 def test_a_z_step_that_does_not_go_with_the_aperture_is_noticed(

@@ -30,6 +30,7 @@ from refocusd.demo.specimen import Specimen
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.imaging.blur import BlurEstimate, PsfShape
 from refocusd.imaging.optics import Optics, defocus_psf
+from refocusd.processes.child import Child
 from refocusd.processes.self_calibration import SelfCalibrator
 from refocusd.profiles.applied import Applied, apply_profiles
 from refocusd.profiles.catalogue import LEARNED, Catalogue, Selection
@@ -345,6 +346,25 @@ def test_a_stopped_daemon_measures_nothing(tmp_path: Path) -> None:
     calibrator = SelfCalibrator(Settings())
     calibrator.stop()
     assert calibrator.measure(str(tmp_path), ID, elsewhere=False).profiles == []
+
+
+@pytest.mark.parametrize(
+    ("program", "limit_s", "said"),
+    [
+        ("import sys; sys.exit(3)", 60.0, "failed (exit status 3): `refocusd calibrate auto"),
+        ("import sys; sys.stdin.read()", 0.1, "could not be measured within"),
+    ],
+)
+def test_a_measurement_that_failed_is_told_from_one_that_took_too_long(
+    monkeypatch: pytest.MonkeyPatch, program: str, limit_s: float, said: str
+) -> None:
+    module = "refocusd.processes.self_calibration"
+    monkeypatch.setattr(f"{module}.LIMIT_S", limit_s)
+    monkeypatch.setattr(f"{module}.Child", lambda _, **how: Child(["-c", program], **how))
+    found = SelfCalibrator(Settings()).measure("raw", ID, elsewhere=False)
+    assert found.profiles == []
+    [sentence] = found.said
+    assert said in sentence
 
 
 @pytest.mark.fast

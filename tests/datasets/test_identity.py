@@ -28,13 +28,16 @@ from recordings_on_disk import write_ndtiff
 from test_resume import stop_midway, written
 from waiting import until
 
+from refocusd.daemon.acquisitions.checks import check_open
 from refocusd.daemon.daemon import daemon_status
+from refocusd.datasets.dataset import Output
 from refocusd.datasets.identity import fingerprint, recognise
 from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE, refocused_path
 from refocusd.errors import OutputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import checksum
 from refocusd.sources.folders.announcement import announcement
+from refocusd.transport.messages import Open
 
 
 def run_file(output: Path) -> Any:
@@ -292,3 +295,17 @@ def test_beside_the_root_of_a_drive_nothing_can_lie(tmp_path: Path) -> None:
     root = Path(tmp_path.anchor)
     assert refocused_path(root) == root / "_refocused"
     assert refocused_path(tmp_path / "raw") == tmp_path / "raw_refocused"
+
+
+def test_what_lies_in_the_root_of_a_drive_is_told_from_its_output(tmp_path: Path) -> None:
+    """The folder stands for the root: of image files, the output is an NDTiff dataset in it."""
+    write_ndtiff(tmp_path / "_refocused", [({"time": 0}, np.zeros((32, 32), np.uint16), {})])
+    for time_point in range(2):
+        tifffile.imwrite(tmp_path / f"img_t{time_point}.tif", blurred(1)[0])
+    with open_dataset(tmp_path) as frames:
+        assert (frames.path, len(frames)) == (tmp_path.resolve(), 2)
+    output = Output(tmp_path / "_refocused", "a", "b", raw="E:\\", engine={}, settings={})
+    assert output.raw_places()[0] == tmp_path
+    root = tmp_path.anchor
+    opened = Open("a", "", 32, 32, "uint16", root, str(refocused_path(Path(root))), "{}")
+    check_open(opened)

@@ -215,7 +215,7 @@ def words(command: str) -> list[str]:
 
 def follow(said: str, place: Path) -> Path:
     """Do what `verify` says, word for word; where the refocused dataset is then."""
-    if "back from a copy" in said or "put that one back" in said:
+    if "from a copy" in said:
         shutil.rmtree(place / "raw")
         (place / "copy").rename(place / "raw")
         return place / "raw_refocused"

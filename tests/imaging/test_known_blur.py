@@ -11,6 +11,7 @@ import pytest
 from refocusd.imaging.blur import half_width_sigma
 from refocusd.imaging.known_blur import Distance, distance_from_focus, known_blur
 from refocusd.imaging.optics import Optics, defocus_psf
+from refocusd.profiles.applied import _without_stage
 from refocusd.profiles.profile import FocusSection, Measured, Microscope, Profile, PsfSection
 
 PIXEL_UM = 0.5
@@ -68,6 +69,21 @@ def test_a_focus_that_was_measured_by_itself_counts() -> None:
     distance = distance_from_focus(later, 104.0)
     assert distance is not None
     assert distance.um == -6.0
+
+
+def test_planes_that_were_counted_and_stage_positions_are_never_compared() -> None:
+    focus = FocusSection(metric="brenner", best_um=measured(6.0), counted=True)
+    counted = profile(focus=focus, psf=None)
+    assert distance_from_focus(counted, 104.0) is None
+    assert distance_from_focus(profile(), 4.0, counted=True) is None
+    distance = distance_from_focus(counted, 4.0, counted=True)
+    assert distance is not None
+    assert distance.um == -2.0
+    # Another section may know the stage.
+    assert distance_from_focus(profile(focus=focus), 104.0) == distance_from_focus(profile(), 104.0)
+    [warning] = _without_stage(counted)
+    assert "its focus was measured on planes without stage positions" in warning
+    assert _without_stage(profile()) == []
 
 
 @pytest.mark.parametrize(

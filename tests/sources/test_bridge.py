@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,11 +21,12 @@ from bridge_standin_session import SESSION, play
 from refocusd.cli.flags import add_setting_flags, daemon_flags, settings_of
 from refocusd.config import Settings, load_settings
 from refocusd.errors import ConfigError, InputError, TransportError
-from refocusd.sources.attached.order import orders
+from refocusd.sources.attached.order import AttachOrder, orders
 from refocusd.sources.micromanager.bridge import Bridge
 from refocusd.sources.micromanager.coordinates import GrowingBox
 from refocusd.sources.micromanager.probe import probe
 from refocusd.sources.micromanager.rate_limit import Pace
+from refocusd.sources.micromanager.source import BridgeSource
 from refocusd.sources.micromanager.values import flat_properties, image_of
 
 HOST = "127.0.0.1"
@@ -72,6 +74,29 @@ def test_what_java_raises_is_told_in_its_words() -> None:
             bridge.call(bridge.core.get_last_tagged_image)
         with pytest.raises(TransportError, match="Incorrect arguments"):
             bridge.call(bridge.core.is_sequence_running, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "late", [queue.Empty(), TimeoutError(), Exception("Socket timed out after 500 milliseconds")]
+)
+def test_an_answer_that_is_late_is_told_as_such_and_waited_for_by_a_successor(
+    late: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer_late(**_: object) -> None:
+        raise late
+
+    with Standin() as standin, client(standin) as bridge:
+        with pytest.raises(TransportError, match="does not answer in time"):
+            bridge.call(answer_late)
+        monkeypatch.setattr(
+            "pyjavaz.bridge.Bridge.create_or_get_existing_bridge", staticmethod(answer_late)
+        )
+        order = AttachOrder("tcp://127.0.0.1:9", studio="on", bridge_port=standin.port)
+        source = BridgeSource(order, lambda *_: None)
+        source.run(threading.Event())
+        monkeypatch.undo()
+    assert "does not answer in time" in source.over
+    assert not source.failed
 
 
 def test_pixels_come_as_they_are() -> None:

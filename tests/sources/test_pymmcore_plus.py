@@ -87,6 +87,39 @@ def test_each_mda_gets_a_dataset_of_its_own(core: Any, tmp_path: Path) -> None:
     assert [len(keys(folder)) for folder in folders] == [3, 3]
 
 
+def test_acquisitions_at_once_each_get_their_own_frames(tmp_path: Path) -> None:
+    """The signals of each come in a thread of its own, as those of a runner and of its relay do."""
+    sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 4})
+    in_step = threading.Barrier(2, timeout=60)
+    with running(quick_settings(tmp_path)) as daemon:
+        output = MDAOutput(tmp_path / "out", endpoint=daemon.endpoint)
+
+        def acquire(count: int) -> None:
+            in_step.wait()
+            output.sequenceStarted(sequence, {})
+            in_step.wait()
+            for event in list(sequence)[:count]:
+                output.frameReady(np.full((32, 32), count, np.uint16), event, {})
+            if count == 4:
+                output.sequenceFinished(sequence)
+                in_step.wait()
+            else:
+                in_step.wait()
+                output.sequenceFinished(sequence)
+
+        threads = [threading.Thread(target=acquire, args=(count,)) for count in (4, 3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        until(lambda: len(daemon_counts(daemon)) == 2, "both ends")
+        counts = daemon_counts(daemon)
+    assert sorted((each.passed_through, each.skipped) for each in counts) == [(3, 1), (4, 0)]
+    for folder in (tmp_path / "out").iterdir():
+        written = read_all(folder)
+        assert {int(pixels[0, 0]) for pixels, _ in written.values()} == {len(written)}
+
+
 def test_events_without_an_index_are_counted(core: Any, tmp_path: Path) -> None:
     with running(quick_settings(tmp_path)) as daemon:
         attached = attach_mda(core, tmp_path / "out", endpoint=daemon.endpoint)

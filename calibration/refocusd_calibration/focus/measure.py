@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -133,7 +133,10 @@ def measure_focus(
     }
     figures = tuple(judge_metric(name, curves[name]) for name in METRICS)
     refuse_still(table, figures)
-    return _from_table(table, choose_metric(figures), figures, series.notes, pixel_um)
+    found = _from_table(table, choose_metric(figures), figures, series.notes, pixel_um)
+    if not series.counted:
+        return found
+    return replace(found, section=msgspec.structs.replace(found.section, counted=True))
 
 
 def _from_table(

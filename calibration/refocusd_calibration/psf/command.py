@@ -109,6 +109,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace, path: Path, microscope: Microscope | None) -> int:
+    from msgspec import structs
+
     from refocusd_calibration.cli.outcome import conclude
     from refocusd_calibration.psf.measure import Stated, measure_beads, measure_planes
     from refocusd_calibration.psf.stack import read_planes
@@ -140,6 +142,8 @@ def _measure(arguments: argparse.Namespace, path: Path, microscope: Microscope |
         else:
             measured = measure_planes(stack, _in_focus(arguments.in_focus), stated)
     measured = replace(measured, notes=(*stack.notes, *measured.notes))
+    if stack.counted:
+        measured = replace(measured, section=structs.replace(measured.section, counted=True))
     recordings = {"series": path}
     if arguments.in_focus is not None and not _is_plane(arguments.in_focus):
         recordings["in focus"] = Path(arguments.in_focus)

@@ -43,7 +43,7 @@ class PlaneStack:
         As the frames' axes name it.
     metadata : mapping
         Of the first frame.
-    notes : tuple of str
+    notes, counted
         As of `ZSeries`.
     """
 
@@ -55,6 +55,7 @@ class PlaneStack:
     channel: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    counted: bool = False
 
     def around(self, place: NDArray[np.float64], radius: int) -> NDArray[np.float32]:
         """Square around a place (y, x) in px, shape (planes, 2 radius + 1, 2 radius + 1)."""
@@ -121,4 +122,5 @@ def read_planes(
             series.channel,
             dict(series.metadata),
             series.notes,
+            series.counted,
         )

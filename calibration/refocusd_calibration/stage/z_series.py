@@ -26,7 +26,8 @@ def add_z_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--z-step",
         type=float,
         metavar="UM",
-        help="distance between planes; for a recording only if its metadata lack it or are wrong",
+        help="distance between planes; for a recording only if its metadata lack it or are wrong (negative if "
+        "it was taken downwards)",
     )
     parser.add_argument("--position", help="stage position to use, if the recording has several")
     group = parser.add_argument_group("series on the microscope")

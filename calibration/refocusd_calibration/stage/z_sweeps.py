@@ -92,6 +92,8 @@ class ZSeries:
         From the frames' axes; "" if they do not name it.
     notes : tuple of str
         What was left out, and why.
+    counted : bool
+        Whether z is counted from the first plane, in the order of the file.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -100,6 +102,7 @@ class ZSeries:
     metadata: Mapping[str, Any]
     channel: str = ""
     notes: tuple[str, ...] = ()
+    counted: bool = False
 
 
 @contextmanager
@@ -144,10 +147,12 @@ def open_series(
         common = len(taken) == 1 or all(item.absolute for item in taken)
         if not common:
             notes.append("the recordings have no common clock, so drift was not measured")
-        if any(item.by_number for item in taken):
+        counted = any(item.by_number for item in taken)
+        if counted:
             notes.append(
-                "z is counted from the first plane, in the order of the file: where the focus is on the stage, and "
-                "which side of it is up, is not known"
+                "z is counted from the first plane, in the order of the file: where the focus is on the stage is not "
+                "known, and frames with a stage position get no defocus by it; if the planes were taken "
+                "downwards, give --z-step with a minus, or every slope and side has the wrong sign"
             )
         for item in taken:
             planes = item.planes if common else [replace(p, time_s=None) for p in item.planes]
@@ -166,6 +171,7 @@ def open_series(
             taken[0].metadata,
             taken[0].channel,
             tuple(notes),
+            counted,
         )
 
 
@@ -272,6 +278,10 @@ def _positions(
             f"{recording.path} has no z axis with at least {MIN_PLANES} planes: give a recording "
             "whose planes are numbered"
         )
+    if z_step_um is not None and len(known) == len(said):
+        # The distance is corrected, the direction is known.
+        away = np.asarray(numbers) - np.mean(numbers)
+        step = -step if step > 0 and float(away @ np.asarray(known)) < -SAME_UM else step
     return [float(number) * step for number in numbers]
 
 

@@ -42,7 +42,9 @@ def check_open(message: wire.Open) -> None:
             raise InputError(
                 f"the {what} folder {path!r} of an acquisition is not an absolute path"
             )
-    if message.raw and message.output and Path(message.output).is_relative_to(message.raw):
+    # Nothing lies beside the root of a drive.
+    beside = not Path(message.raw).name or not Path(message.output).is_relative_to(message.raw)
+    if message.raw and message.output and not beside:
         raise InputError(f"{message.output} lies in the raw dataset: choose a folder beside it")
     if len(message.summary) > MAX_METADATA_CHARS:
         raise InputError("the summary metadata is larger than 1 MiB")

@@ -219,8 +219,8 @@ def ndtiff_folder(path: Path) -> Path | None:
     # A pipe of that name would be waited for.
     found = (entry for entry in path.glob(f"*/{INDEX_NAME}") if entry.is_file())
     inner = sorted(entry.parent for entry in found)
-    names = {folder.name for folder in inner}
-    # Our own output lies beside the raw dataset that it was made from.
+    # Our own output lies beside the raw dataset that it was made from; in it, if that is a drive's root.
+    names = {"", *(folder.name for folder in inner)}
     inner = [f for f in inner if REFOCUSED_NAME.sub("", f.name) not in names - {f.name}]
     if len(inner) > 1:
         raise InputError(

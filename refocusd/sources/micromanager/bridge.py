@@ -15,6 +15,7 @@ What is done about the bridge's hazards (measured with pyjavaz 1.2.8):
 from __future__ import annotations
 
 import gc
+import queue
 import threading
 import time
 import warnings
@@ -29,6 +30,8 @@ from refocusd.sources.micromanager.values import flat_properties
 WORN_OUT = 300_000
 #: The first answer is waited for as others are: Micro-Manager may have become busy since it was probed.
 GREETING_MS = 0
+#: What pyjavaz says when it has waited for an answer, and of every call after that.
+_UNANSWERED = ("Socket timed out", "Bridge has been closed")
 
 
 class Bridge:
@@ -43,7 +46,7 @@ class Bridge:
     Raises
     ------
     TransportError
-        If Java does not hand out its Studio.
+        If Java does not answer, or does not hand out its Studio.
     """
 
     def __init__(self, host: str, port: int, pace: Pace | None = None) -> None:
@@ -61,8 +64,11 @@ class Bridge:
             # Another version was told in words of ours, by the probe.
             warnings.simplefilter("ignore")
             # Found again by its port in what follows.
-            self._java: Any = JavaBridge.create_or_get_existing_bridge(
-                port=port, ip_address=host, timeout=GREETING_MS
+            self._java: Any = self._guard(
+                1,
+                lambda: JavaBridge.create_or_get_existing_bridge(
+                    port=port, ip_address=host, timeout=GREETING_MS
+                ),
             )
         self._new = JavaObject
         self.studio: Any = self.new("org.micromanager.Studio")
@@ -154,10 +160,9 @@ class Bridge:
         try:
             return do()
         except Exception as error:  # noqa: BLE001 (pyjavaz raises nothing narrower)
-            # Java's stack trace: the first line says it.
             # pyjavaz ties its exceptions into a cycle with the frames that hold Java's objects.
             error.__traceback__ = None
-            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            told = _in_words(error)
         finally:
             self._working.acquire()
             self._beat = time.monotonic()
@@ -169,3 +174,12 @@ class Bridge:
             raise TransportError(
                 "the bridge belongs to the thread that opened it; calls from others can deadlock"
             )
+
+
+def _in_words(error: Exception) -> str:
+    """What went wrong, in one line."""
+    # Java's stack trace: the first line says it.
+    told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, (TimeoutError, queue.Empty)) or told.startswith(_UNANSWERED):
+        return "Micro-Manager does not answer in time: it is busy, and is asked again"
+    return told

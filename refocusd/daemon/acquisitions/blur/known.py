@@ -112,19 +112,18 @@ def blur_by_microscope(
     for profile in (psf,) if psf is own else (psf, own):
         # The number of a plane says nothing about the focus of another recording.
         planes = {} if profile and profile.learned and profile.learned.elsewhere else whole
-        stage = None if stated_um else _stage_um(axes, json_object(metadata) or {}, planes)
-        distance = distance_from_focus(profile, stage, stated_um)
+        at_um = None if stated_um else stage_um(json_object(metadata) or {})
+        # Files that do not state it have their planes placed by number, as `calibrate` does.
+        counted = at_um is None
+        at_um = numbered_z_um(json.loads(axes), planes) if counted else at_um
+        # What refocusd measured by itself on a recording without stage positions is of that recording.
+        counted = counted and not (profile and profile.learned)
+        distance = distance_from_focus(profile, at_um, stated_um, counted=counted)
         blur = known_blur(profile, first, distance, na=settings.na, summary=whole)
         if blur is not None:
             form = list(blur.shape.gains) if blur.shape else []
             return KnownBlur(blur.sigma_px, blur.uncertainty, blur.source, form)  # type: ignore[arg-type]
     return None
-
-
-def _stage_um(axes: str, metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> float | None:
-    """Position of the focus stage, um; if files do not state it, planes are placed by number, as `calibrate` does."""
-    stage = stage_um(metadata)
-    return numbered_z_um(json.loads(axes), summary) if stage is None else stage
 
 
 def _kind(acquisition: Acquisition, submit: Submit) -> Kind | None:
