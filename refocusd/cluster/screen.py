@@ -39,11 +39,12 @@ from refocusd.formats.dataset import Dataset
 from refocusd.formats.ome_zarr.mirror.layout import list_path
 from refocusd.formats.ome_zarr.mirror.writer import MirrorSink
 from refocusd.formats.ome_zarr.store.reader import StoreReader
-from refocusd.ledger import note_output
+from refocusd.ledger import Attempt, note_output
 from refocusd.profiles.applied import apply_profiles
 from refocusd.profiles.catalogue import Catalogue, selection_id
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.transport.messages import KnownBlur
+from refocusd.transport.records import UNFIT
 from refocusd.worker.refocus import refocus_frame
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
         If a frame cannot be read.
     """
     engines = engines_of(settings)
+    keys = [key for key in keys if not frames.unfit(key)]
     times = []
     form = frames.first_format()
     # Part of a slide is enough.
@@ -137,7 +139,8 @@ def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
 
 def has_slides(frames: Dataset) -> bool:
     """Whether frames are too large for a daemon's ring, so that a job refocuses them in tiles."""
-    return any(frames.is_slide(key) for key in frames.axes_keys()[:1])
+    first = next((key for key in frames.axes_keys() if not frames.unfit(key)), "")
+    return bool(first) and frames.is_slide(first)
 
 
 class Cluster:
@@ -231,8 +234,11 @@ class Cluster:
             if not frames.catch_up_from:
                 note_recording(dataset.sink.path, frames.path)
                 note_output(self._settings.ledgers, frames.path, dataset.sink.path)
+            fit = [key for key in keys if not frames.unfit(key)]
+            if unfit := set(keys).difference(fit):
+                dataset.record_attempts([_unfit_attempt(frames, key, output) for key in unfit])
             orders = _orders(
-                frames, keys, output, self._settings, dataset.sink.path, self._blurs_of(frames)
+                frames, fit, output, self._settings, dataset.sink.path, self._blurs_of(frames)
             )
             if not isinstance(dataset.sink, MirrorSink):
                 raise OutputError(
@@ -444,6 +450,11 @@ def _by_position(keys: Sequence[str]) -> dict[str, list[str]]:
     for key in keys:
         found.setdefault(str(json.loads(key).get("position", "")), []).append(key)
     return found
+
+
+def _unfit_attempt(frames: Dataset, key: str, output: Output) -> Attempt:
+    why = f"{UNFIT}: frame {key} of {frames.path} {frames.unfit(key)}"
+    return Attempt(output.run, output.acquisition, key, "failed", why, live=False)
 
 
 def _orders(
