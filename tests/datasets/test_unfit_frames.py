@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,15 @@ def image_files(folder: Path) -> Path:
         tifffile.imwrite(folder / f"img_t{n}.tif", plane)
     (folder / "img_t2.tif").write_bytes((folder / "img_t2.tif").read_bytes()[:3000])
     return folder
+
+
+def pages(folder: Path, odd: Any) -> Path:
+    """A TIFF stack that another program wrote page by page, one of them unlike the others."""
+    folder.mkdir()
+    with tifffile.TiffWriter(folder / "stack.tif") as writer:
+        for n, plane in enumerate(blurred(5, SIDE)):
+            writer.write(odd if n == 2 else plane, metadata=None)
+    return folder / "stack.tif"
 
 
 def odd_axes(folder: Path) -> Path:
@@ -265,3 +275,28 @@ def test_a_field_of_another_size_is_refused_by_itself(tmp_path: Path) -> None:
         unfit = {json.loads(each)["position"] for each in frames if frames.unfit(each)}
         assert (len(frames), unfit) == (6, {"A/1/0"})
         assert "where most have 64×48 px uint16" in frames.unfit(next(iter(frames)))
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        (RGB, "is RGB"),
+        (np.ones((SIDE, SIDE), np.float32), "32-bit floating-point"),
+        (np.ones((32, SIDE), np.uint16), "page 2 of .* is 64×32 px uint16, where most are 64×64"),
+        (TINY, "smallest side"),
+    ],
+)
+def test_a_page_of_a_stack_unlike_the_others_costs_none_of_them(
+    tmp_path: Path, odd: Any, why: str
+) -> None:
+    raw = pages(tmp_path / "raw", odd)
+    done = refocusd("process", raw, place=tmp_path, COLUMNS="1000")
+    assert done.returncode == 1, done.stderr
+    assert "4 frames of 64×64 px uint16" in done.stderr
+    assert '1 frame that cannot be refocused, such as {"z":2}, which ' in done.stderr
+    status, said = verify(raw, place=tmp_path)
+    (run,) = said["runs"]
+    (problem,) = run["problems"]
+    assert (status, run["states"]) == (1, {"failed": 1, "passed_through": 4})
+    assert (problem["kind"], problem["axes"]) == ("failed", '{"z":2}')
+    assert re.search(why, problem["detail"])
