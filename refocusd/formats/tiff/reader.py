@@ -249,7 +249,7 @@ class TiffImageFile:
         if not found:
             raise next(errors)
         first = found.most_common(1)[0][0]
-        self.troubles = {
+        self.troubles: Mapping[int, str] = {
             index: str(form)
             if isinstance(form, InputError)
             else f"page {frame.page} of {self.path} is {form}, where most are {first}"
