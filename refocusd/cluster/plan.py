@@ -69,6 +69,7 @@ def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
         If a frame cannot be read.
     """
     engines = engines_of(settings)
+    keys = [key for key in keys if not frames.unfit(key)]
     times = []
     form = frames.first_format()
     # Part of a slide is enough.
@@ -93,7 +94,8 @@ def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
 
 def has_slides(frames: Dataset) -> bool:
     """Whether frames are too large for a daemon's ring, so that a job refocuses them in tiles."""
-    return any(frames.is_slide(key) for key in frames.axes_keys()[:1])
+    first = next((key for key in frames.axes_keys() if not frames.unfit(key)), "")
+    return bool(first) and frames.is_slide(first)
 
 
 def by_position(keys: Sequence[str]) -> dict[str, list[str]]:

@@ -31,11 +31,12 @@ from refocusd.errors import (
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ome_zarr.mirror.writer import MirrorSink
 from refocusd.formats.ome_zarr.store.reader import StoreReader
-from refocusd.ledger import note_output
+from refocusd.ledger import Attempt, note_output
 from refocusd.profiles.applied import apply_profiles
 from refocusd.profiles.catalogue import Catalogue, selection_id
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.transport.messages import KnownBlur
+from refocusd.transport.records import UNFIT
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -132,8 +133,11 @@ class Cluster:
             if not frames.catch_up_from:
                 note_recording(dataset.sink.path, frames.path)
                 note_output(self._settings.ledgers, frames.path, dataset.sink.path)
+            fit = [key for key in keys if not frames.unfit(key)]
+            if unfit := set(keys).difference(fit):
+                dataset.record_attempts([_unfit_attempt(frames, key, output) for key in unfit])
             orders = _orders(
-                frames, keys, output, self._settings, dataset.sink.path, self._blurs_of(frames)
+                frames, fit, output, self._settings, dataset.sink.path, self._blurs_of(frames)
             )
             if not isinstance(dataset.sink, MirrorSink):
                 raise OutputError(
@@ -161,6 +165,11 @@ class Cluster:
         )
         engine = engines_of(self._settings).ready.engine
         return OpenOutput(announcement(frames, output, len(frames)), output.run, engine, applied)
+
+
+def _unfit_attempt(frames: Dataset, key: str, output: Output) -> Attempt:
+    why = f"{UNFIT}: frame {key} of {frames.path} {frames.unfit(key)}"
+    return Attempt(output.run, output.acquisition, key, "failed", why, live=False)
 
 
 def _orders(

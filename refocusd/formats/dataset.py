@@ -35,7 +35,11 @@ from refocusd.formats.metadata import TIMES, elapsed_ms
 from refocusd.formats.scale import channel_label, scale_of
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes, checksum, counted
-from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
+from refocusd.profiles.microscope_metadata import (
+    implausible_pixel_um,
+    pixel_um_of,
+    plausible_pixel_um,
+)
 
 #: Rows that are read at a time.
 STRIP_PX = 1024
@@ -414,8 +418,11 @@ def understood(dataset: Dataset) -> str:
     ]
     names = [name for name in names if name] or [n for n in [channel_label(None, summary)] if n]
     channels = f" (channels {', '.join(names)})" if 0 < len(names) <= MAX_NAMES else ""
-    scale = scale_of(dataset.metadata(dataset.first_key()), summary)
+    first = dataset.metadata(dataset.first_key())
+    scale = scale_of(first, summary)
     pixel = f"{scale.pixel_um:g} µm a pixel" if scale.pixel_um else "pixel size not known"
+    if stated := implausible_pixel_um(first, summary):
+        pixel += f" ({stated} µm, as is stated, no light microscope has)"
     step = f", planes {scale.z_um:g} µm apart" if scale.z_um else ""
     what = f"{counted(len(keys))} of {dataset.first_format()}: {sizes or 'no axes'}{channels}"
     return f"{dataset.name or dataset.path}: {what}; {pixel}{step}; by {dataset.source}{less}"

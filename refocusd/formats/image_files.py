@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import imagecodecs
@@ -51,6 +52,8 @@ class _ImageFile(Protocol):
     summary: dict[str, Any]
     #: Where the axes are from.
     source: str
+    #: Why a frame cannot be used, though others of the file can, by its index.
+    troubles: Mapping[int, str]
     #: Names of the files of the set that it belongs to, if it names them.
     set_files: frozenset[str]
     #: Axes that its frames have even if there is one place along them.
@@ -117,7 +120,7 @@ class ImageFiles(Dataset):
     """Image files, each of which is checked at the start.
 
     One file is open at a time.  Where the files' names say which frame each is, one that is
-    damaged or no camera's is a frame that is `unfit`.
+    damaged or no camera's is a frame that is `unfit`; so is a page unlike most of its file.
 
     Parameters
     ----------
@@ -150,6 +153,8 @@ class ImageFiles(Dataset):
         self._open: tuple[int, _ImageFile] | None = None
         self._one_format: PageFormat | None = None
         self._broken: dict[int, InputError] = {}
+        #: Why a frame cannot be used, by its file and page.
+        self._troubles: dict[tuple[int, int], str] = {}
         self._summary = dict(named.summary)
         found = self._look_through(named)
         good = next(index for index in range(len(files)) if index not in self._broken)
@@ -204,6 +209,7 @@ class ImageFiles(Dataset):
             said = number_or_none(file.metadata.get("ElapsedTime-ms"))
             found.axes.append(image.axes)
             found.elapsed_ms += [said] * len(image.axes) if named.whole else image.elapsed_ms
+            self._troubles |= {(index, page): why for page, why in image.troubles.items()}
             found.set_files |= image.set_files
             found.kept_axes |= image.kept_axes
             found.pixel_um = found.pixel_um or image.pixel_um
@@ -214,13 +220,16 @@ class ImageFiles(Dataset):
 
     def plan(self) -> Plan:
         """What all frames have in common, and when each was taken."""
-        for error in self._broken.values():
+        for error in (*self._broken.values(), *map(InputError, self._troubles.values())):
             raise error
         return self._whole
 
     def unfit(self, key: str) -> str:
-        """Why the file of a frame cannot be used; empty for most."""
-        error = self._broken.get(self._frames[key][0])
+        """Why the file or the page of a frame cannot be used; empty for most."""
+        place = self._frames[key]
+        if place in self._troubles:
+            return f"is a page that cannot be used: {self._troubles[place]}"
+        error = self._broken.get(place[0])
         return f"is in a file that cannot be used: {error}" if error else ""
 
     def is_slide(self, axes: Axes | str) -> bool:
@@ -403,6 +412,7 @@ class PngImageFile:
 
     set_files: frozenset[str] = frozenset()
     kept_axes: frozenset[str] = frozenset()
+    troubles: Mapping[int, str] = MappingProxyType({})
 
     def __init__(self, path: Path, max_frame_bytes: int) -> None:
         self.path = path

@@ -9,9 +9,14 @@ from typing import Any
 
 from refocusd.formats.metadata import finite_number
 from refocusd.frame import Axes, AxisValue
+from refocusd.profiles.microscope_metadata import number_within, pixel_um_of
 
 #: What plate readers call channels in the names of files: ``w1``, ``C01``, ``ch2``.
 _CHANNEL_CODE = re.compile(r"[a-z]{1,2}\d{1,2}", re.IGNORECASE)
+
+
+#: Nothing is taken or moved in less of a ms or um, or more than a year or a cm apart.
+_LEAST, _MOST_INTERVAL_MS, _MOST_STEP_UM = 1e-6, 3.2e10, 1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +48,11 @@ def scale_of(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> Scale:
     summary : mapping
         Of the whole acquisition.
     """
-    interval_ms = _first_positive(summary.get("Interval_ms"), summary.get("WaitInterval"))
+    interval_ms = number_within(summary, ("Interval_ms", "WaitInterval"), _LEAST, _MOST_INTERVAL_MS)
     return Scale(
-        pixel_um=_first_positive(
-            metadata.get("PixelSizeUm"), metadata.get("PixelSize_um"), summary.get("PixelSize_um")
-        ),
+        pixel_um=pixel_um_of(metadata, summary),
         # Planes may be taken from the top downwards; their distance has no sign.
-        z_um=_first_positive(*map(_unsigned, (summary.get("z-step_um"), summary.get("zStep_um")))),
+        z_um=_plausible_step_um(*map(summary.get, ("z-step_um", "zStep_um")), unsigned=True),
         interval_s=None if interval_ms is None else interval_ms / 1000,
     )
 
@@ -79,7 +82,7 @@ def z_step_um(a: tuple[int, float], b: tuple[int, float]) -> float | None:
 def stated_z_step_um(summary: Mapping[str, Any]) -> float | None:
     """Distance of planes that the summary of an acquisition states, in um; negative if downwards."""
     names = ("z-step_um", "zStep_um", "Z-step_um", "z-step_um_Intended")
-    return finite_number(*(summary.get(name) for name in names)) or None
+    return _plausible_step_um(*(summary.get(name) for name in names))
 
 
 def numbered_z_um(axes: Axes, summary: Mapping[str, Any]) -> float | None:
@@ -140,13 +143,9 @@ def channel_colour(value: AxisValue | None, summary: Mapping[str, Any]) -> str:
     return f"{colour & 0xFFFFFF:06X}" if type(colour) is int else ""
 
 
-def _unsigned(value: Any) -> Any:
-    """A number, or the text of one, without its sign."""
-    if isinstance(value, str):
-        return value.strip().removeprefix("-")
-    return abs(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-
-
-def _first_positive(*values: Any) -> float | None:
-    sizes = (finite_number(value) for value in values)
-    return next((size for size in sizes if size is not None and size > 0), None)
+def _plausible_step_um(*values: Any, unsigned: bool = False) -> float | None:
+    """The first of some values that a focus drive can move from one plane to the next, in um."""
+    steps = (finite_number(value) for value in values)
+    found = (um for um in steps if um is not None and _LEAST <= abs(um) <= _MOST_STEP_UM)
+    um = next(found, None)
+    return abs(um) if unsigned and um is not None else um

@@ -14,6 +14,8 @@ import msgspec
 _NA = ("NumericalAperture", "LensNA", "NA")
 _MAGNIFICATION = ("NominalMagnification", "Magnification")
 _PIXEL = ("PixelSizeUm", "PixelSize_um")
+#: Sizes of a pixel in the specimen that a light microscope can have, um.
+_PIXEL_UM = (0.001, 100.0)
 _KEYS = frozenset(
     {"Camera", "Core-Camera", "Binning", "Channel", "ROI", "BitDepth"}
     | {*_NA, *_MAGNIFICATION, *_PIXEL}
@@ -48,6 +50,8 @@ def pixel_um_of(
 ) -> float | None:
     """Camera pixel in the specimen plane, in um; None if it is not set (Micro-Manager writes 0).
 
+    A size that no light microscope has counts as not set.
+
     Parameters
     ----------
     metadata : mapping
@@ -55,9 +59,24 @@ def pixel_um_of(
     summary : mapping, optional
         Of its acquisition: counts where the frame does not say.
     """
-    return positive_number(metadata, _PIXEL, 1000.0) or positive_number(
-        summary or {}, _PIXEL, 1000.0
+    return number_within(metadata, _PIXEL, *_PIXEL_UM) or number_within(
+        summary or {}, _PIXEL, *_PIXEL_UM
     )
+
+
+def implausible_pixel_um(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """What is stated for a pixel size, and is none of a light microscope; empty for most."""
+    if pixel_um_of(metadata, summary) is not None:
+        return ""
+    stated = [said[key] for said in (metadata, summary) for key in _PIXEL if key in said]
+    return next((str(value)[:_MAX_CHARS] for value in stated if _is_stated(value)), "")
+
+
+def _is_stated(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and float(value) != 0
+    except (TypeError, ValueError, OverflowError):
+        return isinstance(value, int)
 
 
 def plausible_pixel_um(um: float | None) -> float | None:
@@ -65,22 +84,22 @@ def plausible_pixel_um(um: float | None) -> float | None:
 
     Many files carry 72 dots per inch, or 1 for "unknown" in some unit.
     """
-    return um if um is not None and 0.001 <= um <= 100 else None
+    return um if um is not None and _PIXEL_UM[0] <= um <= _PIXEL_UM[1] else None
 
 
 def na_of(metadata: Mapping[str, Any]) -> float | None:
     """Numerical aperture; None if the metadata do not say."""
-    return positive_number(metadata, _NA, 2.0)
+    return number_within(metadata, _NA, 0.01, 1.99)
 
 
 def magnification_of(metadata: Mapping[str, Any]) -> float | None:
     """Magnification; None if the metadata do not say."""
-    return positive_number(metadata, _MAGNIFICATION, 1000.0)
+    return number_within(metadata, _MAGNIFICATION, 0.01, 1000.0)
 
 
 def bit_depth_of(metadata: Mapping[str, Any]) -> int | None:
     """Bits of a count; None if the metadata do not say."""
-    bits = positive_number(metadata, ("BitDepth", "Camera-BitDepth"), 33.0)
+    bits = number_within(metadata, ("BitDepth", "Camera-BitDepth"), 1.0, 32.0)
     return round(bits) if bits else None
 
 
@@ -130,15 +149,15 @@ def _is_short(value: Any) -> bool:
     return len(str(value)) <= _MAX_CHARS
 
 
-def positive_number(
-    metadata: Mapping[str, Any], keys: tuple[str, ...], below: float = math.inf
+def number_within(
+    metadata: Mapping[str, Any], keys: tuple[str, ...], least: float, most: float
 ) -> float | None:
-    """The first value of some keys that is a finite number above zero, and below a limit."""
+    """The first value of some keys that is a number within limits."""
     for key in keys:
         try:
             value = math.nan if isinstance(metadata[key], bool) else float(metadata[key])
         except (KeyError, TypeError, ValueError, OverflowError):
             continue
-        if math.isfinite(value) and 0 < value < below:
+        if least <= value <= most:
             return value
     return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,12 @@ from finished import blurred, refocusd, told, verify
 from followed import ended, following, newest
 from java_ndtiff import SUMMARY, JavaNDTiff, JavaStack
 from live import keys, quick_settings, running
+from plates_on_disk import write_image, write_plate
 from waiting import until
 
 from refocusd.datasets.dataset import find_dataset
 from refocusd.datasets.verify import check_run
+from refocusd.errors import InputError
 from refocusd.formats.ndtiff.layout import HEADER_BYTES
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.formats.open_dataset import open_dataset
@@ -73,6 +78,15 @@ def image_files(folder: Path) -> Path:
         tifffile.imwrite(folder / f"img_t{n}.tif", plane)
     (folder / "img_t2.tif").write_bytes((folder / "img_t2.tif").read_bytes()[:3000])
     return folder
+
+
+def pages(folder: Path, odd: Any) -> Path:
+    """A TIFF stack that another program wrote page by page, one of them unlike the others."""
+    folder.mkdir()
+    with tifffile.TiffWriter(folder / "stack.tif") as writer:
+        for n, plane in enumerate(blurred(5, SIDE)):
+            writer.write(odd if n == 2 else plane, metadata=None)
+    return folder / "stack.tif"
 
 
 def odd_axes(folder: Path) -> Path:
@@ -205,3 +219,84 @@ def test_what_is_followed_and_what_is_processed_say_the_same_of_such_a_frame(
     assert done.returncode == 1
     assert verify(data / "run", place=tmp_path)[1]["runs"][0]["states"] == run["states"]
     assert len([each for each in data.iterdir() if each.name.startswith("run_refocused")]) == 1
+
+
+def odd_field(root: Path, field: str) -> str:
+    """Make the pixels of one field floating-point, or its axes those of an RGB picture."""
+    shutil.rmtree(root / "A/1/1")
+    write_image(root / "A/1/1", axes="tyx", levels=1, dtype=field if field != "RGB" else "uint16")
+    if field == "RGB":
+        document = root / "A/1/1" / "zarr.json"
+        said = json.loads(document.read_text())
+        axes = said["attributes"]["ome"]["multiscales"][0]["axes"]
+        axes.append(axes.pop(0) | {"name": "c", "type": "channel"})
+        document.write_text(json.dumps(said))
+    return '{"position":"A/1/1"'
+
+
+@pytest.mark.parametrize(
+    ("field", "frames", "why"),
+    [("float32", 2, "float32"), ("uint64", 2, "uint64"), ("RGB", 1, "y and x are the last")],
+)
+@pytest.mark.parametrize("on_cluster", [False, True])
+def test_a_field_of_a_plate_that_cannot_be_refocused_costs_no_other(
+    tmp_path: Path, field: str, frames: int, why: str, on_cluster: bool
+) -> None:
+    raw = tmp_path / "plate.zarr"
+    write_plate(raw, axes="tyx", levels=1)
+    begins = odd_field(raw, field)
+    with open_dataset(raw) as dataset:
+        unfit = [each for each in dataset if dataset.unfit(each)]
+        assert (len(dataset), len(unfit)) == (4 + frames, frames)
+        assert all(each.startswith(begins) for each in unfit)
+    extra = ("--cluster", "local") if on_cluster else ()
+    done = refocusd("process", raw, *extra, place=tmp_path, COLUMNS="1000")
+    assert done.returncode == 1, done.stderr
+    assert "4 frames of 64×48 px uint16" in done.stderr
+    assert f"{frames} frame{'s' * (frames > 1)} that cannot be refocused" in done.stderr
+    status, said = verify(raw, place=tmp_path)
+    (run,) = said["runs"]
+    assert (status, run["states"]) == (1, {"failed": frames, "passed_through": 4})
+    assert all(why in each["detail"] for each in run["problems"])
+    assert {each["axes"] for each in run["problems"]} == set(unfit)
+
+
+def test_a_plate_without_a_field_that_can_be_refocused_says_why(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate.zarr", axes="tyx", levels=1, dtype="float32")
+    with pytest.raises(InputError, match="A/1/0 has pixels of type float32"):
+        open_dataset(tmp_path / "plate.zarr")
+
+
+def test_a_field_of_another_size_is_refused_by_itself(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate.zarr", axes="tyx", levels=1)
+    shutil.rmtree(tmp_path / "plate.zarr" / "A/1/0")
+    write_image(tmp_path / "plate.zarr" / "A/1/0", axes="tyx", levels=1, dtype="uint8")
+    with open_dataset(tmp_path / "plate.zarr") as frames:
+        unfit = {json.loads(each)["position"] for each in frames if frames.unfit(each)}
+        assert (len(frames), unfit) == (6, {"A/1/0"})
+        assert "where most have 64×48 px uint16" in frames.unfit(next(iter(frames)))
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        (RGB, "is RGB"),
+        (np.ones((SIDE, SIDE), np.float32), "32-bit floating-point"),
+        (np.ones((32, SIDE), np.uint16), "page 2 of .* is 64×32 px uint16, where most are 64×64"),
+        (TINY, "smallest side"),
+    ],
+)
+def test_a_page_of_a_stack_unlike_the_others_costs_none_of_them(
+    tmp_path: Path, odd: Any, why: str
+) -> None:
+    raw = pages(tmp_path / "raw", odd)
+    done = refocusd("process", raw, place=tmp_path, COLUMNS="1000")
+    assert done.returncode == 1, done.stderr
+    assert "4 frames of 64×64 px uint16" in done.stderr
+    assert '1 frame that cannot be refocused, such as {"z":2}, which ' in done.stderr
+    status, said = verify(raw, place=tmp_path)
+    (run,) = said["runs"]
+    (problem,) = run["problems"]
+    assert (status, run["states"]) == (1, {"failed": 1, "passed_through": 4})
+    assert (problem["kind"], problem["axes"]) == ("failed", '{"z":2}')
+    assert re.search(why, problem["detail"])

@@ -41,7 +41,7 @@ from refocusd.errors import InputError
 from refocusd.formats.metadata import start_of
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import SinkKind, create_sink
-from refocusd.formats.scale import scale_of
+from refocusd.formats.scale import Scale, scale_of
 from refocusd.formats.tiff.arrangement import from_imagej
 from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import plan_export
@@ -207,6 +207,8 @@ def test_a_stack_that_was_taken_downwards_keeps_the_distance_of_its_planes(tmp_p
     assert scale_of({}, {"z-step_um": -1.5}).z_um == 1.5
     assert scale_of({}, {"z-step_um": "-1.5"}).z_um == 1.5
     assert scale_of({}, {"z-step_um": True}).z_um is None
+    assert scale_of({}, {"z-step_um": 1e300, "zStep_um": 0.5}).z_um == 0.5
+    assert scale_of({}, {"Interval_ms": 1e300, "PixelSize_um": 1e300}) == Scale()
     fiji = "ImageJ=1.54f\nimages=3\nslices=3\nunit=micron\nspacing=-3.0\n"
     assert from_imagej(fiji, 3, None, "x.tif").summary["z-step_um"] == 3.0
     tifffile.imwrite(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from refocusd.profiles.microscope_metadata import pixel_um_of
+from refocusd.profiles.microscope_metadata import implausible_pixel_um, na_of, pixel_um_of
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,11 @@ from refocusd.profiles.microscope_metadata import pixel_um_of
         ({"PixelSizeUm": "?"}, {"PixelSize_um": 0.65}, 0.65),
         ({}, {"PixelSize_um": 0.65}, 0.65),
         ({"PixelSizeUm": 0}, {"PixelSize_um": 0}, None),
-        ({"PixelSizeUm": 1e-6}, None, 1e-6),
+        ({"PixelSizeUm": 0.001}, None, 0.001),
+        ({"PixelSizeUm": 1e-6}, None, None),
+        ({"PixelSizeUm": 1e300}, {"PixelSize_um": 0.65}, 0.65),
+        ({"PixelSizeUm": -0.65}, None, None),
+        ({"PixelSizeUm": "1e300"}, {"PixelSize_um": 10**400}, None),
         ({"PixelSizeUm": True}, None, None),
         ({"PixelSizeUm": float("nan")}, None, None),
         ({}, {}, None),
@@ -29,3 +33,14 @@ def test_a_pixel_size_is_the_frames_own_or_the_acquisitions(
     metadata: dict[str, Any], summary: dict[str, Any] | None, um: float | None
 ) -> None:
     assert pixel_um_of(metadata, summary) == um
+
+
+@pytest.mark.parametrize(
+    ("um", "told"), [(1e300, "1e+300"), (-1, "-1"), ("nan", "nan"), (0, ""), (0.65, ""), (None, "")]
+)
+def test_a_pixel_size_that_no_microscope_has_is_told(um: Any, told: str) -> None:
+    assert implausible_pixel_um({"PixelSizeUm": um}, {}) == told
+
+
+def test_an_aperture_that_no_objective_has_is_not_known() -> None:
+    assert [na_of({"NA": na}) for na in (1e300, -0.4, 0, 1e-9, 2.0, "1.4")] == [*[None] * 5, 1.4]

@@ -13,10 +13,12 @@ from typing import Any
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.frame import Axes, Metadata, Pixels, canonical_axes, checked_pixels
-from refocusd.profiles.microscope_metadata import bit_depth_of, positive_number
+from refocusd.profiles.microscope_metadata import bit_depth_of, number_within
 
 #: Metadata keys of an exposure in milliseconds.
 _EXPOSURE_KEYS = ("Exposure", "Exposure-ms")
+#: The shortest exposure and the longest, ms: a day.
+_EXPOSURE_MS = 1e-6, 8.64e7
 #: Bits of the counts of cameras.
 BITS = (8, 10, 11, 12, 14, 16)
 
@@ -176,7 +178,9 @@ def _by_metadata(recording: Dataset) -> dict[float, list[int]]:
         together.setdefault(canonical_axes(others) if others else str(index), []).append(index)
     groups: dict[float, list[int]] = {}
     for indices in together.values():
-        exposure = positive_number(recording.metadata(plan.axes[indices[0]]), _EXPOSURE_KEYS)
+        exposure = number_within(
+            recording.metadata(plan.axes[indices[0]]), _EXPOSURE_KEYS, *_EXPOSURE_MS
+        )
         if exposure is None:
             raise InputError(
                 f"the frames of {recording.path} do not state their exposure: give --dark-exposures-ms "

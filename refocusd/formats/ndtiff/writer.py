@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import re
@@ -29,6 +28,7 @@ from refocusd.formats.sink import (
 )
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Metadata, Pixels, canonical_axes
+from refocusd.profiles.microscope_metadata import pixel_um_of
 
 #: Under ``refocusd`` in the summary metadata: the dataset may be appended to.
 OURS = {"sink": "ndtiff", "sink_format": 1}
@@ -267,7 +267,7 @@ class NDTiffSink(Sink):
         # TIFF keeps up to four bytes in the entry itself, NDTiff always elsewhere.
         text = text.ljust(4)
         self._make_room(pixels, text)
-        entry = self._stack.append(pixels, text, _pixel_size_um(metadata, self.summary))
+        entry = self._stack.append(pixels, text, pixel_um_of(metadata, self.summary))
         record = ndtiff.pack_record(axes, entry, self._contents.end)
         self._index.seek(self._contents.end)
         write_all(self._index, record)
@@ -307,12 +307,3 @@ def _open_stack(path: Path, contents: Contents, header_bytes: int) -> StackFile:
     if contents.last is None:
         return StackFile.after_header(current, header_bytes)
     return StackFile.after_frame(current, contents.last)
-
-
-def _pixel_size_um(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> float | None:
-    """Micro-Manager's pixel size: in every frame, or of the whole acquisition."""
-    for value in (metadata.get("PixelSizeUm"), summary.get("PixelSize_um")):
-        with contextlib.suppress(TypeError, ValueError):
-            if (size := float(value)) > 0:  # type: ignore[arg-type]
-                return size
-    return None

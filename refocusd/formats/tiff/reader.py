@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,15 @@ class TiffImageFile:
 
     Attributes
     ----------
+    troubles : dict of int to str
+        Why a frame cannot be used, though others of the file can, by its index.
     in_parts : bool
         Its frames are large, and can be read without holding a whole one.
 
     Raises
     ------
     InputError
-        If the file is no TIFF, is damaged, or its frames cannot be used.
+        If the file is no TIFF, is damaged, or none of its frames can be used.
     """
 
     def __init__(self, path: Path, max_frame_bytes: int) -> None:
@@ -91,6 +94,8 @@ class TiffImageFile:
         return layout.read_part(file, rows, columns)
 
     def _laid_out(self, index: int) -> tuple[StrictTiff, PageLayout]:
+        if index in self.troubles:
+            raise InputError(self.troubles[index])
         file, number = self._opened(), self._frames[index].page
         if self._layout is None or self._layout[0] != number:
             page = file.page(self._offsets[number])
@@ -161,7 +166,9 @@ class TiffImageFile:
         self._frames = arrangement.frames
         self._contiguous = arrangement.contiguous
         self.format = self._one_format(arrangement, formats)
-        self.in_parts = not self._contiguous and whole.isdisjoint(f.page for f in self._frames)
+        self.in_parts = not self._contiguous and whole.isdisjoint(
+            f.page for index, f in enumerate(self._frames) if index not in self.troubles
+        )
         if self._contiguous:
             self._check_contiguous(file)
         self.axes: Sequence[Mapping[str, AxisValue]] = tuple(f.axes for f in self._frames)
@@ -235,17 +242,20 @@ class TiffImageFile:
     def _one_format(
         self, arrangement: Arrangement, formats: Sequence[PageFormat | InputError]
     ) -> PageFormat:
-        first = formats[arrangement.frames[0].page]
-        for frame in arrangement.frames:
-            form = formats[frame.page]
-            if isinstance(form, InputError):
-                raise form
-            if form != first:
-                raise InputError(
-                    f"{self.path} has pages of different formats: page {frame.page} is {form}, and "
-                    f"page {arrangement.frames[0].page} is {first}; export one of them at a time"
-                )
-        assert isinstance(first, PageFormat)
+        """Format of most frames; the others are told in `troubles`."""
+        each = [formats[frame.page] for frame in arrangement.frames]
+        found = Counter(form for form in each if isinstance(form, PageFormat))
+        errors = (form for form in each if isinstance(form, InputError))
+        if not found:
+            raise next(errors)
+        first = found.most_common(1)[0][0]
+        self.troubles: Mapping[int, str] = {
+            index: str(form)
+            if isinstance(form, InputError)
+            else f"page {frame.page} of {self.path} is {form}, where most are {first}"
+            for index, (frame, form) in enumerate(zip(arrangement.frames, each, strict=True))
+            if form != first
+        }
         said = (first.height, first.width, first.dtype.name)
         if arrangement.promised not in (None, said):
             raise InputError(

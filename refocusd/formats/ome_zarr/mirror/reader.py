@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from refocusd.errors import InputError
 from refocusd.formats.ome_zarr.frame_list import FrameList
 from refocusd.formats.ome_zarr.layout import own_attributes
 from refocusd.formats.ome_zarr.mirror.layout import listed
@@ -97,6 +98,9 @@ class MirrorReader(StoreReader):
 
     def _check(self) -> None:
         """Do nothing: every listed frame can be read, as each was written by itself."""
+
+    def _refuse(self, position: str, error: InputError) -> None:  # noqa: ARG002
+        raise error
 
     def _metadata(self, key: str) -> dict[str, Any]:
         start = self._frames.number(key) - 1

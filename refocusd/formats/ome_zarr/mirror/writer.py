@@ -91,10 +91,13 @@ class MirrorSink(Sink):
             put_like(raw, path / OWN_GROUP, {"refocusd": MIRROR, "summary": plain})
             made = []
             for position, folder in image_folders(raw).items():
-                # One that another program has only begun gets its place with its first frame.
+                # One that another program has only begun gets its place with its first frame, and one
+                # that cannot be refocused none.
                 with contextlib.suppress(InputError):
-                    create_image(OmeImage.open(folder, position), path)
-                    made.append(position)
+                    image = OmeImage.open(folder, position)
+                    if not image.trouble:
+                        create_image(image, path)
+                        made.append(position)
             create_outer_groups(made, raw, path)
             # The folder of the lists comes last: a store with one is a dataset.
             (path / OWN_GROUP / LISTS).mkdir()

@@ -69,6 +69,10 @@ class GridFrames(Mapping[str, Place]):
         self._count += not numbers[index]
         numbers[index] = number
 
+    def refuse(self, position: str) -> None:
+        """An image that cannot be opened counts as one frame: nobody knows how many it has."""
+        self._others[canonical_axes({"position": position})] = ((position, ()), 1)
+
     def number(self, key: str) -> int:
         """The number kept for a frame.
 
@@ -88,7 +92,7 @@ class GridFrames(Mapping[str, Place]):
     @property
     def room(self) -> int:
         """Places of all images, with a frame or without."""
-        return sum(numbers.size for numbers in self._numbers.values())
+        return sum(numbers.size for numbers in self._numbers.values()) + len(self._others)
 
     def __getitem__(self, key: str) -> Place:
         if key in self._others:

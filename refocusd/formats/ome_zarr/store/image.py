@@ -16,7 +16,7 @@ from refocusd.formats.metadata import SECONDS_PER_UNIT, UM_PER_UNIT
 from refocusd.formats.ome_zarr.store.groups import Axis, GroupMetadata, read_group
 from refocusd.formats.scale import Scale
 from refocusd.formats.tiff.page import PageFormat
-from refocusd.frame import Axes, AxisValue
+from refocusd.frame import MIN_SIDE, Axes, AxisValue
 
 if TYPE_CHECKING:
     import zarr
@@ -83,6 +83,9 @@ class OmeImage:
         Paths of the arrays, the full resolution first.
     array : zarr.Array
         The full resolution.
+    trouble : str
+        Why its pixels cannot be used (``has pixels of type float32; ...``), though they can be
+        counted; empty for most.
     """
 
     folder: Path
@@ -96,6 +99,7 @@ class OmeImage:
     origin_z_um: float
     levels: tuple[str, ...]
     array: zarr.Array[Any]
+    trouble: str = ""
 
     @classmethod
     def open(cls, folder: Path, position: str) -> OmeImage:
@@ -104,8 +108,7 @@ class OmeImage:
         Raises
         ------
         InputError
-            If it cannot be read, has axes other than OME-Zarr allows, or pixels that are neither
-            uint8 nor uint16.
+            If it cannot be read, or has axes other than OME-Zarr allows.
         """
         said = read_group(folder)
         if said is None or not said.multiscales or not said.multiscales[0].datasets:
@@ -119,9 +122,6 @@ class OmeImage:
                 f"{folder} has the axes {[axis.name for axis in axes]} and {len(array.shape)} "
                 "dimensions: OME-Zarr has up to five, and y and x are the last"
             )
-        dtype = np.dtype(array.dtype)
-        if dtype.newbyteorder("=") not in (np.dtype(np.uint8), np.dtype(np.uint16)):
-            raise InputError(f"{folder} has pixels of type {dtype}; uint8 and uint16 are read")
         outer = _outer(axes, folder)
         labels = _labels(said)
         size = array.shape[outer.index("channel")] if "channel" in outer else 1
@@ -155,6 +155,7 @@ class OmeImage:
             z_origin or 0.0,
             levels,
             array,
+            _trouble(array),
         )
 
     @property
@@ -205,6 +206,16 @@ class OmeImage:
         if self.scale.interval_s and "time" in at:
             metadata["ElapsedTime-ms"] = at["time"] * self.scale.interval_s * 1e3
         return metadata
+
+
+def _trouble(array: zarr.Array[Any]) -> str:
+    dtype = np.dtype(array.dtype)
+    if dtype.newbyteorder("=") not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        return f"has pixels of type {dtype}; uint8 and uint16 are read"
+    height, width = array.shape[-2:]
+    if min(height, width) < MIN_SIDE:
+        return f"has frames of {width}×{height} px; the smallest side taken is {MIN_SIDE} px"
+    return ""
 
 
 def _axes(said: list[Axis | str] | None, dimensions: int) -> list[Axis]:

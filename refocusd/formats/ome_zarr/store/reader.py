@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from refocusd.formats.ome_zarr.store.groups import (
 )
 from refocusd.formats.ome_zarr.store.image import OmeImage, part_of
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, SLIDE_PX, PageFormat
-from refocusd.frame import MIN_SIDE, Axes, Pixels, canonical_axes, counted
+from refocusd.frame import Axes, Pixels, canonical_axes, counted
 
 #: In the summary metadata: path of the store whose layout the output is given.
 STORE = "OmeZarrStore"
@@ -71,8 +72,7 @@ class StoreReader(Dataset):
     Raises
     ------
     InputError
-        If it holds no image, or one that cannot be read; or if it is finished, and its images
-        differ in size or type.
+        If it holds no image, or none that can be read.
     """
 
     source = "OME-Zarr metadata"
@@ -105,6 +105,8 @@ class StoreReader(Dataset):
         self._max_frame_bytes = max_frame_bytes
         self._frames = self._no_frames()
         self._images: dict[str, _Image] = {}
+        #: Why the frames of an image cannot be used, by its position.
+        self._refused: dict[str, str] = {}
         #: Images that the store names, and that are not there (yet).
         self._absent: list[str] = []
         self._stamps: dict[Path, tuple[int, int, int]] | None = None
@@ -166,11 +168,21 @@ class StoreReader(Dataset):
         for position, each in self._images.items():
             for index in self._found(position, each.stored, everywhere=everywhere):
                 key = canonical_axes(each.image.axes_at(index))
+                if self._growing and position in self._refused:
+                    self._unusable[key] = f"the frame {_unfit(self._refused[position])}"
+                    continue
                 self._frames.add(key, (position, index))
                 if self._growing:
                     stamps = each.stored.stamps(index)
                     fresh.append((max((when for when, _ in stamps), default=0), key))
         return [key for _, key in sorted(fresh, key=lambda each: each[0])]
+
+    def unfit(self, key: str) -> str:
+        """Why the image of a frame cannot be used; empty for most."""
+        if not self._refused:
+            return ""
+        why = self._refused.get(self._frames[key][0])
+        return _unfit(why) if why else ""
 
     def is_whole(self, key: str) -> bool:
         """Whether a frame can be decoded; of a growing store it is read for that, and kept."""
@@ -188,7 +200,7 @@ class StoreReader(Dataset):
 
     def read_part(self, axes: Axes | str, rows: slice, columns: slice) -> Pixels:
         """As of any dataset; only the chunks that it touches are decoded."""
-        position, index = self._frames[self._key(axes)]
+        position, index = self._frames[self._usable(axes)]
         image = self._images[position].image
         try:
             part = np.asarray(image.array[part_of(index, rows, columns)])
@@ -201,7 +213,10 @@ class StoreReader(Dataset):
 
     def is_slide(self, axes: Axes | str) -> bool:
         """Whether a frame is large, and lies in parts that can be read one by one."""
-        image = self._images[self._frames[self._key(axes)][0]].image
+        key = self._key(axes)
+        if self.unfit(key):
+            return False
+        image = self._images[self._frames[key][0]].image
         return image.format.height * image.format.width > SLIDE_PX >= _tile_px(image)
 
     def close(self) -> None:
@@ -241,23 +256,36 @@ class StoreReader(Dataset):
         try:
             image = OmeImage.open(folder, position)
         except InputError as error:
-            if not self._growing:
-                raise
-            self._doubtful[""] = str(error)
+            if self._growing:
+                self._doubtful[""] = str(error)
+                return
+            self._refuse(position, error)
+            self._frames.refuse(position)
             return
         form = image.format
+        trouble = image.trouble
         if form.nbytes > self._max_frame_bytes and _tile_px(image) > SLIDE_PX:
-            raise InputError(
-                f"{folder} has frames of {form}, above the limit of {self._max_frame_bytes} bytes"
-            )
-        if min(form.height, form.width) < MIN_SIDE:
-            raise InputError(
-                f"{folder} has frames of {form}; the smallest side taken is {MIN_SIDE} px"
-            )
+            trouble = f"has frames of {form}, above the limit of {self._max_frame_bytes} bytes"
+        if trouble:
+            self._refuse(position, InputError(f"{folder} {trouble}"))
         if before is not None and before.image.array.shape == image.array.shape:
             return
         stored = StoredChunks(image.array, folder / image.levels[0])
         self._images[position] = _Image(self._frames.take_up(position, image), stored)
+
+    def _refuse(self, position: str, error: InputError) -> None:
+        """Take no frame of an image, for this reason.
+
+        Raises
+        ------
+        InputError
+            If it is the only one.
+        """
+        if not self._growing and (not position or self._only is not None):
+            raise error
+        self._refused[position] = str(error)
+        if self._growing:
+            self._unusable[""] = str(error)
 
     def _stamps_now(self) -> dict[Path, tuple[int, int, int]]:
         """Stamps of the folders and files that change when the store is given images, or arrays grow."""
@@ -306,24 +334,32 @@ class StoreReader(Dataset):
         return rested_s >= (SETTLE_S if state == "whole" else TILES_S)
 
     def _check(self) -> None:
-        if not self._images:
+        if not (self._images or self._refused):
             raise InputError(
                 f"{self.path} is a Zarr group without an image of OME-Zarr: give a plate or an "
                 "image, version 0.3 to 0.5"
             )
-        forms = {each.image.format: each.image.folder for each in self._images.values()}
-        if len(forms) > 1:
-            (a, first), (b, second) = list(forms.items())[:2]
-            raise InputError(
-                f"{self.path} has images of different formats: {first} has {a}, and {second} has "
-                f"{b}; give each image by itself"
-            )
+        good = {p: each.image for p, each in self._images.items() if p not in self._refused}
+        if not good:
+            raise InputError(next(iter(self._refused.values())))
+        # A recording has one format: that of most of its images.
+        forms = Counter(image.format for image in good.values())
+        form = forms.most_common(1)[0][0]
+        for position, image in good.items():
+            if image.format != form:
+                self._refused[position] = (
+                    f"{image.folder} has frames of {image.format}, where most have {form}: give it by "
+                    "itself"
+                )
 
     def _format(self, key: str) -> PageFormat:
-        return self._images[self._frames[key][0]].image.format
+        each = self._images.get(self._frames[key][0])
+        return each.image.format if each else self.first_format()
 
     def _metadata(self, key: str) -> dict[str, Any]:
         position, index = self._frames[key]
+        if position not in self._images:
+            return {}
         notes = self._notes_of(position)
         named = {"PositionName": notes.name} if notes.name else {}
         of_image = self._images[position].image.metadata_at(index)
@@ -343,8 +379,14 @@ class StoreReader(Dataset):
         return self._notes[name]
 
     def _pixels(self, key: str) -> Pixels:
-        position, index = self._frames[key]
+        position, index = self._frames[self._usable(key)]
         return self._decoded(self._images[position], position, index)
+
+    def _usable(self, axes: Axes | str) -> str:
+        key = self._key(axes)
+        if self.unfit(key):
+            raise self._unfit(key)
+        return key
 
     def _decoded(self, each: _Image, position: str, index: tuple[int, ...]) -> Pixels:
         """A frame, by way of the block of frames that is decoded with it."""
@@ -374,6 +416,10 @@ class StoreReader(Dataset):
         inside = tuple(at - first for at, first in zip(index, start, strict=True))
         pixels = self._block[1][inside]
         return np.ascontiguousarray(pixels, dtype=form.dtype)
+
+
+def _unfit(why: str) -> str:
+    return f"is in an image that cannot be used: {why}"
 
 
 def _tile_px(image: OmeImage) -> int:
