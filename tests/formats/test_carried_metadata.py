@@ -47,6 +47,13 @@ from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import plan_export
 
 
+@pytest.fixture(params=["ndtiff", "ome-zarr"])
+def kind(request: pytest.FixtureRequest) -> SinkKind:
+    """Kind of the dataset that is written."""
+    chosen: SinkKind = request.param
+    return chosen
+
+
 @pytest.mark.parametrize("recorded", list(every_kind()), ids=str)
 def test_what_a_reader_knows_is_in_the_sinks_and_in_the_export(
     tmp_path: Path, kind: SinkKind, recorded: Recorded

@@ -20,6 +20,7 @@ def test_the_position_name_of_the_microscope_is_kept(tmp_path: Path) -> None:
     assert pixels_of(tmp_path / "x.ome.tif")[1].get("Name") == "Well <B2>"
 
 
+@pytest.mark.parametrize("kind", ["ndtiff", "ome-zarr"])
 @pytest.mark.parametrize(
     ("channels", "names"),
     [
@@ -50,6 +51,7 @@ def test_a_triggered_sequence_has_the_times_of_the_core(tmp_path: Path) -> None:
     assert [float(plane["DeltaT"]) for plane in planes] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("kind", ["ndtiff", "ome-zarr"])
 def test_distance_of_planes_exposure_and_stage_come_from_the_frames(
     tmp_path: Path, kind: SinkKind
 ) -> None:

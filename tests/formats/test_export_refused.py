@@ -32,6 +32,7 @@ def test_nothing_beside_an_export_is_taken_for_its_own(tmp_path: Path) -> None:
         refocusd_export(tmp_path / "d", "--output", tmp_path / "y.ome.tif", "--overwrite")
 
 
+@pytest.mark.parametrize("kind", ["ndtiff", "ome-zarr"])
 def test_existing_files_are_replaced_only_when_asked(tmp_path: Path, kind: SinkKind) -> None:
     dataset(tmp_path / "d", kind, [{"time": 0, "position": p} for p in (0, 1)])
     (tmp_path / "x_position1.ome.tif").write_bytes(b"mine")
