@@ -37,7 +37,9 @@ def microscope_core() -> Any:
     try:
         return Core()
     except Exception as error:
-        raise ConfigError(f"Micro-Manager does not answer ({error}): restart it") from error
+        raise ConfigError(
+            f"Micro-Manager does not answer ({error}): wait until it is idle, or restart it"
+        ) from error
 
 
 def strings(vector: Any) -> list[str]:

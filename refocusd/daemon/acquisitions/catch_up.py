@@ -53,9 +53,9 @@ def _refuse_another(raw: Dataset, open_: Open, sample: Sequence[Fate]) -> None:
     recognition = recognise(raw, noted_then, known, growing=True)
     if recognition.differing:
         raise InputError(
-            f"{raw.path} is another recording than {open_.name} ({recognition.what}): put that one back, "
-            f"and `refocusd resume` does the rest; `refocusd process {in_command(raw.path)} --output FOLDER` "
-            "refocuses this one"
+            f"{raw.path} is another recording than {open_.name} ({recognition.what}): `refocusd process "
+            f"{in_command(raw.path)} --output FOLDER` refocuses this one. To finish the earlier one, keep this "
+            "one under another name, put the earlier one in its place and run `refocusd resume`"
         )
 
 
