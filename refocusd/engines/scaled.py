@@ -46,14 +46,13 @@ OUTPUTS: tuple[str, ...] = ("refocused", "interval", "blur")
 LEAST_BLUR_PX = 1.7
 #: A width is reduced by this many of its standard uncertainties, because too wide does more harm than too
 #: narrow.  Wide blurs (px), however, are measured too small, by this much (natural logarithm).
-CAREFUL = 1.0
+CAREFUL = 1.5
 SMALL_AT_PX, SMALL = (3.0, 6.0, 9.0), (0.0, 0.1, 0.15)
 #: The form of a PSF is used from this width (px) on; narrower blurs gain nothing by it, and are measured too wide.
 #: With a form, widths are used as measured, except for a known bias (natural logarithm) at these widths (px).
 LEAST_FORM_PX = 5.0
 FORM_AT_PX, FORM = (5.0, 7.0, 10.0), (-0.06, -0.01, 0.04)
-#: The uncertainty that the network is given for such a width (with a larger one it would guess a wider blur), and
-#: the least for others.
+#: The uncertainty that the network is given for such a width; with a larger one it would guess a wider blur.
 TOLD = 0.1
 #: Least uncertainty that the network is given for a width measured in a frame.
 LEAST_TOLD = 0.15
@@ -368,7 +367,7 @@ def careful(blur: BlurEstimate) -> BlurEstimate:
         return replace(blur, sigma_px=blur.sigma_px * math.exp(off), uncertainty=TOLD)
     small = float(np.interp(blur.sigma_px, SMALL_AT_PX, SMALL))
     width = blur.sigma_px * math.exp(small - CAREFUL * blur.uncertainty)
-    return replace(blur, sigma_px=width, uncertainty=max(blur.uncertainty, TOLD), shape=None)
+    return replace(blur, sigma_px=width, uncertainty=TOLD, shape=None)
 
 
 def _range_of(reduced: Floats) -> CountsRange:
