@@ -244,7 +244,7 @@ def _notes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         data = read_limited(folder / METADATA_FILE, _MOST_METADATA_BYTES)
     except OSError:
         return {}, {}
-    said = {name: value for _, name, value in entries_in(java_text(data).lstrip("\ufeff"))}
+    said = {name: value for _, name, value in entries_in(java_text(data))}
     entries = {
         str(value.get("FileName") or name).rpartition("/")[2]: value
         for name, value in said.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -48,9 +49,14 @@ def json_object(text: str | bytes | None) -> dict[str, Any] | None:
 
 
 def java_text(data: bytes) -> str:
-    """Text that Micro-Manager wrote: UTF-8, or cp1252 on a western Windows before Java 18."""
+    """Text that Micro-Manager wrote: UTF-8, or cp1252 on a western Windows before Java 18.
+
+    Editors on Windows save it with a byte order mark, also in UTF-16.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("cp1252", "replace")
 

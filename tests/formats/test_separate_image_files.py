@@ -89,6 +89,18 @@ def test_of_files_without_an_entry_the_names_tell(tmp_path: Path, version: str) 
         assert recording.summary["Comment"] == "20× µ"
 
 
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+def test_metadata_that_an_editor_on_windows_saved_are_read(tmp_path: Path, coding: str) -> None:
+    stack = frames(2, 2, 3)
+    write_position(tmp_path / "Pos0", stack, "2.0")
+    notes = tmp_path / "Pos0" / "metadata.txt"
+    notes.write_text(notes.read_text(encoding="utf-8"), encoding=coding)
+    for growing in (False, True):
+        with open_dataset(tmp_path / "Pos0", growing=growing) as recording:
+            assert_reads(recording, expected(stack))
+            assert recording.summary["z-step_um"] == 2.0
+
+
 @pytest.mark.parametrize("version", ["1.4", "2.0"])
 def test_without_readable_metadata_the_names_tell(tmp_path: Path, version: str) -> None:
     stack = frames(2, 2, 3)

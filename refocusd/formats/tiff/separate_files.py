@@ -8,6 +8,7 @@ Source: micro-manager ``StorageSinglePlaneTiffSeries.java``.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -27,7 +28,9 @@ from refocusd.frame import Pixels, canonical_axes
 #: Beside the files of a position.
 METADATA_FILE = "metadata.txt"
 _IMAGE = re.compile(r"img_.*\.tiff?$", re.IGNORECASE)
-_KEY = re.compile(r'\s*[{,]?\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
+_KEY = re.compile(r'\ufeff?\s*[{,]?\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
+#: Editors on Windows save it so, with a byte order mark.
+_UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _END = re.compile(r"\s*}\s*")
 #: The entry of the first frame follows the summary.
 _HEAD_BYTES = 1 << 20
@@ -169,6 +172,9 @@ def _positions(path: Path) -> Iterator[Path]:
 
 def _decoded(data: bytes) -> tuple[str, str]:
     """Text that is being written, and its coding; a letter that is cut at the end is left out."""
+    for mark, coding in _UTF16.items():
+        if data.startswith(mark):
+            return data.decode(coding, "replace"), coding
     try:
         return data.decode("utf-8"), "utf-8"
     except UnicodeDecodeError as error:
