@@ -64,7 +64,11 @@ def known(measured: PsfMeasurement, **changed: Any) -> BlurEstimate | None:
         version="1",
         microscope=Microscope(pixel_um=PIXEL_UM),
         psf=type(section)(
-            **{**{f: getattr(section, f) for f in section.__struct_fields__}, **changed}
+            **{
+                **{f: getattr(section, f) for f in section.__struct_fields__},
+                "counted": True,
+                **changed,
+            }
         ),
     )
     applied = Applied(Selection((profile,), {"PixelSizeUm": PIXEL_UM}, (448, 672)))

@@ -181,7 +181,7 @@ def test_another_format_than_the_one_on_disk_is_told(tmp_path: Path) -> None:
     # Nobody asked for NDTiff: it goes on, and says so.
     done = refocusd("process", raw, "--output", "zarr", place=tmp_path)
     assert done.returncode == 0
-    assert "stays in the format ome-zarr" in done.stderr
+    assert "is continued in its format, ome-zarr" in done.stderr
 
 
 @pytest.mark.parametrize("how", ["raw renamed", "both renamed", "both moved"])

@@ -35,7 +35,7 @@ def test_somebody_without_the_token_is_told_how_to_come_in(browser: Browser) -> 
         assert (program.status, "error" in program.json()) == (401, True)
         with open_page(browser, f"http://127.0.0.1:{port}/?token=wrong") as page:
             alert = page.get_by_role("alert")
-            expect(alert).to_contain_text("not the one of this view")
+            expect(alert).to_contain_text("not the token of this view")
             page.get_by_label("Token").fill(TOKEN)
             page.keyboard.press("Enter")
             expect(page.get_by_role("button", name="Jobs")).to_be_visible()
