@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ import pytest
 
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.transport.secure.user_keys import FOLDER_VARIABLE, KEY_VARIABLE
+
+# A shell switches SIGINT off for what it starts in the background, and so for the programs under test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -169,7 +169,7 @@ class StoreReader(Dataset):
             for index in self._found(position, each.stored, everywhere=everywhere):
                 key = canonical_axes(each.image.axes_at(index))
                 if self._growing and position in self._refused:
-                    self._unusable[key] = f"the frame {_unfit(self._refused[position])}"
+                    self._unusable[key] = f"the frame {_in_refused_image(self._refused[position])}"
                     continue
                 self._frames.add(key, (position, index))
                 if self._growing:
@@ -182,7 +182,7 @@ class StoreReader(Dataset):
         if not self._refused:
             return ""
         why = self._refused.get(self._frames[key][0])
-        return _unfit(why) if why else ""
+        return _in_refused_image(why) if why else ""
 
     def is_whole(self, key: str) -> bool:
         """Whether a frame can be decoded; of a growing store it is read for that, and kept."""
@@ -418,7 +418,7 @@ class StoreReader(Dataset):
         return np.ascontiguousarray(pixels, dtype=form.dtype)
 
 
-def _unfit(why: str) -> str:
+def _in_refused_image(why: str) -> str:
     return f"is in an image that cannot be used: {why}"
 
 
