@@ -180,7 +180,10 @@ def test_lines_that_find_the_queue_full_are_dropped_and_counted(
     monkeypatch.setattr(background_log, "MAX_QUEUED_CHARS", 1000)
     stuck = Stuck()
     handler = background_log.BackgroundHandler(stuck.write)
-    for number in range(300):
+    handler.handle(logging.makeLogRecord({"msg": f"{0:09}"}))
+    # A writer that takes its first line later would make room for one in the middle.
+    assert stuck.called.wait(60)
+    for number in range(1, 300):
         handler.handle(logging.makeLogRecord({"msg": f"{number:09}"}))
     stuck.free.set()
     handler.close()

@@ -75,13 +75,16 @@ class Shown:
         """What the stage shows, without what lies over the frame."""
         self.page.evaluate(
             "() => { for (const e of document.querySelectorAll('.tag,.divider,.scale,.readout,.hint'))"
-            " e.style.visibility = 'hidden'; }"
+            " e.style.visibility = 'hidden';"
+            # How its round corners are smoothed depends on what else is drawn.
+            " document.getElementById('stage').style.borderRadius = '0'; }"
         )
         self.page.evaluate(DRAWN)
         image = Image.open(io.BytesIO(self.page.locator("#stage").screenshot()))
         self.page.evaluate(
             "() => { for (const e of document.querySelectorAll('.tag,.divider,.scale,.readout,.hint'))"
-            " e.style.visibility = ''; }"
+            " e.style.visibility = '';"
+            " document.getElementById('stage').style.borderRadius = ''; }"
         )
         return np.asarray(image.convert("L"), float)
 
