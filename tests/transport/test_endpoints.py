@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import zmq
 from house import FRAME_NBYTES, House, in_background, open_house
+from waiting import PATIENCE_S
 
 from refocusd.errors import ConfigError, TransportError
 from refocusd.transport import messages as wire
@@ -127,12 +128,12 @@ def test_a_peer_that_is_revoked_is_cut_off_and_no_other(house: House) -> None:
         cut.welcome(5)
         kept.welcome(5)
         house.store.revoke("bad")
-        house.until(lambda: house.gone, 3)
+        house.until(lambda: house.gone)
         assert list(house.gone) == [names["bad"]]
         assert "revoked" in house.gone[names["bad"]]
         assert not house.endpoints.send(names["bad"], [b"x"])
         # It learns that it was cut, comes back by itself, and is refused.
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while not cut.key_refused:
             assert time.monotonic() < deadline
             cut.receive(0.1)
@@ -147,7 +148,7 @@ def test_nothing_is_heard_of_a_peer_once_it_is_revoked(house: House) -> None:
         house.hello()
         connection.welcome(5)
         house.store.revoke("bad")
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + PATIENCE_S
         remote = house.endpoints._remote
         assert remote is not None
         while remote.good:
@@ -157,13 +158,11 @@ def test_nothing_is_heard_of_a_peer_once_it_is_revoked(house: House) -> None:
         assert house.until(lambda: house.gone) == []
 
 
-def test_a_link_that_ends_is_told_at_once_and_once(house: House) -> None:
+def test_a_link_that_ends_is_told_once(house: House) -> None:
     with house.peer(house.key("gpu-2")) as connection:
         (identity,) = house.hello()
         connection.welcome(5)
-    begun = time.monotonic()
     house.until(lambda: house.gone)
-    assert time.monotonic() - begun < 2
     assert list(house.gone) == [identity]
     house.gone.clear()
     for _ in range(10):
@@ -199,7 +198,7 @@ def test_many_reconnections_leave_nothing_behind(house: House) -> None:
     house.until(lambda: len(house.gone) == 30)
     assert house.endpoints._links == {}
     assert house.endpoints._by_number == {}
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     remote = house.endpoints._remote
     assert remote is not None
     while remote.relay._connections:
@@ -212,7 +211,7 @@ def test_peers_that_leave_before_they_are_heard_leave_nothing_behind(house: Hous
     for _ in range(5):
         with house.peer(keys) as connection:
             assert isinstance(connection._link, RemoteLink)
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + PATIENCE_S
             while not connection._link.was_up:
                 assert time.monotonic() < deadline
                 connection.receive(0.05)
@@ -253,10 +252,8 @@ def test_a_peer_that_does_not_read_holds_nobody_up(house: House) -> None:
     with house.peer(house.key()):
         (identity,) = house.hello()
         frame = memoryview(bytes(FRAME_NBYTES))
-        begun = time.monotonic()
         sent = sum(house.endpoints.send(identity, [b"x", frame]) for _ in range(1500))
         assert sent < 1500
-        assert time.monotonic() - begun < 10
 
 
 def test_sending_to_nobody_is_told(house: House) -> None:

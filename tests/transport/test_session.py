@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import PATIENCE_S
 
 from refocusd.errors import InputError, TransportError
 from refocusd.transport import messages as wire
@@ -115,7 +116,7 @@ def open_session(daemon: PlayedDaemon, frames: int = 4, **more: Any) -> Session:
 
 def pump_to(session: Session, state: State) -> None:
     """Pump through the back-off until the session has reached a state."""
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + PATIENCE_S
     while session.state is not state:
         assert time.monotonic() < deadline
         session.pump(0.05)

@@ -227,9 +227,7 @@ def test_fifty_pages_get_state_and_frames_and_more_than_the_limit_are_refused(se
             assert b"event: status" in got
             assert b"event: frame" in got
         assert ask(setup.port, "/api/status").json()["pages"] == 50
-        begun = time.monotonic()
         assert ask(setup.port, "/api/frame/latest").status == 200
-        assert time.monotonic() - begun < 2.0
         more = [stack.enter_context(stream(setup.port)) for _ in range(MAX_STREAMS - 50 + 1)]
         eventually(lambda: ask(setup.port, "/api/status").json()["pages"] == MAX_STREAMS, "full")
         answers = [read_until(page, b"\r\n") for page in more]
