@@ -10,7 +10,7 @@
 `open_dataset`    Opening a dataset of any kind
 `open_sink`       Starting and continuing a refocused dataset of any kind
 `placed_frames`   Datasets whose frames are stored uncompressed at known places in TIFF files that may grow
-`plates`          Image files of plate readers and of MetaMorph, by their real names
+`plates`          Image files of plate readers and of MetaMorph, by the names that these systems give them
 `refocused_name`  How refocused datasets are named, and recognised by their names
 `scale`           Sizes of pixels and planes, and names of channels, in Micro-Manager's metadata
 `sink`            A sink: writes refocused frames into a dataset, and knows which ones it holds
