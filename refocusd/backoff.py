@@ -69,7 +69,7 @@ def persistently(
         except (OSError, RefocusdError) as error:
             if not may_pass(error):
                 raise
-            log.info("tried again in %.1f s: %s", pause_s, error)
+            log.info("trying again in %.1f s: %s", pause_s, error)
         wait(pause_s)
     return do()
 

@@ -119,7 +119,7 @@ class RunCheck:
             said.append(f"`refocusd resume {output}` puts the ledger of this computer right")
         if unfit:
             said.append(
-                f"{counted(unfit)} cannot be refocused as raw has them, however often: export them with the "
+                f"{counted(unfit)} cannot be refocused in the form that raw has: export them with the "
                 "program that recorded them, and refocus the export by itself; nothing is wrong with the others"
             )
         if damaged or self.refocused_unreadable:
@@ -235,7 +235,7 @@ def check_run(
     said = (*dataset.notes, *notes)
     unsure = recognition is not None and not (recognition.compared or recognition.another)
     if unsure and len(written):
-        said += ("nothing tells whether raw is the recording that was refocused: its name does",)
+        said += ("only its name tells that raw is the recording that was refocused",)
     return RunCheck(
         *(output, report, tuple(faults), said, running, ledger_off, recognition),
         raw=str(dataset.raw or dataset.raw_lost),

@@ -423,7 +423,7 @@ def understood(dataset: Dataset) -> str:
     scale = scale_of(first, summary)
     pixel = f"{scale.pixel_um:g} µm a pixel" if scale.pixel_um else "pixel size not known"
     if stated := implausible_pixel_um(first, summary):
-        pixel += f" ({stated} µm, as is stated, no light microscope has)"
+        pixel += f" (the stated {stated} µm is impossible for a light microscope)"
     step = f", planes {scale.z_um:g} µm apart" if scale.z_um else ""
     what = f"{counted(len(keys))} of {dataset.first_format()}: {sizes or 'no axes'}{channels}"
     return f"{dataset.name or dataset.path}: {what}; {pixel}{step}; by {dataset.source}{less}"

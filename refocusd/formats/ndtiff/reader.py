@@ -83,7 +83,7 @@ class NDTiffReader(PlacedFrames):
         if self._frames and all(map(self.unfit, self._frames)):
             self.first_key()  # says why; no file is opened for it
         if self._index.torn:
-            self.source += ", which ends within a record: frames behind it are left out"
+            self.source += ", which ends within a record: frames after it are left out"
 
     @property
     def summary(self) -> dict[str, Any]:

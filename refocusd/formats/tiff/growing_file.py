@@ -244,6 +244,6 @@ def _placed(values: Mapping[int, tuple[int, int]], file: str, says_depth: bool) 
     elif bits not in (8, 16):
         trouble = f"has {bits}-bit pixels; refocusd takes camera counts of 8 or 16 bits"
     elif min(width, height) < MIN_SIDE or form.nbytes > MAX_FRAME_BYTES or form.nbytes != nbytes:
-        trouble = f"is {form} in {nbytes} bytes, which cannot be"
+        trouble = f"is {form} in {nbytes} bytes, which is impossible"
     length, where = values[_METADATA]
     return Place(file, values[_STRIP][1], form, where, length, trouble)

@@ -243,7 +243,7 @@ def _root(xml: str, what: str) -> ElementTree.Element:
     """
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
         raise InputError(
-            f"{what} has OME-XML with a document type, which OME-XML has not: export it anew"
+            f"{what} has OME-XML with a document type, which OME-XML does not have: export it anew"
         )
     try:
         # Without a document type there are no entities to expand.
