@@ -369,8 +369,8 @@ def _places(
             yield first_page + step, place
     # A list of single planes may stop early, as an aborted acquisition does, and so may one range
     # that counts all pages; another range or nothing at all describes the whole file.
-    counted = len(blocks) == 1 and "PlaneCount" in blocks[0].attrib
-    stopped = counted and mine.count in (found, ANY_PAGES)
+    one_range = len(blocks) == 1 and "PlaneCount" in blocks[0].attrib
+    stopped = one_range and mine.count in (found, ANY_PAGES)
     if not blocks or (whole and found < planes and not stopped):
         raise _mismatch(what, planes, found)
 
