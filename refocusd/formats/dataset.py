@@ -308,7 +308,7 @@ class Dataset(ABC):
         return self._format(fit or self.first_key())  # which says why there is none
 
     def plan(self) -> Plan:
-        """What all frames have in common, and when each was taken; their metadata are read.
+        """What all frames have in common, and when each was taken; this reads all their metadata.
 
         Raises
         ------

@@ -322,7 +322,7 @@ def _arranged(
 
 
 def _left_out(named: NamedFiles, of_set: frozenset[str]) -> str:
-    """A remark, from its semicolon on, about files of the recording or beside it that are not read."""
+    """Remark on files of the recording, or beside it, that are not read; empty, or with a semicolon first."""
     there = {file.path.name for file in named.files}
     folder = named.files[0].path.parent
     # A set may lie in several folders, which are read one by one.

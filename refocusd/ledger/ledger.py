@@ -118,14 +118,14 @@ class Ledger:
             )
 
     def fates(self, run: str, acquisition: str) -> Fates:
-        """Outcome of the latest attempt of a run at each frame, as far as there are any now."""
+        """Outcome of the latest attempt of a run at each frame, of the attempts recorded so far."""
         return Fates(self._rows, columns(self.version, _FATE), (run, acquisition))
 
     def sample(self, run: str, acquisition: str, most: int) -> list[Fate]:
-        """Frames that were written and whose raw pixels have a checksum: up to `most`, from first to last."""
+        """Written frames whose raw pixels have a checksum: up to `most`, spread from first to last."""
         if self.version < 2:
             return []  # older than raw checksums
-        # The + keeps SQLite from the index, with which it would sort the run's rows for each sample.
+        # The + keeps SQLite from using the index, as it would then sort the run's rows for each sample.
         query = (
             f"SELECT id, {columns(self.version, _FATE)} FROM attempt WHERE id >= ?"  # noqa: S608
             " AND +run = ? AND +acquisition = ? AND raw_checksum IS NOT NULL"

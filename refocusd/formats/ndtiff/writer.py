@@ -151,7 +151,7 @@ def _number(filename: str) -> int:
     return int(match[1] or 0)
 
 
-#: Longest file, in bytes: offsets in a TIFF have 32 bits, of which the last few are not used.
+#: Longest file, in bytes: offsets in a TIFF have 32 bits, and 16 MiB are left unused.
 MAX_FILE_BYTES = 2**32 - 2**24
 
 

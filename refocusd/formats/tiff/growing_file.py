@@ -185,7 +185,7 @@ class GrowingFile:
         return json_object(text) if text.strip() else {}
 
     def pixels(self, place: Place, what: str, into: Pixels | None = None) -> Pixels:
-        """Pixels of one frame, shape (height, width), read into an array of theirs if one is given.
+        """Pixels of one frame, shape (height, width); they are read into `into`, if that is given.
 
         Raises
         ------

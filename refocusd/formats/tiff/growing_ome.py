@@ -32,7 +32,7 @@ class GrowingOmeTiff(PlacedFrames):
     """The frames of one OME-TIFF that ome-writers writes, or has written.
 
     For an acquisition without a planned end, the OME-XML counts one time point until it is finished:
-    the frames after it belong to the following ones.  A file of one frame always counts as growing.
+    later frames belong to the following time points.  A file of one frame always counts as growing.
 
     Parameters
     ----------
