@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
 from refocusd.errors import InputError, OutputError, RefocusdError
 
@@ -37,8 +36,6 @@ HELD_BY_ANOTHER = frozenset({5, 32, 33})
 LOCKED_BYTE = 2**31 - 2
 #: Error numbers that mean another process holds the lock.
 _LOCKED = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
-
-_Result = TypeVar("_Result")
 
 
 if sys.platform == "win32":
@@ -263,7 +260,7 @@ def write_whole(path: Path, *parts: bytes, private: bool = False) -> None:
         raise
 
 
-def _patiently(action: Callable[[], _Result]) -> _Result:
+def _patiently(action: Callable[[], object]) -> object:
     for delay_s in DELAYS_S:
         try:
             return action()

@@ -204,11 +204,11 @@ class Dataset(ABC):
             If there is none.
         """
         fit = (key for key in self._frames if not self.unfit(key))
-        if broken := next(fit, ""):
-            whole = (key for key in (broken, *fit) if self.is_whole(key))
-            return next(whole, broken)
-        for key in self._frames:
-            raise self._unfit(key)
+        if first := next(fit, ""):
+            whole = (key for key in (first, *fit) if self.is_whole(key))
+            return next(whole, first)
+        if self._frames:
+            raise self._unfit(next(iter(self._frames)))
         missing = len(self.missing_keys())
         if files := self.missing_files():
             raise InputError(

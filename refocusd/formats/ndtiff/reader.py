@@ -21,8 +21,8 @@ from refocusd.formats.ndtiff.layout import HEADER_BYTES, NDTIFF_MAGIC, summary_p
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.scale import channel_label
-from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page, Place, writer_mark
-from refocusd.formats.tiff.page import MAX_FRAME_BYTES
+from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page, writer_mark
+from refocusd.formats.tiff.page import MAX_FRAME_BYTES, Place
 from refocusd.frame import canonical_axes
 
 log = logging.getLogger(__name__)

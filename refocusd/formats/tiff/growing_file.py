@@ -27,8 +27,6 @@ from refocusd.formats.metadata import java_text, json_object
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat, Place
 from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
 
-__all__ = ["GrowingFile", "Opener", "Page", "Place"]
-
 #: Tags.
 _WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277
 _DESCRIPTION, _STRIP, _STRIP_BYTES, _METADATA = 270, 273, 279, 51123
