@@ -112,11 +112,11 @@ class RunCheck:
         # Nothing is appended to a damaged dataset.
         if any(resumed) and not self.refocused_unreadable:
             said.append(
-                f"{counted(resumed[0])} can be attempted, {resumed[1]} to be recorded: `refocusd "
+                f"{counted(resumed[0])} to refocus, {resumed[1]} to record in the ledger: `refocusd "
                 f"resume {output}`"
             )
         elif self.ledger_off and not self.refocused_unreadable:
-            said.append(f"`refocusd resume {output}` puts the ledger of this computer right")
+            said.append(f"`refocusd resume {output}` repairs the ledger on this computer")
         if unfit:
             said.append(
                 f"{counted(unfit)} cannot be refocused in the form that raw has: export them with the "
@@ -140,8 +140,8 @@ class RunCheck:
         if lost:
             said.append(
                 f"{counted(lost, 'raw frame')} gone or damaged: restore "
-                f"{self.raw or 'the raw data'} from a copy, unless frames were acquired there since "
-                "(nothing of what was refocused is touched)"
+                f"{self.raw or 'the raw data'} from a copy, unless other frames were acquired there "
+                "since (refocused frames are not touched)"
             )
         return said
 

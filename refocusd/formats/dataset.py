@@ -218,7 +218,7 @@ class Dataset(ABC):
         raise InputError(
             f"{self.path} is a dataset without a frame"
             + (f": the pixels of {missing} are not in its files" if missing else "")
-            + "; give one that was acquired, or wait for its first frame"
+            + "; give one that has frames, or wait for its first frame"
         )
 
     def format_of(self, axes: Axes | str) -> PageFormat:
