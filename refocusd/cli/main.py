@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from itertools import pairwise
 
 from refocusd import __version__
 from refocusd.cli.console import tolerate_any_encoding
@@ -45,10 +46,11 @@ examples:
 """
 
 
-def build_parser(named: str = "") -> argparse.ArgumentParser:
+def build_parser(*arguments: str) -> argparse.ArgumentParser:
     """The parser of all sub-commands, those of other packages included.
 
-    That of one of ours, where it is named, imports no other: they take longer to import than most take to run.
+    If `arguments` name one of ours, or ask for the version, no others are imported: importing all takes longer than
+    most commands run.
     """
     parser = argparse.ArgumentParser(
         prog="refocusd",
@@ -60,13 +62,23 @@ def build_parser(named: str = "") -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     add_log_flags(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="subcommand")
-    ours = [named] if named in COMMANDS else COMMANDS
-    for name in ours:
+    word = _first_word(arguments)
+    if word == "--version":
+        return parser
+    for name in [word] if word in COMMANDS else COMMANDS:
         add_module(commands, name, importlib.import_module(f"refocusd.cli.commands.{name}"))
-    if ours is COMMANDS:
+    if word not in COMMANDS:
         for entry in entry_points(group="refocusd.commands"):
             entry.load()(commands)
     return parser
+
+
+def _first_word(arguments: Sequence[str]) -> str:
+    """The command, or ``--version``; empty if there is neither."""
+    for before, word in pairwise(("", *arguments)):
+        if word == "--version" or not (word.startswith("-") or before == "--log-file"):
+            return word
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     tolerate_any_encoding()
     arguments = sys.argv[1:] if arguments is None else arguments
-    parsed = build_parser(*arguments[:1]).parse_args(arguments)
+    parsed = build_parser(*arguments).parse_args(arguments)
     try:
         with logged(
             parsed.subcommand, verbose=parsed.verbose, as_json=parsed.log_json, file=parsed.log_file

@@ -15,6 +15,7 @@ import tifffile
 from live import keys, read_all, stack, write_stack
 from PIL import Image
 
+from refocusd.cli.main import build_parser
 from refocusd.datasets.run_folder import LEDGER_COPY
 
 
@@ -309,13 +310,27 @@ def test_the_demo_goes_from_the_microscope_to_the_picture(tmp_path: Path) -> Non
     assert "not an empty folder" in again.stderr
 
 
-def test_a_command_that_is_named_imports_no_other_and_no_web_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "imported"),
+    [
+        ("run --listen view", ["refocusd.cli.commands.run"]),
+        ("-v --log-file view export --help", ["refocusd.cli.commands.export"]),
+        ("--version", []),
+    ],
+)
+def test_a_command_that_is_named_imports_no_other_and_no_web_server(
+    tmp_path: Path, line: str, imported: list[str]
+) -> None:
     """A daemon, and each of thousands of commands in a script, starts in half the time."""
     script = (
-        "import sys; from refocusd.cli.main import build_parser; build_parser('run');"
+        f"import sys; from refocusd.cli.main import build_parser; build_parser(*{line.split()});"
         "print(*(name for name in sys.modules if name.startswith(('refocusd.cli.commands.', 'starlette'))))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True
     )
-    assert done.stdout.split() == ["refocusd.cli.commands.run"]
+    assert done.stdout.split() == imported
+
+
+def test_the_commands_of_other_packages_are_found_whatever_theirs_are_called() -> None:
+    assert build_parser("train", "export").parse_args(["train", "export"]).subcommand == "train"
