@@ -6,12 +6,12 @@ where it is at every moment.  Imports run one way, in the layers that `pyproject
 
 ================  ==================================================================================
 `__main__`        ``python -m refocusd``: the same as the ``refocusd`` command
-`backoff`         How long to wait before the next attempt, at anything: twice as long each time, with jitter
+`backoff`         Waits between attempts: each twice as long as the one before, with jitter
 `config`          Settings: defaults < ``refocusd.toml`` < environment ``REFOCUSD_*`` < flags
 `errors`          Every error that refocusd raises on purpose, as one tree
-`files`           Files replaced, deleted and written whole, where another program may hold them for a moment
+`files`           Files replaced, deleted and written whole, although another program may hold them for a moment
 `frame`           A frame: one 2-D image of a camera, its axes and its metadata
-`optional`        Imports the packages of the extras, which the base install lacks, when they are needed
+`optional`        Imports optional packages, which only the extras install, when they are needed
 `toml_value`      Values as TOML writes them, for the settings file, the help texts and the guide
 `bench/`          Measures engines: speed, memory and quality, against what the machine can do
 `cli/`            The command line: one module a sub-command in `commands`

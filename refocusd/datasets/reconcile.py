@@ -40,7 +40,7 @@ class Outcomes(Protocol):
     def __iter__(self) -> Iterator[Fate]: ...
 
     def of(self, axes: str) -> Fate | None:
-        """Of one frame; None if there was none."""
+        """Outcome of one frame; None if there was no attempt."""
         ...
 
 
@@ -117,7 +117,7 @@ class Report:
         return list(dict.fromkeys([*self.pending, *again]))
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, as plain values."""
+        """The whole report, as plain values."""
         return {
             "frames": self.frames,
             "states": self.states,

@@ -15,7 +15,7 @@ ZARR = ".zarr"
 
 
 def refocused_path(raw: Path) -> Path:
-    """Default path of the refocused dataset of a raw one; of an OME-Zarr, it is one as well."""
+    """Default path of the refocused dataset of a raw one; that of an OME-Zarr is an OME-Zarr too."""
     if raw.name.endswith(ZARR):
         stem = raw.name.removesuffix(ZARR).removesuffix(".ome")
         return raw.with_name(stem + SUFFIX + ZARR)

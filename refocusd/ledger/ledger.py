@@ -38,7 +38,7 @@ class Ledger:
     Raises
     ------
     LedgerError
-        If the file cannot be opened, is no ledger, or of a newer schema.
+        If the file cannot be opened, is not a ledger, or has a newer schema.
     """
 
     def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
@@ -124,8 +124,8 @@ class Ledger:
     def sample(self, run: str, acquisition: str, most: int) -> list[Fate]:
         """Frames that were written and whose raw pixels have a checksum: up to `most`, from first to last."""
         if self.version < 2:
-            return []  # of before raw checksums
-        # With an index the rows of a run would be sorted once for each frame; by id none are.
+            return []  # older than raw checksums
+        # The + keeps SQLite from the index, with which it would sort the run's rows for each sample.
         query = (
             f"SELECT id, {columns(self.version, _FATE)} FROM attempt WHERE id >= ?"  # noqa: S608
             " AND +run = ? AND +acquisition = ? AND raw_checksum IS NOT NULL"
@@ -170,7 +170,7 @@ class Ledger:
         return None
 
     def verdicts(self, run: str, acquisition: str) -> dict[str, int]:
-        """Frames of a run by verdict, after the latest attempt; those of before verdicts left out."""
+        """Frames of a run by verdict, after the latest attempt; frames without a verdict are left out."""
         rows = self._rows(
             "SELECT json_extract(facts, '$.verdict') AS said, count(*) FROM attempt WHERE id IN"
             " (SELECT max(id) FROM attempt WHERE run = ? AND acquisition = ? GROUP BY axes)"
@@ -274,15 +274,15 @@ class Ledger:
 class Fates:
     """Outcome of the latest attempt of a run at each frame, in the order of their axes.
 
-    Read when it is asked for, so that memory does not grow with the frames.  Attempts that are
-    recorded after this was made do not count.
+    Rows are read when they are asked for, so that memory does not grow with the frames.  Attempts
+    that are recorded after this object was made do not count.
 
     Parameters
     ----------
     rows : callable
         Gives the rows of a query.
     columns : str
-        Those that `Fate` has.
+        The columns of the query that make a `Fate`.
     of : (str, str)
         Run and acquisition.
     """

@@ -33,10 +33,10 @@ _UM_PER_RESOLUTION_UNIT = {2: 25400.0, 3: 10000.0}
 
 
 class TiffImageFile:
-    """An `ImageFile`: every page is found and checked when the file is opened.
+    """An `image_files._ImageFile`: every page is found and checked when the file is opened.
 
-    Of each page only its place and its axes are kept; what else it says is read
-    again with its pixels.
+    Only the place and the axes of each page are kept; what else the page says is
+    read again when it is needed.
 
     Parameters
     ----------
@@ -54,13 +54,13 @@ class TiffImageFile:
     Raises
     ------
     InputError
-        If the file is no TIFF, is damaged, or none of its frames can be used.
+        If the file is not a TIFF, is damaged, or none of its frames can be used.
     """
 
     def __init__(self, path: Path, max_frame_bytes: int) -> None:
         self.path = path
         self._most_bytes = max_frame_bytes
-        #: Each page states its position: MetaMorph's do.
+        #: Whether each page has its own description of its frame, as MetaMorph's pages do.
         self._described_pages = False
         #: Number of the page that was read last, and the places of its pixels.
         self._layout: tuple[int, PageLayout] | None = None
@@ -89,7 +89,7 @@ class TiffImageFile:
         return layout.read(file, index * self.format.nbytes if self._contiguous else 0)
 
     def read_part(self, index: int, rows: slice, columns: slice) -> Pixels:
-        """Part of one frame, if they are `in_parts`; as `read`."""
+        """Part of one frame, shape (rows, columns), if frames are `in_parts`; raises as `read`."""
         file, layout = self._laid_out(index)
         return layout.read_part(file, rows, columns)
 
@@ -102,7 +102,7 @@ class TiffImageFile:
             layout = page_layout(file, page, number, self._most_bytes)
             if layout.format != self.format:
                 raise InputError(f"{self.path} has changed since it was opened: open it again")
-            # Of a slide it is asked for with every tile.
+            # Kept, because it is needed again for every tile of a slide.
             self._layout = (number, layout)
         return file, self._layout[1]
 
@@ -157,8 +157,8 @@ class TiffImageFile:
                 if not layout.in_parts:
                     whole.add(number)
             except InputError as error:
-                # It may be a label or an overview that is no part of the recording.
-                # Its traceback would keep all that was read alive.
+                # The page may be a label or an overview that is not part of the recording.
+                # The error's traceback would keep alive everything that was read.
                 formats.append(error.with_traceback(None))
         if first is None:
             raise file.damaged("all of its pages are thumbnails")
@@ -217,7 +217,7 @@ class TiffImageFile:
         return plain(pages, of_first)
 
     def _shaped(self, file: StrictTiff, formats: Sequence[PageFormat | InputError]) -> Arrangement:
-        """Frames of the largest series: tifffile appends further ones to a file."""
+        """Frames of the largest series: a file written by tifffile may have several."""
         largest: tuple[int, int, Arrangement] | None = None
         start, pages = 0, len(self._offsets)
         while start < pages:
@@ -242,7 +242,7 @@ class TiffImageFile:
     def _one_format(
         self, arrangement: Arrangement, formats: Sequence[PageFormat | InputError]
     ) -> PageFormat:
-        """Format of most frames; the others are told in `troubles`."""
+        """Format of most frames; the others are listed in `troubles`."""
         each = [formats[frame.page] for frame in arrangement.frames]
         found = Counter(form for form in each if isinstance(form, PageFormat))
         errors = (form for form in each if isinstance(form, InputError))
@@ -265,7 +265,7 @@ class TiffImageFile:
         return first
 
     def _pixel_um_of_tags(self, file: StrictTiff, first: TiffPage) -> float | None:
-        """Pixel size by the resolution tags, if it is a microscope's and not a printer's."""
+        """Pixel size in um from the resolution tags, if it is a microscope's and not a printer's."""
         resolution = file.rational(first, _X_RESOLUTION)
         unit = _UM_PER_RESOLUTION_UNIT.get(file.number(first, _RESOLUTION_UNIT, 2))
         um = plausible_pixel_um(unit / resolution if unit and resolution else None)

@@ -1,10 +1,10 @@
 """A TIFF file read by tifffile, with an error where tifffile would repair it.
 
-tifffile, as it should for looking at a picture, repairs: a tag that leads outside the file is
-left out, strips that are missing are made up, a broken chain of pages ends early.  Before an
-acquisition is replayed a page too few or a frame of another size must be an error.  So the
-chain of pages is walked here before tifffile sees it, whatever tifffile logs is an error, and
-`page` holds each page's tags against the bytes there are.
+tifffile repairs files, as is right for viewing a picture: it leaves out a tag that points outside
+the file, fills in missing strips, and stops where the chain of pages is broken.  In a recording, a
+missing page or a frame of another size must be an error.  So this module walks the chain of pages
+before tifffile does, and turns whatever tifffile logs into an error; `page_layout` then checks each
+page's tags against the file.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tifffile import TiffFile, TiffPage
 from refocusd.errors import InputError
 from refocusd.files import open_shared, reading
 
-#: More pages than any recording has; a chain that goes on is taken for damaged.
+#: More pages than any recording has; a longer chain counts as damaged.
 MAX_PAGES = 1 << 20
-#: More entries than any page has (vendors write some dozens).
+#: More entries than any page has (vendors write a few dozen).
 MAX_ENTRIES = 1024
-#: Longest values of one tag: descriptions of 100 000 planes take some 30 MiB.
+#: Most bytes of one tag's values: a description of 100 000 planes takes about 30 MiB.
 MAX_TAG_BYTES = 1 << 28
-#: TIFF 6.0 asks readers to skip types of values that they do not know.
+#: TIFF 6.0 asks readers to skip values of types that they do not know.
 _HARMLESS = "invalid data type"
 #: Types of unsigned integers; the type of a fraction.
 _UNSIGNED, _RATIONAL = (1, 3, 4, 13, 16, 18), 5
@@ -46,7 +46,7 @@ class StrictTiff:
     path : Path
         Read with ordinary reads, never memory-mapped.
     offsets : array of int, optional
-        Of the pages, if they are known from an earlier look; otherwise the chain is walked.
+        Of the pages, if they are known from an earlier opening; otherwise the chain is walked.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class StrictTiff:
         Of the file, in bytes.
     order : {"<", ">"}
     offsets : array of int
-        Where the directory of each page is, in file order.
+        Offset of each page's directory, in bytes, in the order of the pages.
 
     Raises
     ------
@@ -83,7 +83,7 @@ class StrictTiff:
         self._file.close()
 
     def damaged(self, what: str) -> InputError:
-        """Make the error for a file of which `what` is wrong."""
+        """Make the error for a damaged file; `what` says what is wrong with it."""
         return InputError(
             f"{self.path} is damaged or incomplete: {what}; copy the file again, or export it anew"
         )
@@ -121,7 +121,7 @@ class StrictTiff:
             raise self.damaged(f"the file ends within {what}")
 
     def page(self, offset: int) -> TiffPage:
-        """The page whose directory is at a place that `offsets` names, with its tags.
+        """The page whose directory is at `offset`, one of `offsets`, with its tags.
 
         Raises
         ------
