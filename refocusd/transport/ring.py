@@ -88,8 +88,9 @@ class SharedRing:
     Raises
     ------
     TransportError
-        From `create` when the memory cannot be had; from `attach` when the
-        block is gone, or belongs to another user or host.
+        From `create` if the memory cannot be allocated; from `attach` if the
+        block is gone, or belongs to another user or host; from `view` if the
+        pixels would lie outside the ring.
     """
 
     def __init__(self, block: mmap.mmap, address: RingAddress, handle: int = -1) -> None:
@@ -137,7 +138,7 @@ class SharedRing:
                 f"the daemon's ring (process {address.pid}) cannot be attached: {error}; "
                 "a peer must run on the same host and as the same user"
             ) from error
-        # Windows creates a fresh, empty mapping where none has that name.
+        # Windows creates a new, empty mapping if none has that name.
         if block[: len(_header(address.tag, address.nbytes))] != _header(
             address.tag, address.nbytes
         ):
@@ -171,8 +172,8 @@ class SharedRing:
         return np.ndarray(shape, kind, buffer=self._block, offset=offset)
 
     def close(self) -> None:
-        """Give the mapping back; the memory is freed when the last peer has done so."""
-        # Where a view is still alive somewhere, the mapping goes with it.
+        """Release the mapping; the memory is freed when the last peer has done so."""
+        # If a view still exists, the mapping is released with it.
         with contextlib.suppress(BufferError):
             self._block.close()
         if self._handle >= 0:
@@ -204,7 +205,7 @@ class SlotAllocator:
         return max((size for _, size in self._gaps), default=0)
 
     def take(self, frame_nbytes: int) -> Slot | None:
-        """A slot for frames of `frame_nbytes`, or None when no gap is large enough."""
+        """A slot for a frame of `frame_nbytes`, or None if no gap is large enough."""
         slot = Slot(0, frame_nbytes)
         with self._lock:
             for index, (start, size) in enumerate(self._gaps):
