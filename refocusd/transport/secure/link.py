@@ -135,7 +135,7 @@ class LocalLink:
                 frames = self._monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            # As `zmq.utils.monitor` reads it, which imports asyncio.
+            # As in `zmq.utils.monitor`, which is not used because it imports asyncio.
             kind, value = struct.unpack("=hi", frames[0])
             if kind == zmq.Event.HANDSHAKE_SUCCEEDED:
                 if not self.was_up:
