@@ -117,7 +117,8 @@ class SharedRing:
                 f"there is no shared memory of {nbytes / 2**20:.0f} MiB for the ring ({error}); "
                 "set a smaller ring_mib"
             ) from error
-        _write_header(block, tag, nbytes)
+        header = _header(tag, nbytes)
+        block[: len(header)] = header
         return cls(block, RingAddress(os.getpid(), handle, tag, nbytes), handle)
 
     @classmethod
@@ -139,9 +140,8 @@ class SharedRing:
                 "a peer must run on the same host and as the same user"
             ) from error
         # Windows creates a new, empty mapping if none has that name.
-        if block[: len(_header(address.tag, address.nbytes))] != _header(
-            address.tag, address.nbytes
-        ):
+        header = _header(address.tag, address.nbytes)
+        if block[: len(header)] != header:
             block.close()
             raise TransportError(
                 f"what process {address.pid} offers as its ring is another block of memory; "
@@ -232,11 +232,6 @@ class SlotAllocator:
 
 def _header(tag: str, nbytes: int) -> bytes:
     return MAGIC + tag.encode("ascii") + struct.pack("<Q", nbytes)
-
-
-def _write_header(block: mmap.mmap, tag: str, nbytes: int) -> None:
-    header = _header(tag, nbytes)
-    block[: len(header)] = header
 
 
 def _pages(nbytes: int) -> int:
