@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: How often a position is started again because its worker was lost or its list was locked.
+#: Number of attempts at a position whose worker is lost or whose list is locked, without progress.
 MAX_ATTEMPTS = 10
-#: Wait before the next attempt, in s, times the number of attempts: another job may still hold the list.
+#: Wait before the next attempt, in s per attempt so far: another job may still hold the list.
 AGAIN_S = 1.0
-#: How often to check whether there are workers, if no job ends.
+#: Interval of the checks whether there are workers, in s, while no job ends.
 LOOK_S = 30.0
 #: What Dask raises if a worker, or the result that it held, is lost.
 _LOST = frozenset({"KilledWorker", "CancelledError", "FutureCancelledError", "CommClosedError"})
@@ -52,7 +52,7 @@ class Jobs:
     Attributes
     ----------
     rows_lost : bool
-        Some frames may be written that the ledger does not have.
+        Whether frames may be written that the ledger does not have.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Jobs:
         #: Jobs that have ended for any reason, including those that were lost with their scheduler.
         self._ended: SimpleQueue[Future] = SimpleQueue()
         self._given_up: list[RefocusdError] = []
-        #: It was reported that there is no worker.
+        #: Whether it was reported that there is no worker.
         self._alone = False
 
     def all(self, orders: Sequence[PositionOrder]) -> None:
@@ -75,9 +75,9 @@ class Jobs:
         Raises
         ------
         DiskFullError
-            No other job would succeed either.
+            If the disk is full, so that no other job would succeed either.
         TransportError
-            If the scheduler was lost, and did not come back.
+            If the scheduler was lost and did not come back.
         """
         for order in orders:
             self._submit(order, 1)
@@ -107,7 +107,7 @@ class Jobs:
 
     def _submit(self, order: PositionOrder, attempt: int) -> None:
         try:
-            # Not pure: the same order again is another attempt.
+            # Not pure, because the same order is another attempt if it is submitted again.
             future = self._client.submit(
                 refocus_position,
                 order.pack(),
@@ -146,7 +146,7 @@ class Jobs:
         return found
 
     def _was_too_large(self, killed: Any) -> bool:
-        """Whether Dask ended a job's last worker because it took more than its memory."""
+        """Whether Dask ended a job's last worker because it exceeded its memory limit."""
         events = self._client.get_events("worker-restart-memory") or ()
         return killed.last_worker.address in {event["worker"] for _, event in events}
 
@@ -156,6 +156,7 @@ class Jobs:
         Raises
         ------
         RefocusdError
+            If there is one; the error of the position if it is the only one.
         """
         if len(self._given_up) == 1:
             raise self._given_up[0]
@@ -163,7 +164,7 @@ class Jobs:
             raise WorkerError(f"{len(self._given_up)} positions were given up: {self._given_up[0]}")
 
     def take(self, result: JobResult) -> None:
-        """Record what a job did."""
+        """Record the result of a job."""
         self._dataset.record_attempts(result.attempts)
         self.rows_lost |= result.found > 0
         self._on_frames(len(result.attempts) + result.found)
