@@ -94,14 +94,16 @@ class Jobs:
             self.rows_lost = True
             if isinstance(outcome, DiskFullError):
                 self._client.cancel(list(self._running))
-                raise DiskFullError(f"{outcome}; the same command goes on from there") from outcome
+                raise DiskFullError(
+                    f"{outcome}; run the same command again to continue"
+                ) from outcome
             # A long position may lose many workers, as long as each of them makes progress.
             got_on = _listed_nbytes(job.order) > job.listed_nbytes
             attempt = 1 if got_on else job.attempt
             if attempt >= MAX_ATTEMPTS or not _may_pass(outcome):
                 self._given_up.append(_said(job.order, attempt, outcome))
                 continue
-            log.warning("%s: begun again (%s)", job.order.position, _named(outcome))
+            log.warning("%s: started again (%s)", job.order.position, _named(outcome))
             time.sleep(AGAIN_S * attempt)
             self._submit(job.order, attempt + 1)
 
@@ -117,8 +119,8 @@ class Jobs:
         except Exception as error:
             if self._client.status == "closed":
                 raise TransportError(
-                    "the Dask scheduler is gone and did not come back; what was written stays: the "
-                    "same command goes on from there"
+                    "the Dask scheduler is gone and did not come back; what was written is kept: run "
+                    "the same command again to continue"
                 ) from error
             raise
         self._running[future] = _Job(order, attempt, _listed_nbytes(order))
@@ -129,7 +131,7 @@ class Jobs:
         with suppress(Empty):
             return self._ended.get(timeout=LOOK_S)
         if not self._client.scheduler_info()["workers"] and not self._alone:
-            log.warning("no worker is there: jobs wait for one (in the queue?)")
+            log.warning("there are no workers: jobs wait for one (are they still in the queue?)")
             self._alone = True
         return None
 
@@ -201,13 +203,13 @@ def _said(order: PositionOrder, tries: int, error: BaseException | None) -> Refo
         return error
     if isinstance(error, MemoryError):
         return WorkerError(
-            f"{where}: a worker has not enough memory for a frame; give jobs more with --job-memory"
+            f"{where}: a worker does not have enough memory for a frame; give jobs more with --job-memory"
         )
     if _may_pass(error):
         return WorkerError(
-            f"{where}: its worker was lost {tries} times in a row without a frame (killed, preempted, "
-            "or out of memory); what was written stays: the same command goes on from there, with "
-            "more --job-memory if that was it"
+            f"{where}: its worker was lost {tries} times in a row before it wrote a frame (killed, "
+            "preempted, or out of memory); what was written is kept: run the same command again to "
+            "continue, with more --job-memory if memory was short"
         )
     return WorkerError(f"{where}: {type(error).__name__}: {error}")
 

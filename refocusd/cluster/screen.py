@@ -124,8 +124,8 @@ class Cluster:
         """
         if not (isinstance(frames, StoreReader) or has_slides(frames)):
             raise InputError(
-                f"{frames.path} is no OME-Zarr, whose positions several workers can write at once: "
-                "refocus it without --cluster, or convert it"
+                f"{frames.path} is not an OME-Zarr store, whose positions several workers can write at "
+                "once: refocus it without --cluster, or convert it"
             )
         dataset = OutputDataset.open(self._settings, self._open_output(frames, output))
         acquired: int | None = None
@@ -141,8 +141,8 @@ class Cluster:
             )
             if not isinstance(dataset.sink, MirrorSink):
                 raise OutputError(
-                    f"{dataset.sink.path} was not begun as an OME-Zarr with a place for each frame, and "
-                    "cannot be continued so: name another --output"
+                    f"{dataset.sink.path} was not created as an OME-Zarr store with a place for each frame, "
+                    "so this command cannot continue it: name another --output"
                 )
             for order in orders:
                 dataset.sink.make_room(json.loads(order.keys[-1]))

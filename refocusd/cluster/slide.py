@@ -187,7 +187,7 @@ def _begin(
         fine_px = _scaled(engine).grid[0]
         blur, numerator = _blur_of(facts, fine_px, careful)
     counts = _range_of(parts, blur, fine_px)
-    reasons = [*facts.reasons, f"judged by {len(found)} parts of a large image"]
+    reasons = [*facts.reasons, f"judged from {len(found)} parts of a large image"]
     done.begin(
         SlideBegun(
             done.raw_checksum,
@@ -218,8 +218,8 @@ def _by_parts(
 def _scaled(engine: Engine) -> ScaledEngine:
     if not isinstance(engine, ScaledEngine):
         raise EngineError(
-            f"{engine.description.model_id or engine.description.backend} takes no image in parts; "
-            "name a model that works at the scale of the blur, or the backend deconvolution"
+            f"{engine.description.model_id or engine.description.backend} cannot refocus an image in "
+            "parts; name a model that works at the scale of the blur, or the backend deconvolution"
         )
     return engine
 

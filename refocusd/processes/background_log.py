@@ -116,7 +116,7 @@ class BackgroundHandler(logging.Handler):
         if not dropped:
             return ""
         told = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
-        told |= {"msg": "%d log lines were dropped: nobody took them", "args": (dropped,)}
+        told |= {"msg": "%d log lines were dropped: nobody read them", "args": (dropped,)}
         return self.format(logging.makeLogRecord(told)) + "\n"
 
 

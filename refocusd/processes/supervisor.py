@@ -160,7 +160,7 @@ class Supervisor:
                 break
             action = self._on_end(end)
             if action is Action.GIVE_UP:
-                log.warning("%s is given up (the reason stands above); all else goes on", self.name)
+                log.warning("%s is not restarted (see above); everything else continues", self.name)
                 break
             if action is Action.REPLACE:
                 self._back_off.reset()

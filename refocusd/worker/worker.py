@@ -139,7 +139,7 @@ class _Calibrations:
             return None
         found = self._told.get(task.calibration)
         if found is None or found.hot_pixels.shape != (task.height, task.width):
-            raise TransportError(f"the daemon did not say what calibration {task.calibration} is")
+            raise TransportError(f"the daemon did not send calibration {task.calibration}")
         return found
 
 
@@ -166,7 +166,7 @@ def _do(
         else:
             raise TransportError(f"task {task.task} came without its pixels")
         if checksum(raw) != task.checksum:
-            raise TransportError("the raw pixels changed on their way (checksum)")
+            raise TransportError("the raw pixels changed in transit (checksum)")
         if (engine := engines.get(task.channel)) is None:
             raise TransportError(f"this worker has no model of its own for channel {task.channel}")
         trust = np.empty(trust_shape(shape), np.uint8)

@@ -207,7 +207,7 @@ class AcquisitionWriter:
         try:
             pixels = self._pixels(output.message, submit.slot.refocused_offset)
             if checksum(pixels) != job.checksum:
-                raise TransportError("the refocused pixels changed on their way (checksum)")
+                raise TransportError("the refocused pixels changed in transit (checksum)")
             persistently(lambda: output.write(pixels, job, state, reason))
         except DiskFullError as error:
             self._put_off(output, job, str(error))
