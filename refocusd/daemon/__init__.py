@@ -7,7 +7,7 @@
 `events`         What other threads report to the broker, and the queue that wakes it
 `offline`        A daemon inside a command, for frames that lie on disk already: `refocusd process` and `resume`
 `peers`          Who is connected: the role of each peer, and when it was last heard
-`acquisitions/`  One acquisition in the daemon: opened, scheduled, caught up, closed, described
+`acquisitions/`  Acquisitions in the daemon: they are opened, scheduled, caught up, closed and described
 `output/`        What the daemon writes: refocused datasets with their ledgers, and previews
 `workers/`       The daemon's workers
 ===============  ===================================================================================
