@@ -13,7 +13,7 @@ where it is at every moment.  Imports run one way, in the layers that `pyproject
 `frame`           A frame: one 2-D image of a camera, its axes and its metadata
 `optional`        Imports the packages of the extras, which the base install lacks, when they are needed
 `toml_value`      Values as TOML writes them, for the settings file, the help texts and the guide
-`bench/`          Measures engines: speed, memory and quality, against what the machine can do
+`bench/`          Measures engines: speed, memory and quality, and speed relative to the machine's limit
 `cli/`            The command line: one module a sub-command in `commands`
 `cluster/`        Whole screens on a cluster: OME-Zarr stores refocused by the workers of Dask
 `daemon/`         The daemon: one on an acquisition PC
