@@ -24,7 +24,7 @@ where it is at every moment.  Imports run one way, in the layers that `pyproject
 `formats/`        Frames on disk: one folder a format, each with its layout, readers and writer
 `imaging/`        Arithmetic on frames: optics, defocus, normalisation, quality.  No files, no sockets
 `ledger/`         The durable record of what became of every frame
-`models/`         Model bundles: described, checked, installed, found.  Nothing in one is ever executed
+`models/`         Describes, checks, installs and finds model bundles.  Nothing in a bundle is ever executed
 `napari_plugin/`  The plugin for napari: a reader of refocused datasets, and a dock widget of the running daemon
 `processes/`      Child processes: started, supervised, and ended with their parent
 `profiles/`       Calibration profiles in use: which profile applies to a frame, and what it changes
