@@ -18,7 +18,7 @@ from refocusd.view.state.report import health
 from refocusd.view.state.view_state import ViewState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-#: Reasons are texts; more than these are counted together, so that series stay few.
+#: At most this many reasons have a series of their own; the rarer ones are counted together.
 MAX_REASONS = 50
 
 #: Labels and value of one sample.
@@ -26,7 +26,7 @@ Sample = tuple[dict[str, str], float]
 
 
 def metrics_text(state: ViewState, gpus: tuple[Gpu, ...]) -> bytes:
-    """All metrics.  Without a daemon only that there is none, and the GPUs."""
+    """All metrics; without a daemon, only that there is none, the pages, and the GPUs."""
     return generate_latest(_ViewMetrics(state, gpus))
 
 
@@ -49,7 +49,7 @@ class _ViewMetrics(Collector):
 
 
 def _metric(name: str, what: str, samples: float | Iterable[Sample], kind: str = "gauge") -> Metric:
-    """One metric, `refocusd_<name>`, of one value or a sample for each set of labels."""
+    """One metric, `refocusd_<name>`, with one value or one sample for each set of labels."""
     metric = Metric(f"refocusd_{name.removesuffix('_total')}", what, kind)
     for labels, value in [({}, samples)] if isinstance(samples, (int, float)) else samples:
         metric.add_sample(f"refocusd_{name}", labels, value)
