@@ -1,4 +1,4 @@
-// The keyboard.  What is listed here is what works, and what `?` shows.
+// The keyboard shortcuts, and the list of them that `?` shows.
 
 const KEYS = [
   [" ", "Space", "freeze, or follow live", (a) => a.live()],
@@ -39,7 +39,7 @@ export function listen(actions, list) {
   byKey.set("=", byKey.get("+"));
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    // The button of a dialog that was just closed keeps the focus until the next drawing.
+    // After a dialog closes, its button keeps the focus until the page is next drawn.
     const target = event.target.closest?.("dialog:not([open])") ? document.body : event.target;
     if (target.matches?.("input[type=text], textarea")) return;
     if (target.matches?.("input[type=number], select, dialog *") && event.key !== "?") return;

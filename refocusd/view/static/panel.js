@@ -1,4 +1,4 @@
-// The state in words and numbers: verdict of the frame, pipeline, workers, what happened.
+// The state in words and numbers: verdict on the frame, pipeline, workers, events.
 
 import { shortNumber } from "./plot.js";
 
@@ -57,7 +57,7 @@ function said({ state, reason, facts, missing, caught_up: late }) {
   return { level: "bad", title: state === "failed" ? "Failed" : state, why: reason || "This frame was not refocused." };
 }
 
-// What the worker said of the frame, in its words.
+// The worker's reasons for its verdict on the frame.
 const because = (facts) => (facts?.reasons ?? []).join("; ");
 
 function oddities(facts) {
@@ -230,7 +230,7 @@ export function showAcquisitions(daemon, current) {
   const shown = acquisitions.find((a) => a.id === current) ?? acquisitions.at(-1);
   badge.hidden = !shown;
   showFocus(shown?.state === "ended" ? null : shown?.focus);
-  // Those of every acquisition that is open: a full disk is no matter of who is looked at.
+  // Warnings of all open acquisitions: a full disk matters whichever of them is shown.
   const warnings = acquisitions.filter((a) => a.state !== "ended").flatMap((a) => a.warnings.map((words) => `${a.name}: ${words}`));
   find("warnings").hidden = !warnings.length;
   put("warnings", warnings.join("; "));
