@@ -169,8 +169,8 @@ def check_sink(output: Output, settings: Settings, *, asked: bool) -> None:
         return  # the output of an OME-Zarr store is one too, whatever the setting
     if asked:
         raise OutputError(
-            f"{output.path} is in the format {kind}, not {settings.sink} as sink says, and a dataset has "
-            f"one format; name another --output for one in {settings.sink}, or --sink {kind}"
+            f"{output.path} is in the format {kind}, but sink = {settings.sink} is set, and a dataset has "
+            f"one format; name another --output for one in {settings.sink}, or give --sink {kind}"
         )
     note(f"{output.path} is continued in its format, {kind}")
 

@@ -117,10 +117,10 @@ def _statement(report: RunReport) -> list[str]:
     text = (
         f"Out-of-focus frames were refocused computationally with {who}. Refocused frames are "
         "estimates: raw frames are kept, unaltered, and are the record of the measurement. Each frame was "
-        "judged by whether the result, blurred again, explains the raw frame, and by its likeness to frames "
-        f"on which the method was tested; trusted were {trusted} of {counted(judged)}; frames without "
+        "judged by whether the result, blurred again, explains the raw frame, and by its similarity to frames "
+        f"on which the method was tested; {trusted} of {counted(judged)} were judged trusted; frames without "
         "anything to refocus were left as they were taken. Intensities of refocused frames should be "
-        "measured on frames judged trusted only, and checked against the raw frames."
+        "measured only on frames judged trusted, and checked against the raw frames."
     )
     return ["<h2>Statement of use</h2>", f"<p>{text}</p>"]
 

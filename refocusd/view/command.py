@@ -36,7 +36,7 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.2,
         metavar="SHARE",
-        help="post one where more of an acquisition's last frames are not trusted (default: 0.2)",
+        help="post one if more than this share of an acquisition's last frames is untrusted (default: 0.2)",
     )
     parser.add_argument(
         "--print-url",
@@ -46,7 +46,7 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--open", action="store_true", help="only open that address in this user's browser"
     )
-    group = parser.add_argument_group("to be reached from other computers")
+    group = parser.add_argument_group("access from other computers")
     group.add_argument("--host", default="127.0.0.1", help="needs a token and TLS")
     group.add_argument("--token-file", type=Path, help="file whose first line is the token")
     group.add_argument("--cert", type=Path, help="TLS certificate, PEM")
@@ -56,7 +56,7 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="name under which browsers may ask for the page",
+        help="further name of this computer that browsers may use",
     )
     hidden = argparse.SUPPRESS
     parser.add_argument("--announce", action="store_true", help=hidden)

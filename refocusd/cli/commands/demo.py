@@ -124,7 +124,7 @@ def _acquire(name: str, events: list[Event], output: Path, endpoint: str) -> tup
         with Acquisition(**hooks) as acquisition:
             acquisition.acquire(events)
             dataset = acquisition.get_dataset()
-        bar.update(task, description=f"refocusing what is left ({name})")
+        bar.update(task, description=f"refocusing the remaining frames ({name})")
         counts = source.wait(DRAIN_S)
     if counts is None:
         raise WorkerError(

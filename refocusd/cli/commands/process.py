@@ -46,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="most workers at a time (default: number of cores, or 8)",
+        help="most workers at a time (default: number of cores with local, else 8)",
     )
     cluster.add_argument(
         "--job-memory", default="4GB", metavar="SIZE", help="memory of each worker (default: 4GB)"

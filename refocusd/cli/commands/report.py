@@ -54,7 +54,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, metavar="FILE", help="file to write, for a dataset of one run"
     )
     parser.add_argument(
-        "--pdf", action="store_true", help="print it as well, by a Chromium, Chrome or Edge"
+        "--pdf", action="store_true", help="also print it to PDF, with Chromium, Chrome or Edge"
     )
     add_setting_flags(parser, "ledgers")
 

@@ -70,12 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
         except RefocusdError as error:
             if settings is before or ready.is_set():
                 raise
-            log.error("the chosen settings do not work (%s); back to those before", error)
+            log.error("the chosen settings do not work (%s); returning to the previous ones", error)
             settings = before
             continue
         if wanted is None:
             return status
-        log.info("starting anew, with the settings that were chosen on the page")
+        log.info("restarting with the settings that were chosen on the page")
         before, settings = settings, wanted
 
 

@@ -20,9 +20,9 @@ _ENTRY = """<!doctype html><html lang="en"><meta charset="utf-8">
 body { max-width: 36em; margin: 4em auto; padding: 0 1em; font: 16px/1.5 system-ui, sans-serif; }
 input, button { font: inherit; padding: .2em .5em; }
 </style>
-<main><h1>refocusd</h1><p role="alert">SAIDThis page is for the user who started refocusd,
-and opens with the address that <code>refocusd run</code> shows or <code>refocusd view --open</code> calls;
-afterwards this browser remembers it. Or give the token, which is the end of that address:</p>
+<main><h1>refocusd</h1><p role="alert">SAIDThis page is for the user who started refocusd.
+Open it with the address that <code>refocusd run</code> prints, or with <code>refocusd view --open</code>;
+afterwards this browser remembers the token. Or enter the token, which is the end of that address:</p>
 <form action="/"><label>Token <input name="token" autofocus required autocomplete="off" spellcheck="false"></label>
 <button>Open</button></form></main></html>
 """

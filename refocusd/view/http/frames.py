@@ -43,7 +43,7 @@ def frame_routes(state: ViewState, datasets: Datasets) -> list[Route]:
                 async with asyncio.timeout(READING_WAIT_S):
                     await reading.acquire()
             except TimeoutError:
-                return problem(503, "too many frames are being read; ask again")
+                return problem(503, "too many frames are being read; try again")
             try:
                 return await run_in_threadpool(endpoint, Query(request))
             finally:

@@ -151,8 +151,8 @@ class GuardedApp:
             return entry_page(wrong="token" in request.query_params)
         return problem(
             401,
-            "this view asks for its token: open it as /?token=... (`refocusd view --print-url` prints "
-            "that address to its user), or send it as Bearer",
+            "this view needs its token: open it as /?token=... (`refocusd view --print-url` prints "
+            "that address to its user), or send the token as Bearer",
             close=True,
         )
 

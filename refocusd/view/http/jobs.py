@@ -100,7 +100,7 @@ def _entries(path: str) -> list[str]:
     """Paths of the entries of a folder; by default, of the user's home folder."""
     folder = Path(path) if path else Path.home()
     if not folder.is_absolute():
-        raise InputError(f"{path!r}: give the whole path of a folder, from the root or drive on")
+        raise InputError(f"{path!r}: give the full path of a folder, from the root or drive on")
     try:
         found = (str(entry) for entry in folder.iterdir() if not entry.name.startswith("."))
         return sorted(islice(found, MAX_ENTRIES))

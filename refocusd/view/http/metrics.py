@@ -66,11 +66,11 @@ def _daemon(status: Status) -> Iterator[Metric]:
             "model": engine.model_id,
         }
     yield _metric("info", "What the daemon runs.", [(about, 1)])
-    yield _metric("uptime_seconds", "Since the daemon's start.", status.uptime_s)
+    yield _metric("uptime_seconds", "Time since the daemon's start.", status.uptime_s)
     yield _metric("paused", "Whether refocusing is paused.", status.paused)
     yield _metric("ring_bytes", "Shared memory for frames in flight.", status.ring_nbytes)
-    yield _metric("ring_free_bytes", "Of it, unused.", status.ring_free)
-    taken = "Raw pixels taken since the start."
+    yield _metric("ring_free_bytes", "Unused part of this memory.", status.ring_free)
+    taken = "Raw pixels received since the start."
     yield _metric("raw_bytes_total", taken, status.raw_nbytes, "counter")
 
 
@@ -99,10 +99,10 @@ def _frames(status: Status) -> Iterator[Metric]:
             uncertainties.append((labels, focus.uncertainty_um))
     yield _metric(
         "focus_offset_um",
-        "Distance of the stage from focus, to be added to z where the direction is known.",
+        "Distance of the stage from focus; if the direction is known, add it to z.",
         offsets,
     )
-    yield _metric("focus_uncertainty_um", "Its standard uncertainty.", uncertainties)
+    yield _metric("focus_uncertainty_um", "Standard uncertainty of that distance.", uncertainties)
 
 
 def _by_reason(frames: Mapping[str, int]) -> list[Sample]:
@@ -152,4 +152,5 @@ def _gpu_metrics(gpus: tuple[Gpu, ...]) -> Iterator[Metric]:
     )
     yield from metric("memory_bytes", "Memory of the device.", [gpu.total_nbytes for gpu in gpus])
     yield from metric("busy_ratio", "Share of time in which a kernel ran.", busy)
-    yield from metric("temperature_celsius", "Of the device.", [gpu.temperature_c for gpu in gpus])
+    celsius = [gpu.temperature_c for gpu in gpus]
+    yield from metric("temperature_celsius", "Temperature of the device.", celsius)

@@ -124,7 +124,7 @@ class ViewOptions:
             context.load_cert_chain(self.certificate, self.key)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(
-                f"{self.certificate} and {self.key} are no certificate and key ({error}): give PEM "
-                "files that belong together"
+                f"{self.certificate} and {self.key} are not a certificate and its key ({error}): give "
+                "PEM files that belong together"
             ) from error
         return context

@@ -65,7 +65,7 @@ def settings_routes(settings: Settings | None, state: ViewState, jobs: Jobs) -> 
         for job in jobs.summary()["jobs"]:
             if job["ended_at"] is None:
                 raise HTTPException(
-                    409, f"the job {job['command']} is not done: change settings when it has ended"
+                    409, f"the job {job['command']} is not done: change settings once it has ended"
                 )
         wanted = await run_in_threadpool(chosen.within, settings)
         tell_parent(WantedSettings(wanted))

@@ -64,7 +64,7 @@ def status_routes(state: ViewState, link: DaemonLink, gpus: GpuMonitor) -> list[
         pauses = request.url.path.endswith("/pause")
         if not link.request(Pause(switch.on) if pauses else CatchUp(switch.on)):
             raise HTTPException(
-                503, state.link.reason or "too many actions wait for the daemon; ask again"
+                503, state.link.reason or "too many actions wait for the daemon; try again"
             )
         return json_response({"asked": switch}, 202)
 

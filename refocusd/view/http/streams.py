@@ -41,7 +41,7 @@ class _Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
-            return await problem(405, "events are for GET")(scope, receive, send)
+            return await problem(405, "events need GET")(scope, receive, send)
         if self._all.open >= MAX_STREAMS:
             full = problem(503, f"{MAX_STREAMS} pages are open; close some", close=True)
             return await full(scope, receive, send)

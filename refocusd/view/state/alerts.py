@@ -123,7 +123,7 @@ class Alerts:
         try:
             self._waiting.put_nowait(alert_of(event, text, acquisition, counts))
         except queue.Full:
-            log.warning("an alert is dropped, because %s accepts none: %s", self._url, text)
+            log.warning("an alert was dropped, because %s accepts none: %s", self._url, text)
 
     def _run(self) -> None:
         while (alert := self._waiting.get()) is not None:

@@ -138,7 +138,7 @@ class JobOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _check(self) -> None:
         calibration = self.calibration
         if (self.command == "calibrate") != (calibration is not None):
-            raise InputError(f"what to calibrate is for calibrate, which needs it: {self.command}")
+            raise InputError(f"calibrate, and only calibrate, needs calibration: {self.command}")
         needed = self.command != "doctor" and not (calibration and calibration.measure != "use")
         _check_path(self.path, "of a dataset", needed=needed)
         for option, commands in _OPTIONS.items():
@@ -148,7 +148,7 @@ class JobOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InputError(f"there is no model {self.model!r}; `refocusd models` lists them")
         writes = self.command == "export" or (calibration and calibration.measure != "use")
         if writes and not Path(self.file).is_absolute():
-            raise InputError(f"{self.file!r}: give the whole path of the file to write")
+            raise InputError(f"{self.file!r}: give the full path of the file to write")
         if calibration is not None:
             _check_path(calibration.flat, "of the flat recording", needed=False)
 
@@ -166,9 +166,9 @@ def _check_path(text: str, what: str, *, needed: bool) -> None:
     """Refuse a path that does not exist, or is relative: the view runs in an arbitrary folder."""
     path = Path(text)
     if not path.is_absolute() and (text or needed):
-        raise InputError(f"{text!r}: give the whole path {what}, from the root or drive on")
+        raise InputError(f"{text!r}: give the full path {what}, from the root or drive on")
     if text and not (path.is_dir() or path.is_file()):
-        raise InputError(f"{text} is not there: give the folder or file {what}")
+        raise InputError(f"{text} does not exist: give the folder or file {what}")
 
 
 def picture_of(profile: str) -> Path:

@@ -139,8 +139,8 @@ class Jobs:
                 job.order == order.dry_run and job.status == 0 for job in self._jobs.values()
             ):
                 raise InputError(
-                    "the microscope moves only as a dry run has told: start this with dry_run, read "
-                    "what it says, and start it again"
+                    "the microscope moves only after a dry run: start this job with dry_run, read its "
+                    "output, and start it again"
                 )
             if sum(job.state == "queued" for job in self._jobs.values()) >= MAX_QUEUED:
                 raise OutputError(f"{MAX_QUEUED} jobs wait already: wait for one, or cancel one")

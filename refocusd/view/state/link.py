@@ -96,7 +96,7 @@ class DaemonLink:
                 searching = self._state.link.state == "searching"
                 self._state.set_link(Link("searching" if searching else "lost", str(error)))
             except Exception:
-                log.exception("the view's link failed; it connects again")
+                log.exception("the view's link failed; it reconnects")
                 self._state.set_link(Link("lost", "internal error of the view, see its log"))
             self._stop.wait(RETRY_S)
 

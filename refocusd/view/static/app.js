@@ -262,14 +262,14 @@ async function ask(path, on, done) {
 
 function pause() {
   const paused = !status?.daemon?.paused;
-  ask("/api/v1/pause", paused, paused ? "refocusing is paused" : "refocusing goes on");
+  ask("/api/v1/pause", paused, paused ? "refocusing is paused" : "refocusing continues");
 }
 
 function catchUp() {
   const button = find("catch-up");
   const on = button.getAttribute("aria-pressed") !== "true";
   button.setAttribute("aria-pressed", on);
-  ask("/api/v1/catch-up", on, on ? "catching up while there is time" : "catching up after acquisitions only");
+  ask("/api/v1/catch-up", on, on ? "catching up whenever workers are idle" : "catching up only after acquisitions");
 }
 
 function theme() {

@@ -267,8 +267,8 @@ const share = (progress) => (progress?.total ? Math.min(1, progress.done / progr
 const counted = ({ what, done, total }) => `${what}, ${done}${total === null ? "" : ` of ${total}`}`;
 
 function said({ state, status, ended_at: ended }) {
-  if (state === "queued") return "waits for its turn";
-  if (state === "running") return "at work";
+  if (state === "queued") return "waiting";
+  if (state === "running") return "running";
   if (state === "cancelled") return ended === null ? "being cancelled" : "cancelled";
   return status === 0 ? "done" : status === 1 ? "done, with problems" : "not done";
 }

@@ -6,8 +6,8 @@ export function offerSettings(find) {
   const say = (words) => (find("settings-said").textContent = words);
 
   const sayWhen = (after) => say(after
-    ? `These take effect when ${after} has ended: the daemon starts anew then.`
-    : "The daemon starts anew; the page comes back by itself.");
+    ? `These take effect when ${after} has ended: the daemon restarts then.`
+    : "The daemon restarts; the page reconnects by itself.");
 
   async function fill() {
     if (!find("settings").open) return;

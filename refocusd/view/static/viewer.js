@@ -304,7 +304,7 @@ export class Viewer extends EventTarget {
     const { interval_counts: dark, interval_share: share, offset } = this.frame.header.facts ?? {};
     const error = dark && counts.refocused !== null ? dark + share * Math.max(0, counts.refocused - offset) : 0;
     refocused.textContent = `${said(counts.refocused)}${error ? ` ± ${error < 10 ? error.toFixed(1) : Math.round(error)}` : ""}`;
-    refocused.title = error ? "90 % of true pixels lie within this" : "";
+    refocused.title = error ? "90 % of true values lie within this range" : "";
     const percent = this.trust.at(counts.x, counts.y);
     if (percent !== null) box.append(`   error over 10 %: ${percent} % likely`);
     box.dataset.error = error ?? "";
