@@ -10,7 +10,7 @@ from typing import Any, Protocol, get_origin
 from refocusd.config import SETTINGS, Setting, Settings, load_settings
 from refocusd.toml_value import toml_value
 
-#: Sides of frames.
+#: Limits for the sides of frames.
 SMALLEST_PX, LARGEST_PX = 32, 16384
 
 
@@ -34,11 +34,11 @@ def add_command(
     run : callable
         Does the work; returns the exit status.
     short : str
-        For the list of commands.
+        Text in the list of commands.
     description, epilog : str
-        Before and after the flags in the command's own help.
+        Text before and after the flags in the command's own help.
     json : str
-        What ``--json FILE`` writes; no such flag where it is empty.
+        What ``--json FILE`` writes; if empty, there is no such flag.
     """
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -56,8 +56,8 @@ def add_command(
 class Command(Protocol):
     """A module of `refocusd.cli.commands`.
 
-    Its docstring is its help: one line behind the command's name, a description, examples.  ``JSON``,
-    where it has that, says what ``--json FILE`` writes.
+    Its docstring is its help: one line after the command's name, a description, examples.  ``JSON``,
+    if it is defined, says what ``--json FILE`` writes.
     """
 
     def add_flags(self, parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,7 @@ class Command(Protocol):
 
 def add_module(commands: Any, name: str, module: Command) -> None:
     """Add the sub-command of a module; see `add_command`."""
-    # Python may have been asked to leave docstrings out.
+    # With ``python -OO`` there are no docstrings.
     title, description, examples = f"{module.__doc__ or ''}\n\n\n\n".split("\n\n", 2)
     parser = add_command(
         commands,
@@ -116,7 +116,7 @@ def frame_size(text: str) -> tuple[int, int]:
 
 
 def add_setting_flags(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add ``--config``, and the flags of these settings or of all."""
+    """Add ``--config`` and the flags of the named settings, or of all."""
     group = parser.add_argument_group("settings (they override environment and file)")
     group.add_argument("--config", metavar="FILE", help="settings file, TOML")
     for setting in SETTINGS.values():
@@ -140,7 +140,7 @@ def _flag(setting: Setting) -> dict[str, Any]:
 
 
 def settings_of(arguments: argparse.Namespace, *names: str) -> Settings:
-    """The settings in force for a command line with the flags of these settings or of all.
+    """The settings in force for a command that has the flags of the named settings, or of all.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def settings_of(arguments: argparse.Namespace, *names: str) -> Settings:
 
 
 def daemon_flags(arguments: argparse.Namespace) -> list[str]:
-    """The same flags, for a daemon that is started as a child (its address excepted)."""
+    """The given flags, without the daemon's address, for a daemon that is started as a child."""
     flags = ["--config", arguments.config] if arguments.config else []
     for name, value in given_settings(arguments).items():
         flag = SETTINGS[name].flag
@@ -164,6 +164,6 @@ def daemon_flags(arguments: argparse.Namespace) -> list[str]:
 
 
 def given_settings(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Settings that the command line has flags for, of these names or of all."""
+    """The settings that flags set on the command line: of the named ones, or of all."""
     named = {name: getattr(arguments, name, None) for name in names or SETTINGS}
     return {name: value for name, value in named.items() if value is not None}

@@ -1,4 +1,4 @@
-"""``refocusd``: parses, runs a sub-command, turns errors into one line and a status."""
+"""``refocusd``: runs a sub-command, and turns errors into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from refocusd.cli.logs import add_log_flags, logged
 from refocusd.errors import RefocusdError
 from refocusd.processes.background_log import escape_controls, write_bounded
 
-#: In the order of the help text; a module of `refocusd.cli.commands` each.
+#: Modules of `refocusd.cli.commands`, in the order of the help text.
 COMMANDS = [
     "run",
     "view",
@@ -47,10 +47,10 @@ examples:
 
 
 def build_parser(*arguments: str) -> argparse.ArgumentParser:
-    """The parser of all sub-commands, those of other packages included.
+    """The parser of all sub-commands, including those of other packages.
 
-    If `arguments` name one of ours, or ask for the version, no others are imported: importing all takes longer than
-    most commands run.
+    If `arguments` name one of ours, only that one is imported, and none for the version, because importing all of them
+    takes longer than most of them run.
     """
     parser = argparse.ArgumentParser(
         prog="refocusd",
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         0 if every frame reached a final state other than ``failed``, 1 if not,
-        2 for an error that is told in one line, 130 when interrupted.
+        2 for an error, which is reported in one line, 130 when interrupted.
     """
     tolerate_any_encoding()
     arguments = sys.argv[1:] if arguments is None else arguments

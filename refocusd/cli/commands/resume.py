@@ -6,10 +6,10 @@ failed, and repairs its ledger.
 examples:
   refocusd resume data/run_1                  every run of this acquisition
   refocusd resume data/run_1_refocused        this run only
-  refocusd resume data/* --no-retry-failed    leave alone what failed before
+  refocusd resume data/* --no-retry-failed    leave out frames that failed before
 
-The model and the settings with which the run was started are used again. The command may be
-repeated, and interrupted at any time.
+The run's own model and settings are used again. The command may be repeated, and interrupted at
+any time.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _finish(
     daemon: OwnDaemon | Cluster,
     arguments: argparse.Namespace,
 ) -> Done:
-    """Attempt what is left of one run.
+    """Attempt the remaining frames of one run.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def _finish_without_raw(
     """
     path = output.path
     if not keys and check.ledger_needs_repair:
-        # What the refocused frames say of themselves is enough.
+        # The metadata of the refocused frames are enough to rebuild it.
         repair_ledger(settings.ledgers, path, output.run, output.acquisition)
         check = check_quickly(dataset, output, settings)
         if not dataset.raw_lost:

@@ -16,23 +16,23 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from refocusd.errors import TransportError
 from refocusd.view.http.options import ViewOptions
 
-#: A browser keeps up to six connections a page for a while.
+#: A browser keeps up to six connections per page open for a while.
 MAX_CONNECTIONS = 256
-#: A request must be whole, and the next one begun, within this time.
+#: A request must arrive completely, and the next one begin, within this time.
 REQUEST_S = 15.0
-#: An answer must be taken within this time: who reads slower is dropped.
+#: A reader that lets an answer wait longer than this is dropped.
 SEND_S = 10.0
-#: Address and headers together.
+#: Size of address and headers together.
 MAX_HEAD_NBYTES = 1 << 16
-#: What the system buffers of an answer: a page that does not read is dropped after little.
+#: The system's send buffer; it is small, so that the server soon notices a page that does not read.
 SEND_BUFFER_NBYTES = 1 << 18
-#: Answers that are being written when the view ends may take so long.
+#: Time limit for answers that are being written when the view ends.
 SHUTDOWN_S = 1
 
 
 @contextmanager
 def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[int]:
-    """Serve an application for as long as the `with` statement lasts; yields the port.
+    """Serve an application for as long as the `with` statement lasts, and yield the port.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[int]:
 
 
 class _LimitedProtocol(H11Protocol):
-    """HTTP/1.1 as uvicorn speaks it, for peers that are slow or many.
+    """uvicorn's HTTP/1.1 with limits for slow and for many peers.
 
     uvicorn itself limits neither the time that a request takes nor the time that
     an answer waits for its reader.
@@ -107,7 +107,7 @@ class _LimitedProtocol(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
-        # Whole; the second is that of a program that says "Connection: close", as urllib does.
+        # The request is complete; MUST_CLOSE follows "Connection: close", which urllib sends.
         if self.conn.their_state in (h11.DONE, h11.MUST_CLOSE):
             self._request_due.cancel()
 
