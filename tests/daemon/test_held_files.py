@@ -1,4 +1,4 @@
-"""Another program holds the daemon's files for a moment, again and again: nothing is lost."""
+"""Another program repeatedly holds the daemon's files for a moment, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FRAMES = 8
 
 
 def acquired(daemon: Daemon, output: Path, frames: NDArray[np.uint16]) -> wire.Counts:
-    """What became of an acquisition's frames."""
+    """Run an acquisition, and return its counts."""
     with source(daemon) as connection:
         upload = opened(connection, output)
         assert not upload.refused, upload.reason

@@ -1,4 +1,4 @@
-"""The hooks on pycromanager's Java backend: Java saves each frame, then tells its index entry."""
+"""The hooks on pycromanager's Java backend: Java saves each frame, then reports its index entry."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from refocusd.transport.ring import Slot
 
 
 def entries_of(folder: Path, frames: int) -> list[bytes]:
-    """Where Java's writer would put so many frames."""
+    """Index entries as Java's writer would make them for `frames` frames."""
     java = JavaNDTiff(folder / "ahead", "java")
     entries = [index_entry(*java.put_image(*contents(number))) for number in range(frames)]
     java.abandon()
@@ -48,7 +48,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.fixture
 def readers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Names of the threads beside the test's own that read pixels of raw frames from disk."""
+    """Names of the threads, except the test's, that read pixels of raw frames from disk."""
     seen: set[str] = set()
     read = GrowingFile.pixels
 
@@ -108,7 +108,7 @@ def test_what_the_daemon_does_not_see_on_its_disks_is_read_here(
 def test_a_frame_that_is_told_before_it_is_on_disk_is_waited_for(
     source: refocusd.Source, acquisition: JavaAcquisition, readers: set[str], tmp_path: Path
 ) -> None:
-    """Its place holds zeros at first: the file has its largest size from the beginning."""
+    """Its place holds zeros at first, because the file has its full size from the start."""
     acquisition.acquire(0)
     for number, entry in enumerate(entries_of(tmp_path, 12)[1:], 1):
         acquisition.tell(number, entry)
@@ -132,7 +132,7 @@ def test_a_frame_that_is_taken_again_under_its_axes_is_accounted_for(
 def test_a_frame_that_comes_to_disk_far_too_late_is_caught_up(
     source: refocusd.Source, daemon: Daemon, acquisition: JavaAcquisition, tmp_path: Path
 ) -> None:
-    """Nothing is taken from a place that is not written, and nothing waits for it for long."""
+    """Nothing is read from a place that is not written yet, and nothing waits long for it."""
     acquisition.acquire(0)
     entries = entries_of(tmp_path, 5)
     for number in (1, 2, 3, 4):
@@ -177,7 +177,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def hanging(file: Path) -> Iterator[None]:
-    """Whoever opens this file waits, as on a share that went away, until the block ends."""
+    """Make opening this file hang until the block ends, as on a share that went away."""
     kept = file.with_suffix(".kept")
     with hanging_disk(file.parents[1] / "share") as share:
         file.rename(kept)
@@ -197,12 +197,12 @@ def test_a_disk_that_hangs_is_given_up_and_its_frames_are_caught_up_when_it_answ
     impatient: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Meanwhile another acquisition is refocused as ever."""
+    """Meanwhile another acquisition is refocused as usual."""
     acquisition.acquire(0, 1)
     until(lambda: [about.counts.final for about in daemon_status(daemon.endpoint).details] == [2])
     with hanging(next(acquisition.raw.glob("*.tif"))):
         acquisition.acquire(*range(2, 40))
-        # No slot is held for longer than the disk is waited for.
+        # No slot is held for longer than the wait for the disk.
         until(lambda: daemon_status(daemon.endpoint).details[0].deferred >= 30)
         [about] = daemon_status(daemon.endpoint).details
         assert about.warnings == [
@@ -245,7 +245,7 @@ def test_a_disk_that_hangs_for_good_ends_an_acquisition_with_frames_pending(
 
 
 class _InMemory:
-    """As `NDRAMDatasetJava`: frames are in Java's memory and come over the bridge."""
+    """Like `NDRAMDatasetJava`: frames are in Java's memory and come over the bridge."""
 
     def read_image(self, **axes: Any) -> NDArray[Any]:
         return frame_of(axes["time"], SIDE)

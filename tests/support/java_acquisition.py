@@ -1,4 +1,4 @@
-"""An acquisition of pycromanager on its Java backend: Java saves each frame, then tells its entry."""
+"""A pycromanager acquisition on the Java backend: Java saves each frame, then reports its entry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDE = 64
 
 
 def index_entry(text: bytes, name: bytes, place: tuple[int, ...]) -> bytes:
-    """As pycromanager is sent it."""
+    """An index entry as Java sends it to pycromanager."""
     record = struct.pack("<I", len(text)) + text + struct.pack("<I", len(name)) + name
     return record + struct.pack("<8I", *place)
 
@@ -34,14 +34,14 @@ def contents(number: int) -> tuple[dict[str, Any], NDArray[Any], dict[str, Any]]
 
 
 class JavaAcquisition:
-    """What pycromanager and Micro-Manager do around the hooks, with the dataset of either's writer.
+    """Does what pycromanager and Micro-Manager do around the hooks, with either one's writer.
 
     Parameters
     ----------
     source : refocusd.Source
     folder : Path
     by_java : bool
-        Whether Java's writer lays out the dataset, or ndstorage.
+        Whether the dataset has the layout of Java's writer or of ndstorage.
     """
 
     def __init__(self, source: refocusd.Source, folder: Path, *, by_java: bool = True) -> None:
@@ -58,7 +58,7 @@ class JavaAcquisition:
         self._view = NDTiffDataset(str(self.raw), summary_metadata={"Prefix": "java"})
 
     def save(self, number: int) -> bytes:
-        """Write a frame; its index entry."""
+        """Write a frame; returns its index entry."""
         if self._by_java:
             entry = self._java.put_image(*contents(number))
             self._java.put_entry(*entry)
@@ -69,7 +69,7 @@ class JavaAcquisition:
         return told
 
     def tell(self, number: int, entry: bytes) -> None:
-        """A notification comes: the view of the dataset knows the frame, and the hook is called."""
+        """Deliver a notification: the dataset's view knows the frame, and the hook is called."""
         self._view.add_index_entry(entry)
         self.hooks["image_saved_fn"](axes_of(number), self._view)
 
@@ -99,7 +99,7 @@ class JavaAcquisition:
         return self.raw.with_name(self.raw.name + "_refocused")
 
     def check(self, frames: int) -> None:
-        """Every frame is written, with its pixels and metadata."""
+        """Assert that every frame was written, with its pixels and metadata."""
         written = read_all(self.refocused)
         assert len(written) == frames
         for number in range(frames):

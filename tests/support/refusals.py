@@ -1,4 +1,4 @@
-"""Renames and deletes that are refused for a moment, as on Windows."""
+"""Renames and deletes that are refused for a moment, as happens on Windows."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ SHARING_VIOLATION = 32
 
 
 def refusal() -> PermissionError:
-    """What Windows says while another program holds a file."""
+    """The error of Windows while another program holds a file."""
     error = PermissionError(errno.EACCES, "The process cannot access the file")
     error.winerror = SHARING_VIOLATION  # type: ignore[attr-defined, unused-ignore]
     return error
 
 
 class Refusals:
-    """Refuses each rename and delete of this process up to `most` times, by the dice of a seed.
+    """Refuses renames and deletes of this process at random, each up to `most` times in a row.
 
-    Nobody waits between two attempts.
+    The product does not wait between two attempts.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch, seed: int, most: int = 5) -> None:
@@ -58,14 +58,14 @@ class Refusals:
 if sys.platform == "win32":
     import _winapi
 
-    #: FILE_SHARE_READ, FILE_SHARE_WRITE: nobody may rename or delete the file meanwhile.
+    #: FILE_SHARE_READ, FILE_SHARE_WRITE: meanwhile nobody may rename or delete the file.
     _NOT_DELETE = 1 | 2
     _OPENS_FOLDERS = 0x02000000
 
     class Held:
-        """Holds files and folders as a scanner does, so that Windows itself refuses renames and deletes.
+        """Holds files and folders as a virus scanner does, so that Windows itself refuses.
 
-        By the dice of a seed every second one is held for up to 0.2 s.
+        Every second one, chosen at random from a seed, is held for up to 0.2 s.
         """
 
         def __init__(self, patch: pytest.MonkeyPatch, seed: int) -> None:
@@ -101,4 +101,4 @@ if sys.platform == "win32":
 else:
 
     class Held(Refusals):
-        """What Windows does can only be imitated here."""
+        """Elsewhere, the behaviour of Windows can only be imitated."""
