@@ -100,6 +100,8 @@ class Cluster:
         begun = time.perf_counter()
         with self.opened(frames, keys, output) as (dataset, orders):
             jobs = Jobs(self._client, dataset, on_frames)
+            # Frames that cannot be refocused are in no order: they have their state.
+            on_frames(len(keys) - sum(len(order.keys) for order in orders))
             if self._client is None:
                 for order in orders:
                     jobs.take(JobResult.unpack(refocus_position(order.pack())))
