@@ -8,8 +8,6 @@ import msgspec
 
 from refocusd.frame import DType
 
-#: Reason of frames whose place in raw another one took; raw knows nothing of them.
-REPLACED = "replaced in raw by a later frame of the same axes"
 #: Prefix of the reason of frames that failed because raw has them so: another attempt ends alike.
 UNFIT = "raw cannot be used"
 
