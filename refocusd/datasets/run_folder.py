@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.formats.metadata import json_object
+from refocusd.formats.ndtiff.reader import place_of
 from refocusd.formats.refocused_name import SUFFIX
 
 #: Files beside the refocused frames: the ledger's copy, and the description of the run.
@@ -31,7 +32,7 @@ def second_path(first: Path, run: str) -> Path:
 
 def output_of(raw: str, output: str = "") -> Path:
     """Where an acquisition's refocused dataset goes: ``<raw>_refocused`` unless named."""
-    return Path(output) if output else refocused_path(Path(raw))
+    return Path(output) if output else refocused_path(place_of(Path(raw)))
 
 
 def notes_of(output: Path) -> Path:

@@ -8,8 +8,6 @@ import msgspec
 
 from refocusd.frame import DType
 
-#: Reason of frames that a later frame of the same axes has replaced in raw: raw no longer has them.
-REPLACED = "replaced in raw by a later frame of the same axes"
 #: Prefix of the reason of frames that failed because raw is at fault: another attempt would fail too.
 UNFIT = "raw cannot be used"
 
