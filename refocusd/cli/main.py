@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from refocusd import __version__
 from refocusd.cli.console import tolerate_any_encoding
-from refocusd.cli.flags import add_module
+from refocusd.cli.flags import add_module, as_meant_on_windows
 from refocusd.cli.logs import add_log_flags, logged
 from refocusd.errors import RefocusdError
 from refocusd.processes.background_log import escape_controls, write_bounded
@@ -92,8 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     tolerate_any_encoding()
     arguments = sys.argv[1:] if arguments is None else arguments
-    parsed = build_parser(*arguments).parse_args(arguments)
     try:
+        if sys.platform == "win32":
+            arguments = as_meant_on_windows(arguments)
+        parsed = build_parser(*arguments).parse_args(arguments)
         with logged(
             parsed.subcommand, verbose=parsed.verbose, as_json=parsed.log_json, file=parsed.log_file
         ):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import console
-from refocusd.cli.flags import add_command
+from refocusd.cli.flags import Paths, add_command
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import add_measurement_flags, numbers, raw_folder
@@ -53,6 +53,7 @@ def register(subparsers: Any) -> None:
         "--from-recording",
         nargs="+",
         type=Path,
+        action=Paths,
         metavar="PATH",
         help="measure recordings instead of the microscope: the dark one, then the flat one",
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import progress
-from refocusd.cli.flags import add_command
+from refocusd.cli.flags import Paths, add_command
 from refocusd.errors import ConfigError
 from refocusd.profiles.profile import CameraSection, Microscope, load_profile
 from refocusd_calibration.cli.flags import add_measurement_flags
@@ -48,6 +48,7 @@ def register(subparsers: Any) -> None:
         "--from-recording",
         nargs="+",
         type=Path,
+        action=Paths,
         metavar="PATH",
         help="measure through-focus series of one field, in the order they were taken, instead of the "
         "microscope",

@@ -47,7 +47,7 @@ def beginning(settings: Settings, acquisition: str) -> Iterator[None]:
         with suppress(OSError):
             place = begin_lock(settings.ledgers, acquisition)
             place.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(io.FileIO(place, "a+"))
+            file = stack.enter_context(files.open_file(place, "a+"))
             while not _locked(file, acquisition, deadline):
                 time.sleep(0.05)
         yield
