@@ -14,7 +14,7 @@ where it is at every moment.  Imports run one way, in the layers that `pyproject
 `optional`        Imports optional packages, which only the extras install, when they are needed
 `toml_value`      Values as TOML writes them, for the settings file, the help texts and the guide
 `bench/`          Measures engines: speed, memory and quality, and speed relative to the machine's limit
-`cli/`            The command line: `commands` has one module for each sub-command
+`cli/`            The command line; `commands` has one module for each sub-command
 `cluster/`        Whole screens on a cluster: OME-Zarr stores refocused by the workers of Dask
 `daemon/`         The daemon: one on an acquisition PC
 `datasets/`       A raw dataset with its refocused datasets and ledgers: found, reconciled, verified
