@@ -31,6 +31,8 @@ _PASSING = {
 #: network path, name or connection that is gone, a semaphore time-out, a device error, and too few
 #: kernel resources for a large read or write.
 _PASSING_WINDOWS = {21, 32, 33, 51, 53, 54, 55, 59, 64, 121, 170, 1117, 1231, 1232, 1236, 1450}
+#: What becomes of these in `open`, `read` and `write` there, which do not tell Windows' own number.
+_PASSING_UNNUMBERED = {errno.EACCES, errno.EINVAL}
 
 _Result = TypeVar("_Result")
 
@@ -38,12 +40,16 @@ _Result = TypeVar("_Result")
 def may_pass(error: BaseException | None) -> bool:
     """Whether an error, or one that caused it, is a system error that may be transient."""
     while error is not None:
-        if isinstance(error, OSError) and (
-            error.errno in _PASSING or getattr(error, "winerror", None) in _PASSING_WINDOWS
-        ):
+        if isinstance(error, OSError) and _may_pass(error):
             return True
         error = error.__cause__
     return False
+
+
+def _may_pass(error: OSError) -> bool:
+    number = getattr(error, "winerror", 0)
+    unnumbered = number is None and error.errno in _PASSING_UNNUMBERED
+    return unnumbered or number in _PASSING_WINDOWS or error.errno in _PASSING
 
 
 def persistently(

@@ -1,13 +1,14 @@
 """Files replaced, deleted and written whole, although another program may hold them for a moment.
 
 On Windows a virus scanner, an indexer or a backup opens a file that has just been
-written, and a rename or delete is refused until it lets go.  The functions here try again
-for about 1.5 s, and then raise the system's error.  `open_shared` is the counterpart: a file
-that is open here can still be renamed or deleted by others.
+written, and a rename, a delete or even an open is refused until it lets go.  The functions here try
+again for about 1.5 s, and then raise the system's error.  `open_shared` is the counterpart, and does
+not wait: a file that is open here can still be renamed or deleted by others.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import os
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from refocusd.errors import InputError, OutputError, RefocusdError
 
@@ -37,6 +39,9 @@ LOCKED_BYTE = 2**31 - 2
 #: Error numbers that mean another process holds the lock.
 _LOCKED = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
 
+_Result = TypeVar("_Result")
+_file = io.FileIO
+
 
 if sys.platform == "win32":
     import _winapi
@@ -44,6 +49,19 @@ if sys.platform == "win32":
 
     #: FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_SHARE_DELETE: `open` leaves out the last.
     _SHARE_ALL = 1 | 2 | 4
+
+    _get_doserrno = ctypes.CDLL("ucrtbase")._get_doserrno
+
+    def native(error: OSError) -> OSError:
+        """The error of a read or write, with Windows' own number: the C library gives its own only.
+
+        To be called before anything else fails.
+        """
+        number = ctypes.c_ulong()
+        _get_doserrno(ctypes.byref(number))
+        if error.winerror or not number.value:
+            return error
+        return OSError(0, ctypes.FormatError(number.value), error.filename, number.value)
 
     def _open(name: str, flags: int) -> int:
         """Open an existing file for reading; `io.FileIO` calls this with its own flags."""
@@ -57,6 +75,10 @@ if sys.platform == "win32":
         return msvcrt.open_osfhandle(handle, flags)
 
 else:
+
+    def native(error: OSError) -> OSError:
+        """The error as it is."""
+        return error
 
     def _open(name: str, flags: int) -> int:
         """Open an existing file for reading; refuse a pipe or a device, which could block."""
@@ -76,6 +98,17 @@ def open_shared(path: Path) -> io.FileIO:
     OSError
     """
     return io.FileIO(str(path), "r", opener=_open)
+
+
+def open_file(path: Path, mode: str, opener: Callable[[str, int], int] | None = None) -> io.FileIO:
+    """Open a file as `io.FileIO` does.
+
+    Raises
+    ------
+    OSError
+        If the system still refuses after about 1.5 s.
+    """
+    return _patiently(lambda: _file(path, mode, opener=opener))
 
 
 def for_its_user(name: str, flags: int) -> int:
@@ -104,7 +137,7 @@ def read_limited(path: Path, most_nbytes: int) -> bytes:
     OSError
         If it cannot be read, is a pipe or a device, or is larger (EFBIG).
     """
-    with open_shared(path) as file:
+    with _patiently(lambda: open_shared(path)) as file:
         data = file.read(most_nbytes + 1) or b""
         while len(data) <= most_nbytes and (more := file.read(most_nbytes + 1 - len(data))):
             data += more
@@ -260,7 +293,7 @@ def write_whole(path: Path, *parts: bytes, private: bool = False) -> None:
         raise
 
 
-def _patiently(action: Callable[[], object]) -> object:
+def _patiently(action: Callable[[], _Result]) -> _Result:
     for delay_s in DELAYS_S:
         try:
             return action()
@@ -276,4 +309,7 @@ def _is_held(error: OSError) -> bool:
 
     On other systems than Windows, a lack of permission does not pass.
     """
-    return getattr(error, "winerror", None) in HELD_BY_ANOTHER or error.errno == errno.EBUSY
+    number = getattr(error, "winerror", 0)
+    # To open a file is refused without Windows' own number.
+    unnumbered = number is None and error.errno == errno.EACCES
+    return unnumbered or number in HELD_BY_ANOTHER or error.errno == errno.EBUSY

@@ -25,6 +25,11 @@ DType = Literal["uint8", "uint16"]
 #: Final state of a frame in a run; a frame without one is pending.
 FinalState = Literal["refocused", "passed_through", "skipped", "failed"]
 
+#: Reason of frames whose place in raw another one took; raw knows nothing of them.
+REPLACED = "replaced in raw by a later frame of the same axes"
+#: Axis that numbers frames which were taken again under the axes of an earlier one.
+REPEAT = "repeat"
+
 #: Smallest side of a frame, in pixels, that can hold a border and a structure.
 MIN_SIDE = 16
 
@@ -86,6 +91,15 @@ def canonical_axes(axes: Mapping[str, Any]) -> str:
     '{"channel":"DAPI","z":1}'
     """
     return json.dumps(plain_axes(axes), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def first_repeat(axes: str) -> str:
+    """Canonical axes of the first frame that is taken again under these.
+
+    >>> first_repeat('{"time":3}')
+    '{"repeat":1,"time":3}'
+    """
+    return canonical_axes({**json.loads(axes), REPEAT: 1})
 
 
 def checked_pixels(pixels: Any, *, what: str = "frame") -> Pixels:

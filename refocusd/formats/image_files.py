@@ -150,6 +150,8 @@ class ImageFiles(Dataset):
         super().__init__(path, name)
         files = self._files = named.files
         self._most_bytes = max_frame_bytes
+        #: Names tell which frame each file is.
+        self._one_each = named.whole
         self._open: tuple[int, _ImageFile] | None = None
         self._one_format: PageFormat | None = None
         self._broken: dict[int, InputError] = {}
@@ -187,8 +189,7 @@ class ImageFiles(Dataset):
         Raises
         ------
         InputError
-            If no file can be used, a file cannot be used and its name does not say which frame it
-            is, or a file has other frames than its name says.
+            If no file can be used, or a file cannot be used and its name does not say which frame it is.
         """
         found = _Found(plausible_pixel_um(pixel_um_of(named.files[0].metadata, named.summary)))
         for index, file in enumerate(named.files):
@@ -201,11 +202,6 @@ class ImageFiles(Dataset):
                 found.axes.append(({},))
                 found.elapsed_ms.append(None)
                 continue
-            planes = {axis for frame in image.axes for axis in frame} == {"z"}
-            if named.whole and len(image.axes) != 1 and ("z" in file.axes or not planes):
-                raise InputError(
-                    f"{image.path} has {len(image.axes)} pages, where one was expected"
-                )
             said = number_or_none(file.metadata.get("ElapsedTime-ms"))
             found.axes.append(image.axes)
             found.elapsed_ms += [said] * len(image.axes) if named.whole else image.elapsed_ms
@@ -279,6 +275,11 @@ class ImageFiles(Dataset):
                     f"{path} has frames of {image.format}, where {self._files[0].path.name} has "
                     f"{self._one_format}: a recording has one format; put the others elsewhere"
                 )
+            planes = {axis for frame in image.axes for axis in frame} == {"z"}
+            alone = self._one_each and ("z" in self._files[index].axes or not planes)
+            if alone and len(image.axes) != 1:
+                pages = f"{path} has {len(image.axes)} pages, where one was expected"
+                raise InputError(next(iter(image.troubles.values()), pages))
             self._open = (index, image)
         return self._open[1]
 

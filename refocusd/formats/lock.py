@@ -39,7 +39,7 @@ def open_locked(path: Path) -> io.FileIO:
     OSError
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = io.FileIO(path, "r+", opener=lambda name, how: os.open(name, how | os.O_CREAT, 0o666))
+    file = files.open_file(path, "r+", lambda name, how: os.open(name, how | os.O_CREAT, 0o666))
     try:
         lock_for_writing(file)
     except BaseException:

@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from refocusd import files
 from refocusd.errors import LedgerError
+from refocusd.frame import REPLACED, first_repeat
 from refocusd.ledger.attempt import VERDICTS, AcquisitionNote, Attempt, Fate
 from refocusd.ledger.schema import ATTEMPT, SCHEMA, columns, open_file
 
@@ -122,7 +123,10 @@ class Ledger:
         return Fates(self._rows, columns(self.version, _FATE), (run, acquisition))
 
     def sample(self, run: str, acquisition: str, most: int) -> list[Fate]:
-        """Written frames whose raw pixels have a checksum: up to `most`, spread from first to last."""
+        """Written frames whose raw pixels have a checksum: up to `most`, spread from first to last.
+
+        Frames that were taken again under the same axes are left out: raw keeps the later ones.
+        """
         if self.version < 2:
             return []  # older than raw checksums
         # The + keeps SQLite from using the index, as it would then sort the run's rows for each sample.
@@ -145,7 +149,8 @@ class Ledger:
                 f"{query} LIMIT 1", (id_, run, acquisition)
             ):
                 found[axes] = Fate(axes, state, reason, _unsigned(after), _unsigned(before))
-        return list(found.values())
+        fates = self.fates(run, acquisition)
+        return [fate for axes, fate in found.items() if not was_taken_again(fates, axes)]
 
     def state_of(self, run: str, acquisition: str, axes: str) -> str | None:
         """State of a frame after the latest attempt of a run; None if there was none."""
@@ -157,10 +162,15 @@ class Ledger:
         return next((str(state) for (state,) in rows), None)
 
     def raw_checksum_of(self, acquisition: str, axes: str) -> int | None:
-        """64-bit XXH3 of the raw pixels of a frame when it was last refocused, in any run."""
+        """64-bit XXH3 of the raw pixels of a frame when it was last refocused, in any run.
+
+        None where it was taken again under the same axes: raw keeps the later one.
+        """
         if self.version < 2:
             return None
         for run in reversed(self.runs()):
+            if was_taken_again(self.fates(run, acquisition), axes):
+                return None
             for (stored,) in self._rows(
                 "SELECT raw_checksum FROM attempt WHERE run = ? AND acquisition = ? AND axes = ?"
                 " AND raw_checksum IS NOT NULL ORDER BY id DESC LIMIT 1",
@@ -269,6 +279,22 @@ class Ledger:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+class Outcomes(Protocol):
+    """The latest attempt at each frame."""
+
+    def __iter__(self) -> Iterator[Fate]: ...
+
+    def of(self, axes: str) -> Fate | None:
+        """Outcome of one frame; None if there was no attempt."""
+        ...
+
+
+def was_taken_again(fates: Outcomes, axes: str) -> bool:
+    """Whether raw keeps another frame under these axes than the one that was refocused: a later one."""
+    fate = fates.of(first_repeat(axes))
+    return fate is not None and fate.reason == REPLACED
 
 
 class Fates:

@@ -14,7 +14,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from refocusd.files import for_its_user, read_limited
+from refocusd.files import for_its_user, open_file, read_limited
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ def note_output(ledgers: str | Path, recording: str | Path, output: Path) -> Non
     place = _place(ledgers, recording)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with open(place, "a", encoding="ascii", opener=for_its_user) as file:
-            file.write("\n" + json.dumps(str(output)))
+        with open_file(place, "a", for_its_user) as file:
+            file.write(b"\n" + json.dumps(str(output)).encode("ascii"))
     except OSError as error:
         log.warning("%s will not be found from %s (%s: %s)", output, recording, place, error)
 

@@ -57,7 +57,7 @@ class StackFile:
     def create(cls, path: Path, header: bytes) -> StackFile:
         """Start a file without frames; a ``.part`` that a killed writer left is replaced."""
         part = _part(path)
-        with io.FileIO(part, "w") as file:
+        with files.open_file(part, "w") as file:
             write_all(file, header)
         return cls(path, part, _Tail(len(header), ndtiff.FIRST_IFD_POINTER))
 
@@ -149,12 +149,14 @@ def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
     """Write all of `data` at the file's current position."""
     rest = memoryview(data)
     while rest:
-        written = file.write(rest)
-        rest = rest[written:]
+        try:
+            rest = rest[file.write(rest) :]
+        except OSError as error:
+            raise files.native(error) from None
 
 
 def _open(path: Path) -> io.FileIO:
-    return io.FileIO(path, "r+")
+    return files.open_file(path, "r+")
 
 
 def _part(path: Path) -> Path:

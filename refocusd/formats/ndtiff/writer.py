@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError, OutputError
+from refocusd.files import open_file
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff import layout as ndtiff
 from refocusd.formats.ndtiff.index import NDTiffIndex
@@ -219,7 +220,7 @@ class NDTiffSink(Sink):
             stack = StackFile.create(path / stack_name(0), ndtiff.pack_header(text))
             files.callback(stack.close)
             # The index comes last: a folder with an index is a dataset.
-            index = files.enter_context(io.FileIO(path / ndtiff.INDEX_NAME, "x+"))
+            index = files.enter_context(open_file(path / ndtiff.INDEX_NAME, "x+"))
             lock_for_writing(index)
         return cls(path, text, index, stack, Contents(), max_file_bytes)
 
@@ -239,7 +240,7 @@ class NDTiffSink(Sink):
         path = Path(path)
         refuse_missing(path, Path(ndtiff.INDEX_NAME))
         with opened_files(path, "opening the dataset for appending") as files:
-            index = files.enter_context(io.FileIO(path / ndtiff.INDEX_NAME, "r+"))
+            index = files.enter_context(open_file(path / ndtiff.INDEX_NAME, "r+"))
             lock_for_writing(index)
             summary = read_summary(path)
             contents = read_contents(path)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from refocusd.files import open_file
 from refocusd.formats.lock import open_locked
 from refocusd.formats.ndtiff.stack import write_all
 from refocusd.formats.ome_zarr import documents
@@ -96,7 +97,7 @@ class OmeZarrSink(Sink):
             put(path / OWN_GROUP / "zarr.json", own)
             put(path / "zarr.json", documents.group_document({}))
             # The list of frames comes last: a folder with one is a dataset.
-            frames = files.enter_context(io.FileIO(frames_path(path), "x+"))
+            frames = files.enter_context(open_file(frames_path(path), "x+"))
         return cls(path, plain, lock, frames, Contents())
 
     @classmethod
@@ -119,7 +120,7 @@ class OmeZarrSink(Sink):
             summary = summary_to_continue(path, OURS)
             in_flight = _read_in_flight(lock)
             contents, landed = read_contents(path, in_flight)
-            frames = files.enter_context(io.FileIO(frames_path(path), "r+"))
+            frames = files.enter_context(open_file(frames_path(path), "r+"))
             sink = cls(path, summary, lock, frames, contents)
             sink._description.recall()
             sink._take_back("" if landed else in_flight)

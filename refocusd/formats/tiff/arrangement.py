@@ -146,6 +146,7 @@ def from_imagej(
     resolution: float | None,
     what: str,
     labels: Sequence[str] = (),
+    room: float = 0,
 ) -> Arrangement:
     """Frames of an ImageJ (hyper)stack.
 
@@ -161,18 +162,21 @@ def from_imagej(
         The file, for errors.
     labels : sequence of str
         Those of the slices, if the file has them.
+    room : float
+        How many frames may follow the first page's pixels without directories of their own.
 
     Raises
     ------
     InputError
-        If the file has neither as many pages as the description says, nor just one.
+        If the file has more pages than the description says.
     """
     pairs = (line.partition("=") for line in description.splitlines())
     said = {key.strip(): value.strip() for key, _, value in pairs}
     sizes = _imagej_sizes(said, pages)
     count = math.prod(sizes.values())
-    if pages not in (1, count) or count > MAX_FRAMES:
+    if pages > count or count > MAX_FRAMES:
         raise _mismatch(what, "ImageJ's description", count, pages)
+    contiguous = 1 < count <= room
     order = said.get("order", "").lower()
     order = order if sorted(order) == sorted("czt") else "czt"
     # The first letter changes fastest; in product() the last one does.
@@ -192,13 +196,13 @@ def from_imagej(
         summary["ChNames"] = named
     return Arrangement(
         tuple(
-            PlacedPage(0 if pages == 1 else page, frame, int(frame["time"]) * ms if ms else None)
+            PlacedPage(0 if contiguous else page, frame, int(frame["time"]) * ms if ms else None)
             for page, frame in enumerate(axes)
         ),
         "ImageJ's description",
         plausible_pixel_um(um / resolution if um and resolution else None),
         summary,
-        contiguous=pages == 1 and count > 1,
+        contiguous=contiguous,
     )
 
 
@@ -233,7 +237,7 @@ def _labelled_channels(
 
 
 def from_shaped(
-    description: str, pages: int, size: tuple[int, int], what: str
+    description: str, pages: int, size: tuple[int, int], what: str, room: float
 ) -> tuple[Arrangement, int]:
     """Frames of one series written by tifffile.
 
@@ -247,6 +251,8 @@ def from_shaped(
         Height and width of the series' first page.
     what : str
         The file, for errors.
+    room : float
+        As `from_imagej`, of the series' first page.
 
     Returns
     -------
@@ -258,7 +264,7 @@ def from_shaped(
     Raises
     ------
     InputError
-        If shape and pages disagree.
+        If the shape is not that of the pages.
     """
     said = json_object(description) or {}
     shape = said.get("shape")
@@ -275,14 +281,14 @@ def from_shaped(
         )
     sizes = shape[:-2]
     count = math.prod(sizes)
-    if count > MAX_FRAMES or (count > pages and pages != 1):
+    if count > MAX_FRAMES:
         raise _mismatch(what, "the description", count, pages)
     names = _names(letters[:-2] if letters else "Q" * len(sizes), sizes, what)
-    contiguous = count > 1 and pages == 1
+    contiguous = 1 < count <= room
     frames = tuple(
         PlacedPage(0 if contiguous else page, axes) for page, axes in enumerate(_grid(names, sizes))
     )
-    return Arrangement(frames, _SHAPED, contiguous=contiguous), 1 if contiguous else count
+    return Arrangement(frames, _SHAPED, contiguous=contiguous), min(count, pages)
 
 
 def _names(letters: str, sizes: Sequence[int], what: str) -> list[str]:

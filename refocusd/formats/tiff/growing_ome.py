@@ -72,8 +72,10 @@ class GrowingOmeTiff(PlacedFrames):
                 page = tiff.page(tiff.offsets[0])
                 xml, pages = tiff.description(page), len(tiff.offsets)
                 layout = page_layout(tiff, page, 0, MAX_FRAME_BYTES)
+                if tiff.cut:
+                    return []  # its last directory is being written
         except InputError:
-            return []  # its first page, or its last, is being written
+            return []  # its first page is
         arrangement = self._arranged(xml)
         start, form = layout.contiguous_offset, layout.format
         if start is None:

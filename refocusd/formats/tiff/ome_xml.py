@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 from refocusd.errors import InputError
 from refocusd.files import read_limited, reading
 from refocusd.formats.metadata import SECONDS_PER_UNIT, UM_PER_UNIT
-from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage
+from refocusd.formats.tiff.arrangement import MAX_FRAMES, Arrangement, PlacedPage
 from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import AxisValue, counted
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
@@ -175,10 +175,15 @@ def from_ome(
     uuid : str, optional
         The file's own UUID, if the XML is that of a companion file.
 
+    Returns
+    -------
+    Arrangement or None
+        Of frames that the XML promises and the file has not, the pages are `pages` and more.
+
     Raises
     ------
     InputError
-        If the XML and the pages disagree.
+        If the XML contradicts itself, or describes none of the pages.
     """
     root = _root(xml, what)
     if root.tag != "OME":
@@ -188,7 +193,7 @@ def from_ome(
     # ome-writers gives stage positions in um, without the unit.
     unit = "µm" if theirs else ""
     images = [image for one in root.findall("Image") for image in _image(one, mine, what, unit)]
-    here = [image for image in images if image.frames]
+    here = [image for image in images if any(frame.page < pages for frame in image.frames)]
     if not here:
         raise InputError(
             f"{what} has OME-XML that describes none of its {pages} pages: export it anew"
@@ -349,11 +354,13 @@ def _places(
             continue
         first_page = _index(block, "IFD", what)
         alone = "IFD" in block.attrib
-        length = _index(block, "PlaneCount", what, 1 if alone else min(planes, mine.count))
+        # Without a number one block without a file's name is all planes, and others all pages.
+        most = planes if file is None and len(blocks) == 1 else min(planes, mine.count)
+        length = _index(block, "PlaneCount", what, 1 if alone else most)
         if alone and length == 1:
             whole = False
         start = {letter: _index(block, f"First{letter}", what) for letter in order}
-        if first_page + length > mine.count:
+        if first_page + length > max(MAX_FRAMES, mine.count):
             raise _mismatch(what, first_page + length, mine.count)
         for step in range(length):
             place = _advance(
@@ -370,7 +377,7 @@ def _places(
     # A list of single planes may stop early, as an aborted acquisition does, and so may one range
     # that counts all pages; another range or nothing at all describes the whole file.
     one_range = len(blocks) == 1 and "PlaneCount" in blocks[0].attrib
-    stopped = one_range and mine.count in (found, ANY_PAGES)
+    stopped = one_range and (mine.count <= found or mine.count == ANY_PAGES)
     if not blocks or (whole and found < planes and not stopped):
         raise _mismatch(what, planes, found)
 

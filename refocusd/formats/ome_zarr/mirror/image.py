@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError, OutputError
+from refocusd.files import open_file
 from refocusd.formats.disk_space import write_error
 from refocusd.formats.lock import open_locked
 from refocusd.formats.ndtiff.stack import write_all
@@ -238,7 +239,7 @@ class MirrorImage:
         )
         packed = pack_line(line, text)
         # Not kept open: a plate may have more images than a process may have open files.
-        with io.FileIO(self._list, "a") as file:
+        with open_file(self._list, "a") as file:
             write_all(file, packed)
         self._end += len(packed)
         self.keys.add(canonical_axes(axes))
