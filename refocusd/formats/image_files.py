@@ -150,7 +150,7 @@ class ImageFiles(Dataset):
         super().__init__(path, name)
         files = self._files = named.files
         self._most_bytes = max_frame_bytes
-        #: Names tell which frame each file is.
+        #: Whether the names tell which frame each file is.
         self._one_each = named.whole
         self._open: tuple[int, _ImageFile] | None = None
         self._one_format: PageFormat | None = None

@@ -164,7 +164,7 @@ class Ledger:
     def raw_checksum_of(self, acquisition: str, axes: str) -> int | None:
         """64-bit XXH3 of the raw pixels of a frame when it was last refocused, in any run.
 
-        None where it was taken again under the same axes: raw keeps the later one.
+        None if the frame was taken again under the same axes: raw keeps the later one.
         """
         if self.version < 2:
             return None
@@ -292,7 +292,7 @@ class Outcomes(Protocol):
 
 
 def was_taken_again(fates: Outcomes, axes: str) -> bool:
-    """Whether raw keeps another frame under these axes than the one that was refocused: a later one."""
+    """Whether raw keeps a later frame under these axes instead of the one that was refocused."""
     fate = fates.of(first_repeat(axes))
     return fate is not None and fate.reason == REPLACED
 

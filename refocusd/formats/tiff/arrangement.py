@@ -252,7 +252,7 @@ def from_shaped(
     what : str
         The file, for errors.
     room : float
-        As `from_imagej`, of the series' first page.
+        As in `from_imagej`, after the series' first page.
 
     Returns
     -------

@@ -75,7 +75,7 @@ class GrowingOmeTiff(PlacedFrames):
                 if tiff.cut:
                     return []  # its last directory is being written
         except InputError:
-            return []  # its first page is
+            return []  # its first page is being written
         arrangement = self._arranged(xml)
         start, form = layout.contiguous_offset, layout.format
         if start is None:

@@ -178,7 +178,7 @@ def from_ome(
     Returns
     -------
     Arrangement or None
-        Of frames that the XML promises and the file has not, the pages are `pages` and more.
+        Frames that the XML promises, but that the file does not have, have page numbers from `pages` on.
 
     Raises
     ------
@@ -354,7 +354,7 @@ def _places(
             continue
         first_page = _index(block, "IFD", what)
         alone = "IFD" in block.attrib
-        # Without a number one block without a file's name is all planes, and others all pages.
+        # Without a count, a single block that names no file stands for all planes, any other for all pages.
         most = planes if file is None and len(blocks) == 1 else min(planes, mine.count)
         length = _index(block, "PlaneCount", what, 1 if alone else most)
         if alone and length == 1:
