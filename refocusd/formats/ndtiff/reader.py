@@ -271,14 +271,17 @@ class GrowingNDTiff(PlacedFrames):
 
     @property
     def finished(self) -> bool:
-        """Whether its index, or its last stack after the last frame, was truncated; and the index is complete."""
+        """Whether its writer is done.
+
+        It has then truncated the index, or the last stack after its last frame, and the index lists
+        all frames.
+        """
         try:
             if index_is_open(self.path) or (self._ahead and not self._index_trouble):
                 return False
             if self._seen_open and self._frames:
-                return (
-                    True  # the stacks may be truncated later, when Micro-Manager's window is closed
-                )
+                # The stacks may be truncated later, when Micro-Manager's window is closed.
+                return True
             stacks = self._stacks()
             last = self._last.get(stacks[-1]) if stacks else None
             if last is None:
