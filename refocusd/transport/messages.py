@@ -142,6 +142,11 @@ class Open(Message, frozen=True):
     #: Fingerprint of the recording on disk (`datasets.identity.Recording`), as JSON; "" without one.
     recording: Annotated[str, msgspec.Meta(max_length=1 << 16)] = ""
 
+    @property
+    def frame_nbytes(self) -> int:
+        """Bytes of one frame."""
+        return self.height * self.width * (2 if self.dtype == "uint16" else 1)
+
 
 class Opened(Message, frozen=True):
     """The acquisition is accepted; slots follow as `Credit`."""
