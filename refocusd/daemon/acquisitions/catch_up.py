@@ -37,7 +37,7 @@ def _open_raw(path: str) -> Dataset:
         return open_dataset(path)
     except InputError as error:
         # A damaged record must not cost the frames behind it.
-        log.warning("%s; its frames are found by their directories", error)
+        log.warning("%s; its frames are read by their TIFF directories instead", error)
         return open_dataset(path, growing=True)
 
 

@@ -59,7 +59,7 @@ def _check_object(text: str, what: str) -> None:
     try:
         msgspec.json.decode(text or "{}", type=dict[str, object])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise InputError(f"the {what} no JSON object: {error}") from error
+        raise InputError(f"the {what} not a JSON object: {error}") from error
 
 
 def check_same(known: wire.Open, message: wire.Open) -> None:

@@ -95,7 +95,7 @@ class WorkerPool:
             first = self.engine
             name = (first.model_id or first.backend) if first else "its settings"
             raise TransportError(
-                f"this daemon's run is of model {name} ({ours[:12]}), the worker runs "
+                f"this daemon runs model {name} ({ours[:12]}), but the worker runs "
                 f"{engine.model_id or engine.backend} ({engine.model_sha256[:12]}): start it with "
                 "the same --model and the same channel_models"
             )
