@@ -175,7 +175,7 @@ class OutputDataset:
             Why the ledger is not complete; empty if it is.
         """
         if self.unrecorded:
-            self._append([])
+            self.record_attempts([])
         incomplete = bool(self.unrecorded) or self.incomplete
         if incomplete and self.message.raw:
             acquired = None  # its mark stays, so that the next daemon completes the ledger
@@ -227,7 +227,7 @@ class OutputDataset:
         """Record the outcome of a frame that was to be written."""
         attempt = attempt_of(self.run, job, state, reason)
         replaces = self._earlier(attempt.axes)
-        self._append([attempt])
+        self.record_attempts([attempt])
         return FramesWritten(
             attempt.acquisition,
             job.task,
@@ -249,7 +249,7 @@ class OutputDataset:
             Attempt(self.run, job.acquisition, axes, job.state, job.reason, job.live)
             for axes in fresh
         ]
-        self._append(attempts)
+        self.record_attempts(attempts)
         replaced = sum(earlier[axes] == "failed" for axes in fresh)
         return FramesWritten(
             job.acquisition,
@@ -262,10 +262,6 @@ class OutputDataset:
             known=len(job.axes) - len(fresh),
         )
 
-    def record_attempts(self, attempts: list[Attempt]) -> None:
-        """Record attempts of other processes."""
-        self._append(attempts)
-
     def _earlier(self, axes: str) -> Literal["failed", "skipped"] | None:
         """State of the earlier attempt at a frame that a later one replaces."""
         try:
@@ -274,8 +270,8 @@ class OutputDataset:
             return None
         return state if state in ("failed", "skipped") else None  # type: ignore[return-value]
 
-    def _append(self, attempts: list[Attempt]) -> None:
-        """Record attempts, and earlier ones that could not be recorded."""
+    def record_attempts(self, attempts: list[Attempt]) -> None:
+        """Record attempts, also of other processes, and earlier ones that could not be recorded."""
         waiting = [*self.unrecorded, *attempts]
         try:
             self.ledger.record(waiting)

@@ -10,7 +10,6 @@ import numpy as np
 
 from refocusd.daemon.acquisitions.run_id import models_of
 from refocusd.daemon.acquisitions.state import Acquisition, Send, Task
-from refocusd.daemon.workers.describe import describe_worker
 from refocusd.daemon.workers.worker import WorkerPeer
 from refocusd.errors import TransportError
 from refocusd.frame import Pixels
@@ -61,7 +60,7 @@ class WorkerPool:
 
     def describe(self) -> list[WorkerStatus]:
         """Every worker, for `Status`."""
-        return [describe_worker(worker) for worker in self._workers.values()]
+        return [worker.status() for worker in self._workers.values()]
 
     def __contains__(self, identity: bytes) -> bool:
         return identity in self._workers
