@@ -183,7 +183,7 @@ class GiveBack(Message, frozen=True):
 
 
 class SavedFrame(msgspec.Struct, frozen=True, array_like=True):
-    """Where a frame lies in the raw dataset: the name of its file, and offsets there in bytes."""
+    """Place of a frame in the raw dataset: the name of its file, and offsets in that file, in bytes."""
 
     file: Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^/\\]+$")]
     offset: Annotated[int, msgspec.Meta(ge=0)]

@@ -145,7 +145,7 @@ class AcquisitionWriter:
             return
         try:
             self.output = output = OutputDataset.open(self._settings, job)
-        except Exception as error:  # noqa: BLE001 (reported to the source; the others go on)
+        except Exception as error:  # noqa: BLE001 (reported to the source; other acquisitions continue)
             known = isinstance(error, RefocusdError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             self._events.put(events.OutputOpened(self.acquisition, "", error=reason))
