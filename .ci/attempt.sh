@@ -1,27 +1,30 @@
-# What `.ci/windows` does with a step that fails: sourced, with `limit` (seconds in all), `log` (a file)
-# and `clear_up` (after a step that failed) set; `least` is the time that a step is still begun with.
+# Runs the steps of `.ci/windows`, and decides whether a failed step is Wine's fault.  Before sourcing this,
+# set `limit` (seconds for all steps together), `log` (a file) and `clear_up` (a command that is run after a
+# failed step).  No step is started with less than `least` seconds left.
 
 skip() {
     echo "windows: skipped: $1"
     exit 0
 }
-# What Wine says when it fails; what is said where time has run out, or psutil asked what Wine cannot tell.
+# Messages of Wine when it fails; messages of time-outs, and of psutil if Wine lacks what it asks for.
 wines="wine: Unhandled|wine client error|wineserver crashed|could not load kernel32"
 late="TimeoutExpired|Timeout|timed out|within [0-9]+ s|\(originated from "
 
-# What in the log is Wine's; nothing if the product is at fault: a test that failed for neither reason.
+# Print the line of the log that puts the blame on Wine; print nothing if the product is at fault, because a
+# test failed for another reason.
 blame() {
     local failed
     failed="$(sed -n '/^windows: once more/,$p' "$log" | grep -E '^(FAILED|ERROR) ' || true)"
     if [ -z "$failed" ]; then
         grep -Em1 "$wines" "$log" || grep -Em1 "$late" "$log" || true
-    # A test whose process died has no message.
+    # The line of a test whose process died has no message.
     elif [ -z "$(grep -E " - " <<< "$failed" | grep -Ev "$late")" ]; then
         head -n 1 <<< "$failed"
     fi
 }
 
-# attempt WHAT COMMAND...: run it; 75 is the status of a script that knows Wine to be at fault.
+# attempt WHAT COMMAND...: run a step, and run it again if its failure may be Wine's.  A command that knows
+# Wine to be at fault ends with status 75.
 attempt() {
     local what="$1" status why left
     shift
@@ -30,10 +33,10 @@ attempt() {
         [ "$left" -gt "${least:-10}" ] || skip "$what: ${why:-no time is left of $limit s}"
         status=0
         timeout -k 5 "$left" nice -n 5 "$@" > "$log" 2>&1 9>&- || status=$?
-        # Of the tests only what did not pass, and those that were under way when time ran out.
+        # Leave out tests that passed.  If time ran out, the last lines name the tests that were running.
         { grep -Ev "^WARNING: Location|PASSED|^tests/.* $" "$log" || true; } | tail -n 300
         [ "$status" != 124 ] || tail -n 4 "$log"
-        # Nothing of a run that was cut off may meet the next one.
+        # Processes of a failed run must not disturb the next one.
         [ "$status" = 0 ] || clear_up || true
         case "$status" in
             0) echo "windows: $what: passed, ${SECONDS} s after the start" && return ;;

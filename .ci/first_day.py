@@ -1,6 +1,6 @@
-"""The commands of a user's first day, with a refocusd that was installed from its wheel.
+"""Runs the commands of a user's first day, with a refocusd that was installed from its wheel.
 
-``PYTHON first_day.py FOLDER`` makes everything in a new FOLDER, with the refocusd of that PYTHON:
+``PYTHON first_day.py FOLDER`` uses the refocusd of that PYTHON, and writes everything into a new FOLDER:
 doctor, demo, verify, replay, the daemon with its page and an acquisition through the hook, stop,
 export.  It ends at the first command that fails.
 """
@@ -16,16 +16,16 @@ import time
 import urllib.request
 from pathlib import Path
 
-#: A machine that is busy with other work takes its time.
+#: Time limit of a command; long, because the machine may be busy with other work.
 PATIENCE_S = 300.0
 FRAMES = 8
 
 
 def main() -> None:
-    """Run all of it."""
+    """Run all commands."""
     folder = Path(sys.argv[1]).resolve()
     folder.mkdir(parents=True)
-    # Neither the settings nor the ledgers of who runs this.
+    # Keep away from the ledgers of the user who runs this.
     os.environ |= {"REFOCUSD_LEDGERS": str(folder / "ledgers"), "PYTHONUTF8": "0"}
     refocusd("doctor", "--folder", folder)
     refocusd("demo", "--output", folder / "demo", "--times", "2", "--json", folder / "demo.json")
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def refocusd(*arguments: object) -> None:
-    """Run one command; its output goes to ours, through a pipe, as into a user's log file."""
+    """Run one command; its output goes through a pipe, as into a log file, and is shown if it fails."""
     told = " ".join(map(str, arguments))
     begun = time.monotonic()
     done = subprocess.run(
@@ -61,7 +61,10 @@ def refocusd(*arguments: object) -> None:
 
 
 def serve_an_acquisition(folder: Path) -> Path:
-    """A daemon with its page, an acquisition of another process through the hook, and its end."""
+    """Start a daemon, acquire from another process through the hook, read its page, and stop it.
+
+    Returns the folder of the refocused dataset.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = ["run", "--announce", "--studio", "off", "--endpoint", "tcp://127.0.0.1:0"]
@@ -98,7 +101,7 @@ def serve_an_acquisition(folder: Path) -> Path:
 
 
 def acquire(folder: str, endpoint: str) -> None:
-    """A user's script."""
+    """Acquire as a user's script does."""
     from pycromanager import Acquisition
 
     import refocusd as product
@@ -115,7 +118,7 @@ def acquire(folder: str, endpoint: str) -> None:
 
 
 def page(port: int, path: str) -> str:
-    """What the live view serves to the user who started it."""
+    """A page of the live view, read with the token of the user who started it."""
     told = subprocess.run(
         [sys.executable, "-m", "refocusd", "view", "--print-url", "--port", str(port)],
         stdin=subprocess.DEVNULL,
@@ -137,13 +140,13 @@ def page(port: int, path: str) -> str:
 
 
 def expect(true: object, otherwise: str) -> None:
-    """End with a message unless something is true."""
+    """Exit with a message unless something is true."""
     if not true:
         sys.exit(otherwise)
 
 
 def report(text: str) -> None:
-    """Print at once."""
+    """Print a line without delay."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

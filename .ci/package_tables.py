@@ -1,7 +1,7 @@
-"""Tables of the modules of each package, in its docstring, made from the modules' own docstrings.
+"""Writes the table of modules in each package's docstring, from the modules' own docstrings.
 
-``python .ci/package_tables.py`` writes them; ``--check`` only says which are out of date (a test
-runs it).
+``python .ci/package_tables.py`` writes all tables; ``--check`` only names those that are out of date (a
+test runs it).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TOPS = ("refocusd", "training/refocusd_training", "calibration/refocusd_calibration")
 WIDTH = 100
-#: A simple table of reStructuredText, with or without a head.
+#: A simple table of reStructuredText, with or without a header.
 TABLE = re.compile(r"^(=+ +=+)\n(?:(?!=+ +=+\n).*\n)+\1\n(?:(?:(?!=+ +=+\n).*\n)+\1\n)?", re.M)
 
 
@@ -75,7 +75,7 @@ def with_table(text: str, rows: list[tuple[str, str]]) -> str:
 
 
 def lists_modules(table: str, rows: list[tuple[str, str]]) -> bool:
-    """Whether a table is about the modules: other tables of a docstring stay as they are."""
+    """Whether a table lists the modules; other tables of a docstring are left unchanged."""
     names = {name.strip("`/") for name, _ in rows}
     return bool(names & set(re.findall(r"^`(\w+)/?`", table, re.M)))
 

@@ -1,4 +1,4 @@
-"""Pages of the API reference, one a package, made from the source when the site is built."""
+"""Generates the pages of the API reference, one per package, when the site is built."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ROOTS = {
 
 
 def packages(name: str) -> list[Path]:
-    """Folders of a package and of those in it that hold modules."""
+    """Folders of a package and of the packages in it."""
     top = ROOTS[name] / name
     return [top, *sorted(f.parent for f in top.rglob("__init__.py") if f.parent != top)]
 
 
 def modules(folder: Path) -> list[Path]:
-    """Its public modules."""
+    """The public modules of a package."""
     return [f for f in sorted(folder.glob("*.py")) if not f.stem.startswith("_")]
 
 

@@ -1,7 +1,7 @@
-"""The table of settings in the guide, made from `refocusd.config`.
+"""Writes the table of settings in the guide, from `refocusd.config`.
 
-``python .ci/settings_table.py`` writes it; ``--check`` only says whether it is out of date (a test
-runs it).
+``python .ci/settings_table.py`` writes it; ``--check`` only reports, by its exit status, whether it is out of
+date (a test runs it).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PLACE = re.compile(
 
 
 def main() -> int:
-    """Bring the table up to date, or say that it is not."""
+    """Write the table, or check whether it is up to date."""
     rows = ["| setting | default | values | meaning |", "|---|---|---|---|"]
     for name, value in msgspec.to_builtins(Settings()).items():
         setting = SETTINGS[name]

@@ -3,7 +3,7 @@
 =============  =====================================================================================
 `job`          Refocuses one position of a screen, in a worker of a cluster
 `jobs`         The jobs of a screen, each of which is started again if its worker is lost
-`order`        What a job is given, and what it returns: small, in MessagePack
+`order`        The order that a job receives, and the result that it returns: small, in MessagePack
 `plan`         Predicts time and memory of a screen on a cluster, from frames measured on this computer
 `plate_blurs`  The blur that the positions of a plate share, measured once for all jobs
 `scheduler`    The clusters that jobs run on: this computer, SLURM, or an existing scheduler

@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any
 from refocusd.cluster.job import refocus_position
 from refocusd.cluster.order import JobResult, PositionOrder
 from refocusd.daemon.output.dataset import OutputDataset
-from refocusd.errors import (
-    DiskFullError,
-    RefocusdError,
-    TransportError,
-    WorkerError,
-)
+from refocusd.errors import DiskFullError, RefocusdError, TransportError, WorkerError
 from refocusd.formats.ome_zarr.mirror.layout import list_path
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a job is given, and what it returns: small, in MessagePack."""
+"""The order that a job receives, and the result that it returns: small, in MessagePack."""
 
 from __future__ import annotations
 

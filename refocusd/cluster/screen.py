@@ -24,10 +24,7 @@ from refocusd.daemon.offline import announcement
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.daemon.output.jobs import OpenOutput
 from refocusd.datasets.dataset import Output, note_recording
-from refocusd.errors import (
-    InputError,
-    OutputError,
-)
+from refocusd.errors import InputError, OutputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ome_zarr.mirror.writer import MirrorSink
 from refocusd.formats.ome_zarr.store.reader import StoreReader

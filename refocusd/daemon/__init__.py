@@ -24,7 +24,7 @@ catch-up           one acquisition's raw data; lives until that is caught up
                    (`acquisitions.catch_up`)
 find-unfinished    looks for acquisitions that an earlier daemon left unfinished;
                    lives until the raw data of all of them were found
-ledger-copy        copies a ledger beside its output, once a minute
+ledger-copy        copies a ledger into its output, once a minute
 ZeroMQ             I/O threads of its contexts, and the authenticator of remote
                    workers (`transport.secure`)
 =================  ============================================================

@@ -175,7 +175,7 @@ class Broker:
                     self._tick()
             self._lifecycle.abandon()
         except Exception:
-            log.exception("the broker failed; the daemon ends, what was written stays")
+            log.exception("the broker failed: the daemon ends; what was written is kept")
             self.failure = self.failure or "internal error, see the log"
         finally:
             self._calibrations.stop()
@@ -247,7 +247,7 @@ class Broker:
                 raise TransportError("a message has one header, and pixels at most")
             if len(parts[0]) > MAX_HEADER_NBYTES:
                 raise TransportError(
-                    f"a header of {len(parts[0])} bytes: pixels are a part of their own"
+                    f"a header of {len(parts[0])} bytes is too large; send pixels as a separate part"
                 )
             message = wire.decode(parts[0].buffer)
             self._on_message(identity, message, parts[1].buffer if len(parts) == 2 else None)
@@ -267,8 +267,8 @@ class Broker:
     def _drop(self, identity: bytes, why: str) -> None:
         """Ignore a peer from now on that floods the daemon, or does not read its answers."""
         log.warning(
-            "%r is not listened to any more: it was refused too often, last: %.200s (%d such since the "
-            "start)",
+            "%r is ignored from now on, because it was refused too often, last: %.200s (peers "
+            "ignored since the start: %d)",
             identity,
             why,
             self._peers.dropped,

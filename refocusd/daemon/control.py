@@ -84,7 +84,7 @@ class Control:
             return
         self._answers[identity] = sent, asked + 1
         if asked > MAX_ASKED:
-            raise TransportError("it asks for the state and does not read the answers")
+            raise TransportError("it requests the status but does not read the answers")
 
     def show(self) -> None:
         """Send the newest frame to the views that wait for it."""

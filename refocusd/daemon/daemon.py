@@ -88,8 +88,7 @@ class Daemon:
         self.endpoint = self._endpoints.local_endpoint
         token = secrets.token_hex(32)
         self._writer = Writer(settings, self._ring, self._events)
-        self._catch_ups = CatchUps(settings, token, self._events)
-        self._catch_ups.listen_on(self.endpoint)
+        self._catch_ups = CatchUps(settings, self.endpoint, token, self._events)
         self.supervisor = WorkerProcesses(settings, self.endpoint, token, self._events)
         self._broker = Broker(
             settings,

@@ -206,6 +206,6 @@ def held_elsewhere(output: Output, settings: Settings) -> str:
             "by itself"
         )
     raise OutputError(
-        f"{output.path} is being written by another process, and no daemon at {settings.endpoint} "
-        "says that it is its own; wait until it has finished, or name that daemon's --endpoint"
+        f"{output.path} is being written by another process, which is not a daemon at "
+        f"{settings.endpoint}; wait until it has finished, or name its --endpoint if it is a daemon"
     )

@@ -158,7 +158,7 @@ class Peers:
             If the peer sends too many of them, so that it must be dropped.
         """
         if self.refused(identity, QUESTION_COST):
-            raise TransportError("it asks more often than anybody needs to know")
+            raise TransportError("it sends far too many requests")
 
     def forget(self, identity: bytes) -> None:
         """Forget a peer that has gone."""

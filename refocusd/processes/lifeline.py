@@ -29,7 +29,7 @@ def end_with_parent() -> None:
 
 
 def watch_stdin(ended: Callable[[], object]) -> threading.Thread:
-    """Call `ended` from a thread of its own when standard input reaches its end.
+    """Call `ended` in a separate thread when standard input ends.
 
     The rest of the process then finds its standard input empty.  On Windows, a call that asks for the type of
     a pipe waits until a pending read of it returns, and some libraries make this call when they are loaded.

@@ -142,6 +142,11 @@ class Open(Message, frozen=True):
     #: Fingerprint of the recording on disk (`datasets.identity.Recording`), as JSON; "" without one.
     recording: Annotated[str, msgspec.Meta(max_length=1 << 16)] = ""
 
+    @property
+    def frame_nbytes(self) -> int:
+        """Bytes of one frame."""
+        return self.height * self.width * (2 if self.dtype == "uint16" else 1)
+
 
 class Opened(Message, frozen=True):
     """The acquisition is accepted; slots follow as `Credit`."""
@@ -178,7 +183,7 @@ class GiveBack(Message, frozen=True):
 
 
 class SavedFrame(msgspec.Struct, frozen=True, array_like=True):
-    """Where a frame lies in the raw dataset: the name of its file, and offsets there in bytes."""
+    """Place of a frame in the raw dataset: the name of its file, and offsets in that file, in bytes."""
 
     file: Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^/\\]+$")]
     offset: Annotated[int, msgspec.Meta(ge=0)]

@@ -228,7 +228,7 @@ class KnownBlur(msgspec.Struct, frozen=True):
     sigma_px: float
     uncertainty: float
     source: Literal["profile", "stack", "nominal", "memory", "frames"]
-    #: `refocusd.imaging.blur.PsfShape.gains`; empty where the form is not known.
+    #: `refocusd.imaging.blur.PsfShape.gains`; empty if the shape of the PSF is not known.
     form: list[float] = []
 
 

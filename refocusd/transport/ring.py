@@ -71,7 +71,7 @@ class Slot(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def refocused_offset(self) -> int:
-        """Where the refocused pixels start (on a page of their own)."""
+        """Where the refocused pixels start, in bytes from the start of the ring; on a new page."""
         return self.offset + _pages(self.nbytes)
 
     @property

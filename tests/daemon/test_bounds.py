@@ -150,7 +150,7 @@ def test_a_peer_that_floods_the_daemon_is_dropped_with_one_line_and_others_are_s
         def dropped() -> bool:
             for _ in range(500):
                 flood.send(message)  # and never reads an answer
-            return "not listened to any more" in caplog.text
+            return "is ignored from now on" in caplog.text
 
         until(dropped)
         for number, frame in enumerate(stack(4)):
@@ -161,8 +161,8 @@ def test_a_peer_that_floods_the_daemon_is_dropped_with_one_line_and_others_are_s
         assert daemon_status(daemon.endpoint).workers == 1
     assert upload.closed is not None
     assert upload.closed.counts == wire.Counts(acquired=4, passed_through=4)
-    assert caplog.text.count("not listened to any more") == 1
-    assert "(1 such since the start)" in caplog.text
+    assert caplog.text.count("is ignored from now on") == 1
+    assert "(peers ignored since the start: 1)" in caplog.text
 
 
 def test_a_worker_starts_although_others_took_the_names_of_workers(

@@ -160,7 +160,7 @@ def test_raw_data_on_a_share_that_is_mounted_late_are_remembered(
     if mounted_on != ".":
         share.mkdir()
     with running(settings) as daemon:
-        until(lambda: "is not there: it is finished once that is back" in caplog.text)
+        until(lambda: "is not there: it is finished when the disk is back" in caplog.text)
         assert is_marked(settings.ledgers, acquisition)
         assert not daemon_status(daemon.endpoint).details
         if share.exists():
@@ -170,7 +170,7 @@ def test_raw_data_on_a_share_that_is_mounted_late_are_remembered(
         until(lambda: daemon_status(daemon.endpoint).details)
         all_refocused(daemon, raw)
     assert not is_marked(settings.ledgers, acquisition)
-    assert caplog.text.count("it is finished once that is back") == 1
+    assert caplog.text.count("it is finished when the disk is back") == 1
     raw.dataset.finish()
     raw.dataset.close()
 
@@ -183,7 +183,7 @@ def test_an_acquisition_whose_raw_data_were_deleted_is_forgotten(
     shutil.rmtree(raw.path)
     with running(settings):
         until(lambda: not is_marked(settings.ledgers, acquisition))
-    assert "is not there any more" in caplog.text
+    assert "no longer exist" in caplog.text
 
 
 def test_what_the_ledger_could_not_take_is_put_right_by_the_next_daemon(

@@ -186,7 +186,7 @@ def test_another_camera_has_no_part_in_it(
 def test_warnings_say_what_does_not_go_together(
     daemon: Daemon, place: Path, shining: NDArray[np.uint16], calibrated: Made
 ) -> None:
-    no_raw = "no raw data on disk: what live cannot do is skipped"
+    no_raw = "no raw data on disk: frames that cannot be refocused live are skipped"
     assert calibrated.warnings == [no_raw]
     file = place / "calibrations" / "zyla.json"
     save_profile(profile(age_days=300), file)
@@ -231,7 +231,7 @@ def test_a_subregion_is_corrected_where_its_metadata_place_it(
 def test_first_metadata_that_are_none_are_refused(daemon: Daemon, place: Path) -> None:
     with source(daemon) as connection:
         upload = opened(connection, place / "refused", first="[1]")
-        assert "no JSON object" in upload.refused
+        assert "not a JSON object" in upload.refused
         upload = opened(connection, place / "refused", profiles=["0" * 16])
         assert "started with calibration profile 0000000000000000" in upload.refused
 

@@ -37,7 +37,7 @@ def _open_raw(path: str) -> Dataset:
         return open_dataset(path)
     except InputError as error:
         # A damaged record must not cost the frames behind it.
-        log.warning("%s; its frames are found by their directories", error)
+        log.warning("%s; its frames are read by their TIFF directories instead", error)
         return open_dataset(path, growing=True)
 
 
@@ -97,25 +97,25 @@ class CatchUps:
     Parameters
     ----------
     settings : Settings
+    endpoint : str
+        The daemon's local address, to which catch-ups connect as sources do.
     token : str
         Lets a catch-up take over an acquisition that its source has closed.
     event_queue : EventQueue
         Receives `CatchUpFailed`.
     """
 
-    def __init__(self, settings: Settings, token: str, event_queue: EventQueue) -> None:
+    def __init__(
+        self, settings: Settings, endpoint: str, token: str, event_queue: EventQueue
+    ) -> None:
         self._settings = settings
+        self._endpoint = endpoint
         self._token = token
         self._events = event_queue
-        self._endpoint = ""
         self._stopping = threading.Event()
         #: The raw datasets of acquisitions that may be caught up again.
         self._raw: dict[str, _Raw] = {}
         self._threads: list[threading.Thread] = []
-
-    def listen_on(self, endpoint: str) -> None:
-        """Set the address at which the daemon's socket was bound."""
-        self._endpoint = endpoint
 
     def start(self, open_: Open, run: str, *, last: bool) -> None:
         """Catch up one acquisition, in a thread that ends with `Close` or with `CatchUpFailed`.

@@ -43,7 +43,7 @@ def check_open(message: wire.Open) -> None:
             raise InputError(
                 f"the {what} folder {path!r} of an acquisition is not an absolute path"
             )
-    # Nothing lies beside the root of a drive.
+    # Nothing can be beside the root of a drive, so its output may be inside.
     beside = not Path(message.raw).name or not Path(message.output).is_relative_to(message.raw)
     if message.raw and message.output and not beside:
         raise InputError(f"{message.output} lies in the raw dataset: choose a folder beside it")
@@ -59,7 +59,7 @@ def _check_object(text: str, what: str) -> None:
     try:
         msgspec.json.decode(text or "{}", type=dict[str, object])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise InputError(f"the {what} no JSON object: {error}") from error
+        raise InputError(f"the {what} not a JSON object: {error}") from error
 
 
 def check_same(known: wire.Open, message: wire.Open) -> None:

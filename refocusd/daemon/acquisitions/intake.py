@@ -47,7 +47,7 @@ MAX_ANNOUNCED_CHARS = 64 << 20
 #: Largest number of acquisitions that are counted although no frame of them could be read.
 MAX_UNSEEN = 10_000
 
-NO_RAW = "no raw data on disk: what live cannot do is skipped"
+NO_RAW = "no raw data on disk: frames that cannot be refocused live are skipped"
 
 
 @dataclass
@@ -193,7 +193,7 @@ class Intake:
         self._calibrate(acquisition)
         if run != self.lifecycle.run_of(acquisition):
             raise InputError(
-                f"another model or other settings began it (run {run}); finish it with "
+                f"it was started with another model or other settings (run {run}); finish it with "
                 "`refocusd resume`"
             )
         if not self.lifecycle.scheduler.fits(acquisition):

@@ -140,7 +140,8 @@ class Scheduler:
         for acquisition, lane in lanes:
             if late := [slot for slot, due in lane.recalled.items() if now > due]:
                 log.warning(
-                    "%s does not give its slots back: they are reclaimed", acquisition.open.name
+                    "%s does not return its slots in time: they are reclaimed",
+                    acquisition.open.name,
                 )
                 lane.taken.update(late)
                 self._free(lane, late)

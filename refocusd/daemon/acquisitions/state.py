@@ -280,7 +280,7 @@ class Acquisition:
     @property
     def frame_nbytes(self) -> int:
         """Bytes of one frame."""
-        return self.open.height * self.open.width * (2 if self.open.dtype == "uint16" else 1)
+        return self.open.frame_nbytes
 
     @property
     def lanes(self) -> list[Lane]:

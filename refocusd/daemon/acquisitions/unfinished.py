@@ -74,8 +74,8 @@ def left_unfinished(
                 away.append(mark)
                 if first:
                     log.warning(
-                        "%s was left unfinished, and the disk of its raw data (%s) %s: it is finished once "
-                        "that is back, or by `refocusd resume %s`",
+                        "%s was left unfinished, and the disk of its raw data (%s) %s: it is finished when "
+                        "the disk is back, or by `refocusd resume %s`",
                         message.name,
                         message.raw,
                         "does not answer" if standing == "silent" else "is not there",
@@ -89,7 +89,7 @@ def left_unfinished(
 
 def _forget(ledgers: str, message: Open) -> None:
     log.warning(
-        "%s was left unfinished, but its raw data (%s) is not there any more",
+        "%s was left unfinished, but its raw data (%s) no longer exist",
         message.name,
         message.raw or "none was kept",
     )

@@ -145,7 +145,7 @@ class AcquisitionWriter:
             return
         try:
             self.output = output = OutputDataset.open(self._settings, job)
-        except Exception as error:  # noqa: BLE001 (reported to the source; the others go on)
+        except Exception as error:  # noqa: BLE001 (reported to the source; other acquisitions continue)
             known = isinstance(error, RefocusdError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             self._events.put(events.OutputOpened(self.acquisition, "", error=reason))
@@ -177,7 +177,7 @@ class AcquisitionWriter:
             self._full = False
             self._events.put(events.DiskFull(self.acquisition, full=False))
             if output is not None:
-                log.info("there is room again: %s goes on", output.message.name)
+                log.info("there is room again: %s continues", output.message.name)
 
     # -- frames -------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class AcquisitionWriter:
         self._complained.add(cause)
         known = isinstance(error, RefocusdError)
         log.error(
-            "frame %s of %s: %s (further ones that fail like this are not logged)",
+            "frame %s of %s: %s (further failures of this kind are not logged)",
             *(axes, name, error),
             exc_info=None if known else error,
         )

@@ -92,7 +92,7 @@ class OutputDataset:
         message = job.open
         summary = json.loads(message.summary or "{}")
         if not isinstance(summary, dict):
-            raise InputError("the summary metadata of an acquisition is a JSON object")
+            raise InputError("the summary metadata of an acquisition must be a JSON object")
         with beginning(settings, message.acquisition):
             return cls._open(settings, job, summary)
 
@@ -104,8 +104,7 @@ class OutputDataset:
         mark = msgspec.json.encode({**msgspec.structs.asdict(message), "run": run})
         mark_open(settings.ledgers, mark, message.acquisition)
         reserve_nbytes = settings.reserve_mib << 20
-        frame_nbytes = message.height * message.width * (2 if message.dtype == "uint16" else 1)
-        needed = 0 if exists else free_space_needed(frame_nbytes, message.expected)
+        needed = 0 if exists else free_space_needed(message.frame_nbytes, message.expected)
         check_free_space(output, needed, reserve_nbytes)
         with ExitStack() as undo:
             if exists:
@@ -160,7 +159,7 @@ class OutputDataset:
                 ended[fate.state] += 1  # type: ignore[index]
         self.before = dict(ended)
         if gone:
-            log.warning("%s: in the ledger only: %s", self.sink.path, counted(gone))
+            log.warning("%s has lost %s that its ledger lists", self.sink.path, counted(gone))
 
     def close(self, acquired: int | None) -> str:
         """Close dataset and ledger.
@@ -176,7 +175,7 @@ class OutputDataset:
             Why the ledger is not complete; empty if it is.
         """
         if self.unrecorded:
-            self._append([])
+            self.record_attempts([])
         incomplete = bool(self.unrecorded) or self.incomplete
         if incomplete and self.message.raw:
             acquired = None  # its mark stays, so that the next daemon completes the ledger
@@ -193,7 +192,7 @@ class OutputDataset:
                 # Without raw data, a later daemon could do nothing more.
                 unmark(self.ledgers, self.message.acquisition)
         except (RefocusdError, OSError) as error:
-            log.error("%s was not closed in full: %s", self.sink.path, error)
+            log.error("%s was not closed completely: %s", self.sink.path, error)
         finally:
             self.ledger.close()
         return "the ledger could not record every frame; see the log" if incomplete else ""
@@ -228,7 +227,7 @@ class OutputDataset:
         """Record the outcome of a frame that was to be written."""
         attempt = attempt_of(self.run, job, state, reason)
         replaces = self._earlier(attempt.axes)
-        self._append([attempt])
+        self.record_attempts([attempt])
         return FramesWritten(
             attempt.acquisition,
             job.task,
@@ -250,7 +249,7 @@ class OutputDataset:
             Attempt(self.run, job.acquisition, axes, job.state, job.reason, job.live)
             for axes in fresh
         ]
-        self._append(attempts)
+        self.record_attempts(attempts)
         replaced = sum(earlier[axes] == "failed" for axes in fresh)
         return FramesWritten(
             job.acquisition,
@@ -263,10 +262,6 @@ class OutputDataset:
             known=len(job.axes) - len(fresh),
         )
 
-    def record_attempts(self, attempts: list[Attempt]) -> None:
-        """Record attempts of other processes."""
-        self._append(attempts)
-
     def _earlier(self, axes: str) -> Literal["failed", "skipped"] | None:
         """State of the earlier attempt at a frame that a later one replaces."""
         try:
@@ -275,15 +270,15 @@ class OutputDataset:
             return None
         return state if state in ("failed", "skipped") else None  # type: ignore[return-value]
 
-    def _append(self, attempts: list[Attempt]) -> None:
-        """Record attempts, and earlier ones that could not be recorded."""
+    def record_attempts(self, attempts: list[Attempt]) -> None:
+        """Record attempts, also of other processes, and earlier ones that could not be recorded."""
         waiting = [*self.unrecorded, *attempts]
         try:
             self.ledger.record(waiting)
         except RefocusdError as error:
             # The frame itself is on disk with its metadata; the ledger can be rebuilt from it.
             if not self.unrecorded:
-                log.error("%s; what follows is recorded once it can be", error)
+                log.error("%s; attempts are kept until they can be recorded", error)
             self.unrecorded = waiting[:MOST_UNRECORDED]
             self.incomplete = self.incomplete or len(waiting) > MOST_UNRECORDED
         else:

@@ -10,7 +10,6 @@ from refocusd.daemon.acquisitions.lifecycle import Lifecycle
 from refocusd.daemon.acquisitions.state import Acquisition, Task
 from refocusd.daemon.events import FrameNotWritten, FramesWritten
 from refocusd.daemon.output.jobs import RecordFrames, WriteFrame
-from refocusd.daemon.workers.describe import describe_engine
 from refocusd.daemon.workers.pool import WorkerPool
 from refocusd.daemon.workers.processes import WorkerProcesses
 from refocusd.errors import TransportError
@@ -100,9 +99,14 @@ class Dispatcher:
         self.pool.set_ready(identity, message)
         name = identity.decode(errors="replace")
         self.processes.was_ready(name)
-        engine = describe_engine(message.engine)
-        log.info("%s: %s, ready in %.1f s", name, engine, message.seconds)
-        self.lifecycle.engine_ready(message.engine)
+        engine = message.engine
+        log.info(
+            "%s: %s on %s (%s, %s), ready in %.1f s",
+            name,
+            *(engine.model_id or "no model", engine.backend, engine.device, engine.precision),
+            message.seconds,
+        )
+        self.lifecycle.engine_ready(engine)
         self.on_ready()
 
     def tick(self) -> list[bytes]:

@@ -10,7 +10,6 @@ import numpy as np
 
 from refocusd.daemon.acquisitions.run_id import models_of
 from refocusd.daemon.acquisitions.state import Acquisition, Send, Task
-from refocusd.daemon.workers.describe import describe_worker
 from refocusd.daemon.workers.worker import WorkerPeer
 from refocusd.errors import TransportError
 from refocusd.frame import Pixels
@@ -61,7 +60,7 @@ class WorkerPool:
 
     def describe(self) -> list[WorkerStatus]:
         """Every worker, for `Status`."""
-        return [describe_worker(worker) for worker in self._workers.values()]
+        return [worker.status() for worker in self._workers.values()]
 
     def __contains__(self, identity: bytes) -> bool:
         return identity in self._workers
@@ -95,7 +94,7 @@ class WorkerPool:
             first = self.engine
             name = (first.model_id or first.backend) if first else "its settings"
             raise TransportError(
-                f"this daemon's run is of model {name} ({ours[:12]}), the worker runs "
+                f"this daemon runs model {name} ({ours[:12]}), but the worker runs "
                 f"{engine.model_id or engine.backend} ({engine.model_sha256[:12]}): start it with "
                 "the same --model and the same channel_models"
             )

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from refocusd.daemon.acquisitions.state import Task
-from refocusd.transport.messages import MAX_CALIBRATIONS, Engines
+from refocusd.transport.messages import MAX_CALIBRATIONS, Engines, WorkerStatus
 
 #: A worker is presumed hung if a frame takes this many times longer than its slowest recent time
 #: per byte suggests, and at least this long.
@@ -16,6 +16,8 @@ HUNG_AT_LEAST_S = 5.0
 #: A worker that needs less than this for a frame gets the next one in advance; otherwise it would spend a
 #: tenth of its time waiting for the broker.
 QUICK_S = 0.01
+#: Time over which a worker's rate is averaged.
+RATE_S = 10.0
 
 
 @dataclass(slots=True)
@@ -47,6 +49,19 @@ class WorkerPeer:
     def needs_ahead(self) -> bool:
         """Whether it would be idle for long between two frames if it held only one at a time."""
         return bool(self.remote) or 0.0 < self.mean_s < QUICK_S
+
+    def status(self) -> WorkerStatus:
+        """The worker, for `Status`."""
+        now = time.monotonic()
+        return WorkerStatus(
+            identity=self.identity.decode(errors="replace"),
+            pid=self.pid,
+            state="busy" if self.tasks else "ready" if self.ready else "starting",
+            remote=bool(self.remote),
+            frames=self.answered,
+            rate=sum(now - answered < RATE_S for answered in self.recent) / RATE_S,
+            engine=self.engine,
+        )
 
     def finish(self, number: int) -> Task | None:
         """Remove and return the task that it answers; None if it does not hold it (any more)."""

@@ -33,7 +33,7 @@ MEMORY_FILE = "blurs.json"
 
 
 class KnownBlurs:
-    """Collects what is known about the blur of each frame.  Belongs to the broker's thread.
+    """Collects what is known about the blur of each frame.  Only the broker's thread uses it.
 
     Parameters
     ----------

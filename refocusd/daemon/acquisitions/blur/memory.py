@@ -89,7 +89,7 @@ class _Tally:
 
 @dataclass(slots=True)
 class BlurMemory:
-    """The file, and what was measured in the open acquisitions so far.
+    """The file, and the blurs that were measured so far in the open acquisitions.
 
     Parameters
     ----------

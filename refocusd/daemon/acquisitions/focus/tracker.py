@@ -267,7 +267,7 @@ def _sentence(advice: FocusAdvice) -> str:
     rate, error = advice.drift_um_per_min, advice.drift_uncertainty_um_per_min
     drifts = rate is not None and error is not None and abs(rate) > 2 * error
     if advice.beyond:
-        text = f"more than {abs(advice.offset_um):.0f} um out of focus, how far is not known"
+        text = f"more than {abs(advice.offset_um):.0f} um out of focus; the exact distance is not known"
     elif advice.in_focus:
         text = f"in focus within {max(abs(advice.offset_um), advice.uncertainty_um):.1f} um"
     elif advice.direction_known:
