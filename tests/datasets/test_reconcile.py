@@ -1,4 +1,4 @@
-"""Raw, ledger and refocused frames held against each other: every trouble has its name."""
+"""Raw, ledger and refocused frames are compared, and every discrepancy has a name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.fast
 
 @dataclass
 class Listed:
-    """Outcomes in memory."""
+    """A ledger of outcomes in memory."""
 
     fates: dict[str, Fate]
 
@@ -36,7 +36,7 @@ class Listed:
 
 @dataclass
 class Written:
-    """Refocused frames in memory."""
+    """A refocused dataset in memory."""
 
     counts: Counter[str]
 

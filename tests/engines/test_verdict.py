@@ -87,7 +87,7 @@ def test_a_tenth_of_clipped_pixels_is_never_trusted() -> None:
 
 
 def certain(chance: float) -> Logistic:
-    """The score that gives every frame this probability."""
+    """A score that gives every frame this probability."""
     first, logit = np.array([0], np.intp), math.log(chance / (1 - chance))
     return Logistic(np.zeros(1), np.ones(1), np.zeros(2), logit, first)
 
@@ -121,7 +121,7 @@ def test_a_result_that_is_better_than_raw_is_written_but_not_trusted(
     assert said.verdict == verdict
     assert any(reason in each for each in said.reasons) or not reason
     assert judge.likely_wrong(said) == (verdict == "untrusted" or error > judge.untrusted)
-    # What is impossible stays so, whatever statistics say.
+    # An impossible result stays untrusted, whatever the statistics say.
     assert judge.of_pair(field, replace(pair, unexplained=0.3)).verdict == "untrusted"
 
 

@@ -1,4 +1,4 @@
-"""Alerts: each trouble is posted once, as JSON, and nothing waits for whoever takes them."""
+"""Alerts: each problem is posted once, as JSON, and nothing waits for the receiver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page in the hands of somebody who does things in a bad order, in a real headless Chromium."""
+"""The page used in an awkward order, in a real headless Chromium."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_long_names_leave_everything_within_reach(
 def test_a_frame_of_one_value_is_as_bright_as_it_is(
     browser: Browser, scene: Scene, counts: int, window: tuple[int, int]
 ) -> None:
-    """A saturated frame was black, as it is nowhere above its own darkest pixel."""
+    """A saturated frame used to be black, since no pixel exceeds its darkest one."""
     flat = np.full_like(scene.raw, counts)
     with (
         StandIn(replace(scene, raw=flat, refocused=flat)) as daemon,
@@ -127,7 +127,7 @@ def test_settings_can_be_changed_once_they_are_there(browser: Browser, idle: str
 
 
 def test_what_a_job_says_is_read_without_moving_it_sideways(browser: Browser, idle: str) -> None:
-    """What to do stands at the end of an error."""
+    """The advice is at the end of an error message."""
     with open_page(browser, idle) as page:
         page.keyboard.press("j")
         page.evaluate("document.getElementById('job').hidden = false")
@@ -153,7 +153,7 @@ def test_a_view_that_is_away_is_said_in_words(browser: Browser, idle: str, tmp_p
 def test_channels_that_come_to_disk_after_their_frames_can_be_chosen(
     browser: Browser, tools: Bench
 ) -> None:
-    """All frames but the last went by before the page asked; the next are an hour away."""
+    """All frames except the last came before the page asked; the next come in an hour."""
     asked: list[str] = []
 
     def too_early(route: Route) -> None:
