@@ -1,4 +1,4 @@
-"""The waits between attempts grow to a limit, differ, and start over after a success."""
+"""Waits between attempts grow up to a limit, vary, and start over after a success."""
 
 from __future__ import annotations
 

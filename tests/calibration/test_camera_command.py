@@ -139,7 +139,7 @@ def test_a_dry_run_prints_every_move_and_does_nothing(
     flags = ("--dark-exposures-ms", "7,70", "--flat-exposures-ms", "3,30,60,90")
     assert run("--dry-run", "--output", tmp_path / "scope.json", *flags) == 0
     printed = capsys.readouterr().out
-    # Two dark moves of 16 frames; flat ones up and down, of 2 frames each.
+    # Two dark moves of 16 frames; flat moves up and down with 2 frames each.
     assert "2 moves, 32 frames" in printed
     assert "8 moves, 16 frames" in printed
     assert printed.count("closed") == 2
@@ -152,7 +152,7 @@ def test_a_dry_run_prints_every_move_and_does_nothing(
 def test_the_real_core_measures_a_camera(
     demo_microscope: DemoMicroscope, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything but the pixels is real: they follow the core's exposure and shutter."""
+    """Only the pixels are simulated; they follow the core's exposure and shutter."""
     core = demo_microscope.core
     camera = SimulatedCamera(shape=(512, 512), gain=0.5, read_noise=2.0, bits=12, shading=0.2)
     rng = np.random.default_rng(0)

@@ -83,7 +83,7 @@ def test_frames_are_replayed_at_the_rate_asked_for(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     # 20 frames a fifth of a second apart take 19 intervals plus the last frame's latency, minus the
-    # # delay of the first frame; allow half a second more on a busy computer.
+    # delay of the first frame; allow half a second more on a busy computer.
     assert 4.2 < json.loads(figures.read_text())["frames_per_s"] < 6
 
 

@@ -27,7 +27,7 @@ SCRIPT, INSTALLER = SERVICE / "install.ps1", SERVICE / "install.py"
 #: Commands of PowerShell 5.1 that `install.ps1` uses.
 CMDLETS = {"ForEach-Object", "Get-Command", "Join-Path", "Out-Null", "Set-StrictMode"}
 #: A stand-in for refocusd's wheel: it records its calls, and `run --stop` succeeds as often as the
-#: #: file `daemons` beside the record says.
+#: file `daemons` beside the record says.
 PRODUCT = """
 import os, sys
 from pathlib import Path

@@ -33,7 +33,7 @@ MODEL = "live-nuclei"
 
 sides = st.integers(16, 8192)
 #: Width of a tile without its halos, as a share of the frame's longer side: gives at most
-#: #: a few hundred tiles.
+#: a few hundred tiles.
 shares = st.floats(0.06, 1.2)
 multiples = st.sampled_from([1, 4, 16, 32, 64])
 halos = st.integers(0, 700)

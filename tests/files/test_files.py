@@ -1,4 +1,4 @@
-"""Files that another program holds for a moment: nothing is lost, nothing waits for ever."""
+"""Files that another program holds for a moment: nothing is lost, and no wait is endless."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_built_engine_is_kept_through_refusals(
 
 
 def test_a_temporary_folder_in_which_a_file_is_held_spoils_no_result() -> None:
-    """On Windows deleting it is refused, after the work is done."""
+    """On Windows, deleting it is refused after the work is done."""
     for path in Path(files.__file__).parent.rglob("*.py"):
         for call in re.findall(r"TemporaryDirectory\(([^)]*)\)", path.read_text(encoding="utf-8")):
             assert "ignore_cleanup_errors=True" in call, path
@@ -125,5 +125,5 @@ def test_a_temporary_folder_in_which_a_file_is_held_spoils_no_result() -> None:
     ],
 )
 def test_a_path_can_be_typed_on_windows(path: str, typed: str) -> None:
-    """In cmd and in PowerShell alike, for which `&` and brackets are more than signs."""
+    """In both cmd and PowerShell, which treat `&` and brackets specially."""
     assert files.in_windows_command(path) == typed

@@ -1,4 +1,4 @@
-"""The width of a frame's blur, from the frame alone and with what is known beforehand."""
+"""The width of a frame's blur, from the frame alone and with prior knowledge."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_data() -> Path:
 
 
 def nuclei(sigma_px: float, seed: int = 0, photons: float = 2000.0) -> Pixels:
-    """Textured nuclei through a Gaussian blur and a camera."""
+    """Textured nuclei after a Gaussian blur and a camera."""
     rng = np.random.default_rng(seed)
     light = np.zeros((400, 480), np.float32)
     y, x = np.mgrid[:400, :480]
@@ -75,7 +75,7 @@ def test_hot_pixels_are_no_sign_of_focus() -> None:
     raw = nuclei(8.0)
     clean = estimate_blur(raw)
     rng = np.random.default_rng(1)
-    # Two of them side by side are not alone: keep them apart.
+    # Two adjacent ones would not be isolated: keep them apart.
     raw[rng.integers(2, 100, 30) * 4 - 2, rng.integers(2, 120, 30) * 4 - 2] = 4000
     with_hot = estimate_blur(raw)
     assert clean is not None

@@ -1,4 +1,4 @@
-"""The ledger: append-only attempts, the latest decides."""
+"""The ledger: attempts are only appended, and the latest decides."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_killed_copy_leaves_the_copy_before_it(tmp_path: Path) -> None:
     with opened(tmp_path / "ledger.sqlite") as ledger:
         ledger.record([attempt('{"z":0}', "refocused")])
         ledger.copy_to(copy)
-        # What a process killed in the middle of the next copy leaves.
+        # Left by a process that was killed in the middle of the next copy.
         (tmp_path / "copy.sqlite.new").write_bytes(copy.read_bytes()[:5000])
         with Ledger(copy, read_only=True) as before:
             assert len(before) == 1
@@ -326,9 +326,9 @@ def test_a_damaged_ledger_is_set_aside_and_replaced(
     if not with_copy:
         copy.unlink()
     said = restore_ledger(tmp_path, ONE, copy)
-    # Beside it may lie what SQLite kept of it.
+    # SQLite's own files may be beside it.
     (aside,) = (p for p in tmp_path.glob("*.damaged-*") if p.suffix[-4:] not in ("-wal", "-shm"))
-    # Never deleted: an expert may get something out of it.
+    # Never deleted: an expert may recover something from it.
     assert aside.read_bytes() == damaged
     assert "set aside" in said[0]
     if with_copy:

@@ -1,4 +1,4 @@
-"""What napari is given of refocused datasets; napari itself is not needed for it."""
+"""The layers that napari gets from refocused datasets; napari itself is not needed."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def test_raw_refocused_and_trust_lie_over_each_other(
         assert look["units"] == ("pixel", "pixel", "um", "um")
         assert look["axis_labels"] == ("time", "z", "y", "x")
         assert look["contrast_limits"] == raw_look["contrast_limits"]
-        # Raw is covered by refocused, not added to it.
+        # Refocused covers raw and is not added to it.
         assert look["blending"] == raw_look["blending"] == ("additive" if number else "translucent")
-        # The upper left corner of the first cell is that of the first pixel.
+        # The upper left corners of the first cell and the first pixel coincide.
         corner_um = trust_look["translate"][-1] - 16 * PIXEL_UM / 2
         assert corner_um == pytest.approx(-PIXEL_UM / 2)
         assert trust_look["scale"][-2:] == (16 * PIXEL_UM, 16 * PIXEL_UM)

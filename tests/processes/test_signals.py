@@ -1,4 +1,4 @@
-"""What asks a process to stop is heard; what its parent hears too is left to that."""
+"""A process obeys requests to stop, except those that its parent receives and passes on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.fast
 CTRL_C, CTRL_BREAK = 0, 1
 ENDS = {"the window is closed": 2, "logging off": 5, "shutting down": 6}
 
-#: Windows calls the handlers of a process in this function, in a thread of its own.
+#: Windows calls a process's handlers through this function, in a separate thread.
 SEND = """
 import ctypes, threading
 def send(event):

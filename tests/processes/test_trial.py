@@ -1,4 +1,4 @@
-"""One order in a process of its own: whatever becomes of it is one report or one error."""
+"""One order in a separate process: whatever happens gives one report or one error."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ if order.what != "say nothing":
 
 
 class Order(msgspec.Struct):
-    """What the child is to do."""
+    """The order for the child."""
 
     what: str
 
 
 class Report(msgspec.Struct):
-    """What it did."""
+    """The child's report."""
 
     said: str
 

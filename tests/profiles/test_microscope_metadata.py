@@ -1,4 +1,4 @@
-"""What a frame's metadata say of its microscope, where many sources write many things."""
+"""The microscope as described by a frame's metadata, which differ between sources."""
 
 from __future__ import annotations
 

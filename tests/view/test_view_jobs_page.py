@@ -89,7 +89,7 @@ def test_a_wrong_path_is_told_beside_the_field(browser: Browser, view: str, tmp_
         page.get_by_label("What to do").select_option("verify")
         path = page.get_by_label("Folder or file of the dataset")
         # Characters that are shortcuts elsewhere are ordinary text here; the quotes are those of
-        # # Explorer's "Copy as path".
+        # Explorer's "Copy as path".
         path.press_sequentially(f'"{tmp_path}/jd?"')
         page.keyboard.press("Enter")
         expect(

@@ -152,7 +152,7 @@ def test_a_line_that_swallows_everything_is_noticed_by_both_sides(
         proxy.mode = "half open"
         begun = time.monotonic()
         # The worker gives up first and tries new connections, which the proxy accepts
-        # # once the line is restored.
+        # once the line is restored.
         while time.monotonic() - begun < 6.5:
             host.turn()
         proxy.mode = "open"

@@ -1,6 +1,6 @@
-"""Engines are really built here, for cards that are not.
+"""Engines are really built here, for cards that are absent.
 
-Building needs no card; that a built engine runs can only a card show.
+Building needs no card; only a card can show that a built engine runs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ MODELS = ("live-nuclei", "live-fluorescence")
 @pytest.mark.parametrize("precision", ["f16", "f32"])
 @pytest.mark.parametrize("name", MODELS)
 def test_tensorrt_takes_every_shipped_network_whole(name: str, precision: str) -> None:
-    """All of it is in one engine, in the width asked for: nothing is left to the processor."""
+    """The whole graph is in one engine of the requested precision; the processor does nothing."""
     bundle = load_bundle(name)
     graph = graph_of(bundle, precision, engine_shapes(bundle))
     engine = build_engine_onnx(graph, "sm89")
-    # Not twice over either, but for programs: an iteration of Richardson-Lucy has some of its own.
+    # Nor is it there twice, except for programs, of which each Richardson-Lucy iteration has some.
     assert 0.9 * len(graph.model) < len(engine) < len(graph.model) + (16 << 20)
 
 
