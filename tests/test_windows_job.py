@@ -30,7 +30,7 @@ def attempt(script: str, tmp_path: Path, limit_s: int = 60) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_step_that_passes_is_told(tmp_path: Path) -> None:
+def test_a_step_that_passes_is_reported(tmp_path: Path) -> None:
     status, said = attempt("echo fine", tmp_path)
     assert status == 0
     assert "fine" in said

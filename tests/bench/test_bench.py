@@ -205,7 +205,7 @@ def test_the_command_writes_table_figures_and_plot(
         ["--model", "no-such-model"],
     ],
 )
-def test_a_wrong_flag_is_told_before_any_work(
+def test_a_wrong_flag_is_reported_before_any_work(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bench", *flags]) == 2
@@ -213,7 +213,7 @@ def test_a_wrong_flag_is_told_before_any_work(
 
 
 @pytest.mark.parametrize("size", ["12", "axb", "99999", "64x", ""])
-def test_a_wrong_size_is_told_before_any_work(
+def test_a_wrong_size_is_reported_before_any_work(
     size: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -221,7 +221,7 @@ def test_maps_of_an_scmos_come_with_many_frames() -> None:
     assert set(few.maps) == {"flat", "offset"}
 
 
-def test_a_flickering_lamp_is_not_taken_for_noise_of_the_camera() -> None:
+def test_a_flickering_lamp_is_not_mistaken_for_noise_of_the_camera() -> None:
     camera = SimulatedCamera(shape=(96, 96), gain=0.5, bits=16, shading=0.4, prnu=0.01)
     dark = camera.series(DARK_MS, 4)
     light = brightness(camera, 0.9)

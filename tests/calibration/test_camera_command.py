@@ -81,7 +81,7 @@ def test_a_profile_is_written_from_recordings(
     assert "read noise" in capsys.readouterr().out
 
 
-def test_a_measurement_that_fails_its_checks_is_told_but_not_written(
+def test_a_measurement_that_fails_its_checks_is_reported_but_not_written(
     series: tuple[Path, Path], tmp_path: Path
 ) -> None:
     leaking = recorded(tmp_path / "leak", DARK_MS, 0.3)
@@ -113,7 +113,7 @@ def test_recordings_without_metadata_take_their_exposures_from_flags(tmp_path: P
     assert camera.gain_e_per_count.value == pytest.approx(0.5, rel=0.02)
 
 
-def test_without_an_output_the_figures_are_told_only(
+def test_without_an_output_the_figures_are_only_printed(
     series: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--from-recording", *series, "--json", tmp_path / "figures.json") == 0
@@ -183,7 +183,7 @@ def test_the_real_core_measures_a_camera(
         assert raw_data("", raw.path).sha256 == raw.sha256
 
 
-def test_a_microscope_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_microscope_that_is_not_there_is_reported(tmp_path: Path) -> None:
     code = (
         "from refocusd_calibration.stage.microscope import microscope_core, JAVA_PORT, _listens\n"
         "from refocusd.errors import ConfigError\n"

@@ -84,7 +84,7 @@ def test_peaks_are_counted_with_those_at_the_ends() -> None:
     assert count_peaks(np.ones(9), 0.0) == 0
 
 
-def test_noise_is_told_from_the_curve_under_it() -> None:
+def test_noise_is_distinguished_from_the_curve_under_it() -> None:
     rng = np.random.default_rng(0)
     z = np.linspace(-10, 10, 81)
     assert noise_of(np.exp(-(z**2) / 18) + 0.01 * rng.standard_normal(81)) == pytest.approx(
@@ -152,7 +152,7 @@ def passages(places: list[tuple[int, float, float | None]]) -> list[Passage]:
     return [Passage(direction, z, 0.01, time) for direction, z, time in places]
 
 
-def test_backlash_drift_and_repeatability_are_told_apart() -> None:
+def test_backlash_drift_and_repeatability_are_distinguished() -> None:
     rng = np.random.default_rng(1)
     truth = [
         (1 if i % 2 == 0 else -1, 5 + 0.15 * (1 if i % 2 == 0 else -1) + 0.2 * i, 60.0 * i)

@@ -135,7 +135,7 @@ def test_the_sign_of_defocus_is_observable_with_spherical_aberration_only() -> N
         assert abs(some.value) > 10 * some.uncertainty
 
 
-def test_a_gaussian_blur_is_told_from_wave_optics() -> None:
+def test_a_gaussian_blur_is_distinguished_from_wave_optics() -> None:
     rng = np.random.default_rng(5)
     places = scattered(10, 256, 50, 30, rng)
     rows, columns = np.indices((256, 256))

@@ -77,7 +77,7 @@ def known(measured: PsfMeasurement, **changed: Any) -> BlurEstimate | None:
     )
 
 
-def test_an_apodised_pupil_is_found_and_not_taken_for_another_pixel_size(
+def test_an_apodised_pupil_is_found_and_not_mistaken_for_another_pixel_size(
     measured: PsfMeasurement,
 ) -> None:
     section = measured.section
@@ -91,7 +91,7 @@ def test_an_apodised_pupil_is_found_and_not_taken_for_another_pixel_size(
     assert section.pixel_um is None
 
 
-def test_another_field_gains_by_what_one_stack_told(
+def test_another_field_gains_from_what_one_stack_showed(
     measured: PsfMeasurement, plane: NDArray[np.float64]
 ) -> None:
     raw, truth = exposed(plane, 8.0, LOWER), plane[LOWER].astype(np.float32)

@@ -318,7 +318,7 @@ def test_it_tells_the_blur_within_the_planes_that_it_was_measured_on(
 
 
 @pytest.mark.fast
-def test_without_calibration_nothing_is_measured_and_it_is_said(
+def test_without_calibration_nothing_is_measured_and_this_is_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
@@ -355,7 +355,7 @@ def test_a_stopped_daemon_measures_nothing(tmp_path: Path) -> None:
         ("import sys; sys.stdin.read()", 0.1, "could not be measured within"),
     ],
 )
-def test_a_measurement_that_failed_is_told_from_one_that_took_too_long(
+def test_a_measurement_that_failed_is_distinguished_from_one_that_took_too_long(
     monkeypatch: pytest.MonkeyPatch, program: str, limit_s: float, said: str
 ) -> None:
     module = "refocusd.processes.self_calibration"

@@ -257,7 +257,7 @@ def test_a_signal_stops_the_daemon_cleanly(tmp_path: Path, name: str) -> None:
         assert daemon.wait(20) == 0
 
 
-def test_stopping_what_does_not_run_is_told(tmp_path: Path) -> None:
+def test_stopping_what_does_not_run_is_reported(tmp_path: Path) -> None:
     done = refocusd("run", "--stop", "--endpoint", "tcp://127.0.0.1:9", tmp_path=tmp_path)
     assert done.returncode == 2
     assert "no refocusd daemon answers" in done.stderr

@@ -130,7 +130,7 @@ def test_a_windows_path_in_quotes_gets_a_hint(tmp_path: Path, path: str) -> None
     assert load_settings(file, environment={}).ledgers == path
 
 
-def test_a_wrong_value_is_told_with_where_it_comes_from(tmp_path: Path) -> None:
+def test_a_wrong_value_is_reported_with_where_it_comes_from(tmp_path: Path) -> None:
     file = tmp_path / "refocusd.toml"
     file.write_text("ring_mib = 0\n", encoding="utf-8")
     for arguments, source in (
@@ -142,7 +142,7 @@ def test_a_wrong_value_is_told_with_where_it_comes_from(tmp_path: Path) -> None:
             load_settings(**arguments)
 
 
-def test_an_unknown_key_is_told_with_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_key_is_reported_with_the_nearest(tmp_path: Path) -> None:
     file = tmp_path / "refocusd.toml"
     file.write_text('modle = "live-nuclei"\n', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"'modle' .*did you mean model\?"):

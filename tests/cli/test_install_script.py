@@ -233,7 +233,7 @@ def test_a_wheelhouse_has_the_installer_and_only_wheels_for_windows(
         (["-Remove"], "unrecognized arguments: -remove"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_made(
+def test_what_is_wrong_is_reported_before_anything_is_made(
     tmp_path: Path, words: list[str], why: str
 ) -> None:
     empty, folder = tmp_path / "empty", tmp_path / "refocusd"

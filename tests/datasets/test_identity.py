@@ -161,7 +161,7 @@ def test_an_output_of_0_1_0_without_checksums_is_matched_by_name_with_a_warning(
     assert [p.name for p in tmp_path.glob("raw_refocused*")] == ["raw_refocused"]
 
 
-def test_another_format_than_the_one_on_disk_is_told(tmp_path: Path) -> None:
+def test_another_format_than_the_one_on_disk_is_reported(tmp_path: Path) -> None:
     raw = raw_dataset(tmp_path / "raw", 3)
     assert refocusd("process", raw, place=tmp_path).returncode == 0
     output = tmp_path / "raw_refocused"
@@ -263,7 +263,7 @@ def test_a_catch_up_leaves_another_recording_alone(
     assert keys(tmp_path / "run_1_refocused") == [key(0)]
 
 
-def test_frames_of_the_same_pixels_are_told_apart_by_their_times(tmp_path: Path) -> None:
+def test_frames_of_the_same_pixels_are_distinguished_by_their_times(tmp_path: Path) -> None:
     """Black frames of a closed shutter, recorded on two days."""
     dark = np.full((64, 64), 100, np.uint16)
     for day in (1, 2):
@@ -297,7 +297,9 @@ def test_beside_the_root_of_a_drive_nothing_can_lie(tmp_path: Path) -> None:
     assert refocused_path(tmp_path / "raw") == tmp_path / "raw_refocused"
 
 
-def test_what_lies_in_the_root_of_a_drive_is_told_from_its_output(tmp_path: Path) -> None:
+def test_a_recording_in_the_root_of_a_drive_is_distinguished_from_its_output(
+    tmp_path: Path,
+) -> None:
     """The folder stands for the root of a drive: the output of image files is NDTiff inside it."""
     write_ndtiff(tmp_path / "_refocused", [({"time": 0}, np.zeros((32, 32), np.uint16), {})])
     for time_point in range(2):

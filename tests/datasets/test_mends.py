@@ -301,7 +301,7 @@ def test_a_command_that_is_advised_can_be_typed() -> None:
     assert words(command) == ["refocusd", "resume", str(output.path)]
 
 
-def test_of_frames_that_nobody_saved_it_is_said_that_nothing_brings_them_back() -> None:
+def test_frames_that_nobody_saved_are_reported_as_lost_for_good() -> None:
     check = check_of()
     lost = replace(check, report=replace(check.report, unnamed=2))
     (advice,) = lost.advice()

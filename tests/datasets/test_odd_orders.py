@@ -268,7 +268,7 @@ def test_what_process_began_is_continued_where_it_is_when_it_is_followed(
     assert status == 0, said
 
 
-def test_recordings_of_one_name_and_several_kinds_are_told_apart(tmp_path: Path) -> None:
+def test_recordings_of_one_name_and_several_kinds_are_distinguished(tmp_path: Path) -> None:
     planes = blurred(6)
     one = write_stack(tmp_path / "a.tif", planes[:3])
     two = write_ndtiff(tmp_path / "a", [({"z": n}, p, {}) for n, p in enumerate(planes[3:])])
@@ -306,7 +306,7 @@ def test_two_commands_at_once_make_one_output(tmp_path: Path, sink: SinkKind) ->
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names there are always Unicode")
-def test_a_name_that_is_not_utf8_is_told_and_costs_no_other_recording(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_reported_and_costs_no_other_recording(tmp_path: Path) -> None:
     odd = image_files(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
     good = write_stack(tmp_path / "s.tif", blurred(2))
     status, said = verify(odd, place=tmp_path)

@@ -102,7 +102,7 @@ def test_a_damaged_file_of_ours_is_an_error_or_goes_on(tmp_path: Path, kind: str
     assert ROUNDS // 20 < refused < ROUNDS
 
 
-def test_an_index_damaged_at_its_start_is_not_taken_for_an_empty_dataset(tmp_path: Path) -> None:
+def test_an_index_damaged_at_its_start_is_not_mistaken_for_an_empty_dataset(tmp_path: Path) -> None:
     """The frames behind it exist and would be overwritten."""
     path = tmp_path / "run_refocused"
     _write_dataset(path)

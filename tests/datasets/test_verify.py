@@ -182,7 +182,7 @@ def test_a_damaged_index_of_the_refocused_dataset_is_a_fault(place: Path) -> Non
     assert "cannot be read" in said["runs"][0]["faults"][0]
 
 
-def test_raw_that_is_gone_or_cut_short_is_told(place: Path) -> None:
+def test_raw_that_is_gone_or_cut_short_is_reported(place: Path) -> None:
     stack = next((place / "raw").glob("*.tif"))
     os.truncate(stack, stack.stat().st_size - 3 * 64 * 64)
     status, said = verify(place / "raw", "--quick", place=place)
@@ -209,7 +209,7 @@ def test_a_dataset_without_its_stack_names_the_file(tmp_path: Path, command: str
     assert f"the pixels of 3 frames are not there: {stack.name} is missing" in said
 
 
-def test_what_was_never_refocused_is_told(tmp_path: Path) -> None:
+def test_what_was_never_refocused_is_reported(tmp_path: Path) -> None:
     raw = raw_dataset(tmp_path / "raw", 3)
     done = refocusd("verify", raw, place=tmp_path)
     assert done.returncode == 1
@@ -231,7 +231,7 @@ def test_what_is_no_dataset_is_one_clear_error(place: Path, case: str) -> None:
     assert [line for line in said.splitlines() if "error:" in line]
 
 
-def test_while_frames_are_written_nothing_new_is_taken_for_lost(place: Path) -> None:
+def test_while_frames_are_written_nothing_new_counts_as_lost(place: Path) -> None:
     """Frames of raw that have no attempt yet, or are in the dataset before the ledger, are pending."""
     for path in (ledger_of(place), place / "raw_refocused" / LEDGER_COPY):
         execute(path, "DELETE FROM attempt WHERE axes LIKE '%:11}'")
@@ -261,7 +261,7 @@ def test_the_output_of_an_open_acquisition_is_found_wherever_it_is(place: Path) 
     assert (status, said["runs"][0]["running"]) == (0, False)
 
 
-def test_an_acquisition_without_raw_is_held_against_what_went_by(tmp_path: Path) -> None:
+def test_an_acquisition_without_raw_is_compared_with_what_was_acquired(tmp_path: Path) -> None:
     output = tmp_path / "out"
     with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
         upload = opened(connection, output)

@@ -156,7 +156,7 @@ def test_signs_that_a_font_may_lack_are_drawn_and_dollars_are_no_formulas(tmp_pa
     contact_sheet([row], tmp_path / "s.png", title="μ $5", pixel_um=1.0, caption="→ $ × $")
 
 
-def test_without_matplotlib_it_is_said_how_to_get_it(
+def test_without_matplotlib_the_message_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed

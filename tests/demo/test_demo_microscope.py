@@ -370,7 +370,7 @@ except ConfigError as error:
 """
 
 
-def test_a_frame_that_cannot_be_shown_is_told_of_and_does_not_hang(tmp_path: Path) -> None:
+def test_a_frame_that_cannot_be_shown_is_reported_and_does_not_hang(tmp_path: Path) -> None:
     done = run_script(BINNED, str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "recorded black ones" in done.stdout

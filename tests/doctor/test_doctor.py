@@ -175,7 +175,7 @@ def test_a_plan_is_doubled() -> None:
 @pytest.mark.parametrize(
     "text", ["", "2048", "2048x2048,10", "0x1x8,1", "1x1x32,1", "1x1x8,0", "2048x2048x16,-1"]
 )
-def test_a_plan_that_is_none_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_plan_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ConfigError, match="--plan"):
         parse_plan(text)
 

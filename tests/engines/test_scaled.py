@@ -80,7 +80,7 @@ def test_a_frame_is_reduced_until_its_blur_fits_the_network() -> None:
     assert seen[0, 2].max() == pytest.approx(0.2)
 
 
-def test_a_narrow_blur_is_told_and_nothing_is_reduced() -> None:
+def test_a_narrow_blur_is_stated_and_nothing_is_reduced() -> None:
     network = Copying()
     raw = blurred(4.0)
     out = np.empty_like(raw)
@@ -116,7 +116,7 @@ def test_a_frame_is_refocused_with_less_than_the_width_that_was_found() -> None:
     assert found.blur.sigma_px == pytest.approx(4.0)
 
 
-def test_what_earlier_frames_told_spares_the_measurement_until_it_is_old() -> None:
+def test_what_earlier_frames_showed_saves_the_measurement_until_it_is_old() -> None:
     network = Copying()
     engine, raw = ScaledEngine(bundle(), network), blurred()
     fresh = engine.refocus(raw, np.empty_like(raw), BlurEstimate(9.0, 0.1, "frames"))

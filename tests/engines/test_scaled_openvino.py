@@ -96,7 +96,7 @@ def test_a_network_that_cannot_be_compiled_for_a_size_leaves_none_of_its_parts(
         np.testing.assert_allclose(again, first, atol=1e-5)
 
 
-def test_a_deconvolution_that_was_not_computed_is_no_older_frames(
+def test_a_deconvolution_that_was_not_computed_is_not_that_of_an_older_frame(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = EngineOptions("openvino", "f32", threads=1)

@@ -128,7 +128,7 @@ def test_an_engine_that_is_refused_is_compiled_again(
     assert "it is built again" in caplog.text
 
 
-def test_what_tensorrt_leaves_to_the_processor_is_said(
+def test_what_tensorrt_leaves_to_the_processor_is_reported(
     tmp_path: Path, small: ModelBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine_of(small, provider(tmp_path / "cache")).close()

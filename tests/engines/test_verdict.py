@@ -139,7 +139,7 @@ def test_a_frame_of_interpolated_pixels_is_not_trusted_and_says_why() -> None:
     ("blur_px", "smoothness", "processed"),
     [(1.9, 3.0, False), (1.9, 7.0, True), (6.0, 1.7, False), (6.0, 2.0, True)],
 )
-def test_details_of_a_slight_blur_are_not_taken_for_smoothed_noise(
+def test_details_of_a_slight_blur_are_not_mistaken_for_smoothed_noise(
     blur_px: float, smoothness: float, processed: bool
 ) -> None:
     raw = frame_of_nuclei(12.0)

@@ -32,7 +32,7 @@ def test_fifty_refused_renames_lose_nothing(
     assert not path.exists()
 
 
-def test_a_file_that_stays_held_is_told_and_its_old_content_stays(
+def test_a_file_that_stays_held_is_reported_and_its_old_content_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file.json"
@@ -46,7 +46,7 @@ def test_a_file_that_stays_held_is_told_and_its_old_content_stays(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_is_refused_for_good_is_told_at_once(
+def test_what_is_refused_for_good_is_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sleep(_: float) -> None:

@@ -205,7 +205,7 @@ def export_and_check(source: Any, path: Path, recorded: Recorded) -> list[Path]:
         ["", "GFP"] * 3,
     ],
 )
-def test_labels_that_name_no_channels_are_not_taken_for_names(labels: list[str]) -> None:
+def test_labels_that_name_no_channels_are_not_mistaken_for_names(labels: list[str]) -> None:
     description = "ImageJ=1.54f\nimages=6\nchannels=2\nslices=3\nhyperstack=true\n"
     assert "ChNames" not in from_imagej(description, 6, None, "x.tif", labels).summary
 

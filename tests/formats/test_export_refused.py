@@ -22,7 +22,7 @@ pytestmark = pytest.mark.fast
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pipe has no place in a folder there")
-def test_nothing_beside_an_export_is_taken_for_its_own(tmp_path: Path) -> None:
+def test_nothing_beside_an_export_is_mistaken_for_its_own(tmp_path: Path) -> None:
     dataset(tmp_path / "d", "ndtiff", [{"time": 0}])
     os.mkfifo(tmp_path / "x.ome.tif.part")  # opening it would block
     refocusd_export(tmp_path / "d", "--output", tmp_path / "x.ome.tif")

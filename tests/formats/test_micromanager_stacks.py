@@ -132,7 +132,7 @@ def test_a_summary_in_the_text_of_an_older_windows_is_read(tmp_path: Path) -> No
         ([], [0, 1]),
     ],
 )
-def test_channels_are_told_apart_all_by_name_or_all_by_number(
+def test_channels_are_distinguished_all_by_name_or_all_by_number(
     tmp_path: Path, names: list[str], expected: list[Any]
 ) -> None:
     """Saved live images of two cameras, of which the summary knows only one."""

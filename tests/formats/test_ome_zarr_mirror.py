@@ -187,7 +187,7 @@ def test_what_describes_a_whole_plate_is_written_once(tmp_path: Path) -> None:
     yaozarrs.validate_zarr_store(str(out))
 
 
-def test_a_resolution_that_is_named_and_not_there_is_said(tmp_path: Path) -> None:
+def test_a_resolution_that_is_named_and_not_there_is_reported(tmp_path: Path) -> None:
     raw = tmp_path / "plate.zarr"
     write_plate(raw)
     shutil.rmtree(raw / "A" / "1" / "1" / "1")

@@ -362,7 +362,7 @@ def test_what_is_no_file_is_no_chunk(tmp_path: Path, put: Any, chunks: Any) -> N
         assert "room for 1 frame never written" in understood(dataset)
 
 
-def test_wells_that_a_plate_names_and_does_not_have_are_told(tmp_path: Path) -> None:
+def test_wells_that_a_plate_names_and_does_not_have_are_reported(tmp_path: Path) -> None:
     write_plate(tmp_path / "plate.zarr")
     shutil.rmtree(tmp_path / "plate.zarr" / "B" / "03")
     with open_dataset(tmp_path / "plate.zarr") as dataset:

@@ -364,7 +364,7 @@ def test_names_that_count_times_and_planes_from_1_begin_at_0(tmp_path: Path) -> 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
 @pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_what_is_no_file_beside_image_files_is_told(tmp_path: Path, kind: str) -> None:
+def test_what_is_no_file_beside_image_files_is_reported(tmp_path: Path, kind: str) -> None:
     write_tiff(tmp_path / "t0.tif", frames(1)[0])
     odd = tmp_path / "t1.tif"
     odd.symlink_to(tmp_path / "gone.tif") if kind == "link" else os.mkfifo(odd)
@@ -396,7 +396,7 @@ def test_files_of_a_set_are_known_by_their_uuid_when_they_were_renamed(tmp_path:
         assert "not there" not in recording.source
 
 
-def test_a_missing_file_of_a_set_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_of_a_set_is_reported(tmp_path: Path) -> None:
     first, second = ome_set(tmp_path)
     with open_dataset(first) as recording:
         assert "not there" not in recording.source

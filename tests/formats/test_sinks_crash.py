@@ -95,7 +95,7 @@ def test_a_full_disk_stops_writing_until_there_is_room(
     assert_readers_find(path, frames)
 
 
-def test_too_little_space_is_said_before_it_runs_out(tmp_path: Path) -> None:
+def test_too_little_space_is_reported_before_it_runs_out(tmp_path: Path) -> None:
     path = tmp_path / "not" / "there" / "yet"
     needed = free_space_needed(2048 * 2048 * 2, 1000)
     assert needed > 2048 * 2048 * 2 * 1000

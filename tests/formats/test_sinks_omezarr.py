@@ -79,7 +79,7 @@ def test_the_metadata_tell_sizes_and_channels(tmp_path: Path) -> None:
     ("summary", "metadata"),
     [({}, {}), ({"PixelSize_um": 0, "z-step_um": "?"}, {"PixelSizeUm": float("nan")})],
 )
-def test_sizes_that_nobody_told_have_no_unit(
+def test_sizes_that_nobody_stated_have_no_unit(
     tmp_path: Path, summary: dict[str, Any], metadata: dict[str, Any]
 ) -> None:
     path = dataset(tmp_path / "d", [small(0, {"z": 0}, **metadata)], summary)
@@ -162,7 +162,7 @@ def test_a_number_has_its_own_place_as_long_as_that_is_free() -> None:
     assert [slots.value(place) for place in (5, 6, 7, 10, 1)] == [5, "a", None, -1, 1]
 
 
-def test_absent_frames_are_told_from_black_ones(tmp_path: Path) -> None:
+def test_absent_frames_are_distinguished_from_black_ones(tmp_path: Path) -> None:
     black = Frame(np.zeros((16, 20), np.uint16), {"time": 0}, {})
     path = dataset(tmp_path / "d", [black, small(1, {"time": 3})])
     (array,) = images(path)

@@ -114,7 +114,7 @@ def test_a_summary_without_json_form_is_refused_before_anything_is_made(tmp_path
     assert not (tmp_path / "d").exists()
 
 
-def test_a_path_that_is_too_long_is_told_as_that(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_is_reported_as_too_long(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"the path has \d+ characters, too many"):
         NDTiffSink.create(tmp_path / ("x" * 300))
 

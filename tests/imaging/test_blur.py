@@ -56,7 +56,7 @@ def test_a_known_blur_is_found(sigma_px: float) -> None:
     assert np.median(widths) == pytest.approx(sigma_px, rel=0.4)
 
 
-def test_more_blur_is_told_from_less() -> None:
+def test_more_blur_is_distinguished_from_less() -> None:
     found = [estimate_blur(nuclei(sigma)) for sigma in (0.7, 1.5, 3.0, 6.0, 12.0, 24.0)]
     widths = [one.sigma_px for one in found if one is not None]
     assert len(widths) == 6
@@ -147,7 +147,7 @@ def test_a_real_stack_is_widest_far_from_focus_and_narrowest_in_it(test_data: Pa
     assert min(widths[0], widths[-1]) > 5 > 1.2 > widths[least]
 
 
-def test_real_fields_in_focus_and_far_from_it_are_told_apart(test_data: Path) -> None:
+def test_real_fields_in_focus_and_far_from_it_are_distinguished(test_data: Path) -> None:
     def widths(folder: str) -> list[float]:
         paths = sorted((test_data / "bbbc006" / folder).iterdir())
         found = [estimate_blur(np.asarray(Image.open(path))) for path in paths]

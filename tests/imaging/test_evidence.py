@@ -159,7 +159,7 @@ def test_structure_that_the_blur_does_not_pass_is_what_was_added_to_the_result(
     assert found.fine == pytest.approx(30 / np.sqrt(2) / 1030, rel=0.6)
 
 
-def test_intervals_are_told_by_their_width_over_the_range(light: NDArray[np.float64]) -> None:
+def test_intervals_are_given_by_their_width_over_the_range(light: NDArray[np.float64]) -> None:
     raw = taken(gaussian_filter(light, SIGMA_PX))
     under = np.full((130, 174), 40.0, np.float32)
     over = under * np.float32(2)

@@ -194,7 +194,7 @@ def test_checksums_of_64_bits_come_back_as_they_were(tmp_path: Path, value: int 
     assert kept.checksum == kept.raw_checksum == value
 
 
-def test_what_was_noted_of_run_and_acquisition_is_told(tmp_path: Path) -> None:
+def test_what_was_noted_of_run_and_acquisition_is_returned(tmp_path: Path) -> None:
     with opened(tmp_path / "ledger.sqlite") as ledger:
         assert ledger.runs() == ["r"]
         assert ledger.acquisition_note("a") == AcquisitionNote("n", "/raw", "/out", False, None)
@@ -348,7 +348,7 @@ def test_a_copy_that_is_damaged_too_is_not_used(tmp_path: Path) -> None:
     assert copy.exists()
 
 
-def test_a_newer_ledger_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+def test_a_newer_ledger_is_not_mistaken_for_a_damaged_one(tmp_path: Path) -> None:
     path, copy = kept(tmp_path)
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")

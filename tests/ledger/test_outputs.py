@@ -32,7 +32,7 @@ def test_a_torn_line_costs_no_other(tmp_path: Path) -> None:
     assert noted_outputs(tmp_path, tmp_path / "raw") == [tmp_path / "a", tmp_path / "b"]
 
 
-def test_what_cannot_be_noted_is_told_and_costs_no_frame(
+def test_what_cannot_be_noted_is_reported_and_costs_no_frame(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "ledgers").write_text("a file")

@@ -209,7 +209,7 @@ def test_what_others_clear_away_meanwhile_is_no_matter(tiny: Path, library: Path
 
 
 @pytest.mark.parametrize("channel", ["[/DAPI]", "[bold]", "\x1b[2J"])
-def test_what_a_model_says_is_shown_as_it_is(
+def test_texts_of_a_model_are_shown_unchanged(
     tmp_path: Path,
     channel: str,
     capsys: pytest.CaptureFixture[str],

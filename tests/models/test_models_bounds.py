@@ -86,7 +86,7 @@ def test_an_archive_of_one_folder_is_taken(tiny: Path, tmp_path: Path) -> None:
     assert user_bundles() == ["tiny"]
 
 
-def test_a_full_disk_is_said_before_it_is_full(
+def test_a_full_disk_is_announced_before_it_is_full(
     tiny: Path, library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(archive, "RESERVE_BYTES", 1 << 60)

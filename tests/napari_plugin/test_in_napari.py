@@ -185,7 +185,7 @@ def test_a_panel_that_cannot_go_on_says_so(
     assert not widget.pause.isEnabled()
 
 
-def test_what_is_wrong_is_said_in_the_widget(application: Any, widget: Any) -> None:
+def test_what_is_wrong_is_reported_in_the_widget(application: Any, widget: Any) -> None:
     seen(application, widget.pause.isEnabled, "a daemon")
     widget.connecting.click()
     assert widget.state.text() == "Not connected"

@@ -133,7 +133,7 @@ def test_a_script_that_does_not_look_gets_the_state_only(scene: Scene) -> None:
     assert not any(isinstance(said, ShownFrame) for said in told)
 
 
-def test_the_end_of_a_view_is_told(scene: Scene) -> None:
+def test_the_end_of_a_view_is_reported(scene: Scene) -> None:
     with StandIn(scene) as daemon:
         with view_of(daemon.endpoint) as port:
             news = watched(
@@ -144,7 +144,7 @@ def test_the_end_of_a_view_is_told(scene: Scene) -> None:
             list(news)
 
 
-def test_without_napari_it_is_said_how_to_get_it(
+def test_without_napari_the_message_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "napari", None)  # as if it were not installed

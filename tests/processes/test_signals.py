@@ -46,7 +46,7 @@ def test_the_end_of_the_console_asks_to_stop_and_leaves_time_for_it(event: int) 
 
 
 @pytest.mark.parametrize("event", [CTRL_C, CTRL_BREAK])
-def test_what_is_a_signal_is_not_taken_for_the_end(event: int) -> None:
+def test_what_is_a_signal_is_not_mistaken_for_the_end(event: int) -> None:
     asked = threading.Event()
     assert not signals._handler(asked.set)(event)
     assert not asked.is_set()

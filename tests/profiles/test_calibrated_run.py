@@ -228,7 +228,7 @@ def test_a_subregion_is_corrected_where_its_metadata_place_it(
     assert told.pixels[y, x] < 3000 < untold.pixels[y, x]
 
 
-def test_first_metadata_that_are_none_are_refused(daemon: Daemon, place: Path) -> None:
+def test_invalid_first_metadata_are_refused(daemon: Daemon, place: Path) -> None:
     with source(daemon) as connection:
         upload = opened(connection, place / "refused", first="[1]")
         assert "no JSON object" in upload.refused

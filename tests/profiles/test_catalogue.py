@@ -140,7 +140,7 @@ def test_frames_that_do_not_tell_their_objective_get_none_of_several(tmp_path: P
     assert said(catalogue, FRAME) == ""
 
 
-def test_the_shape_decides_where_the_binning_is_not_told(tmp_path: Path) -> None:
+def test_the_shape_decides_if_the_binning_is_not_stated(tmp_path: Path) -> None:
     full, binned = profile(binning=1, shape=(128, 128)), profile(binning=2)
     catalogue = folder(tmp_path, full, binned)
     assert chosen(catalogue, {"Camera": "Zyla"}, shape=SHAPE) == binned
@@ -316,9 +316,7 @@ def test_odd_metadata_cost_no_acquisition(tmp_path: Path, odd: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"ROI":[9]}'])
-def test_a_frame_without_metadata_is_taken_for_one_like_the_first(
-    tmp_path: Path, text: str
-) -> None:
+def test_a_frame_without_metadata_is_treated_like_the_first(tmp_path: Path, text: str) -> None:
     applied = apply_profiles(folder(tmp_path, profile(hot=[(1, 2)])), FRAME, SHAPE)
     found = applied.of_frame('{"time":0}', text, SHAPE)
     assert found is not None

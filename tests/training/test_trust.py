@@ -53,7 +53,7 @@ def test_a_quadratic_logistic_score_tells_a_ring_from_its_inside() -> None:
     assert fitted.chance(np.array([1e9, -1e9])) <= 1
 
 
-def test_frames_near_the_bound_are_told_apart_by_how_far_they_are_from_it() -> None:
+def test_frames_near_the_bound_are_distinguished_by_how_far_they_are_from_it() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(0, 1, (1000, 6))
     true = 0.4 * rows[:, 0] - 0.2 * rows[:, 1]

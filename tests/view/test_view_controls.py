@@ -182,7 +182,7 @@ def test_a_killed_worker_is_seen_within_two_seconds_and_so_is_the_next(shown: Sh
     eventually(lambda: shown.drawn() > first, "frames go on")
 
 
-def test_the_page_comes_back_when_the_view_is_started_anew(
+def test_the_page_comes_back_when_the_view_is_restarted(
     browser: Browser, daemon: StandIn, scene: Scene
 ) -> None:
     with (

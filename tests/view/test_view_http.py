@@ -255,7 +255,7 @@ def test_without_a_daemon_the_view_says_so_and_finds_it_when_it_comes(scene: Sce
         assert status["events"][-1]["level"] == "bad"
 
 
-def test_a_daemon_that_was_started_anew_is_met_again(scene: Scene) -> None:
+def test_a_daemon_that_was_restarted_is_met_again(scene: Scene) -> None:
     with StandIn(scene) as first, view_of(first.endpoint) as port:
         eventually(lambda: ask(port, "/api/frame/latest").status == 200, "a frame")
         address = first.endpoint

@@ -145,7 +145,7 @@ def test_a_recording_is_measured_and_its_profile_used(room: Room) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_the_microscope_moves_as_a_dry_run_has_told_and_not_otherwise(room: Room) -> None:
+def test_the_microscope_moves_as_a_dry_run_has_announced_and_not_otherwise(room: Room) -> None:
     config = str(bead_microscope(room.folder))
     order = calibrating("", str(room.folder / "scope.json"), mm_config=config, **SWEEP)
     about = order["calibration"]

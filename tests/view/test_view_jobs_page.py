@@ -83,7 +83,9 @@ def test_a_job_runs_until_it_is_cancelled(browser: Browser, view: str) -> None:
         expect(page.locator("#jobs-open")).to_have_text("Jobs")
 
 
-def test_a_wrong_path_is_told_beside_the_field(browser: Browser, view: str, tmp_path: Path) -> None:
+def test_a_wrong_path_is_reported_beside_the_field(
+    browser: Browser, view: str, tmp_path: Path
+) -> None:
     with open_page(browser, view) as page:
         page.keyboard.press("j")
         page.get_by_label("What to do").select_option("verify")

@@ -43,7 +43,7 @@ def test_somebody_without_the_token_is_told_how_to_come_in(browser: Browser) -> 
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE, (320, 568)], ids=["desk", "phone", "small"])
-def test_what_is_wrong_is_said_on_the_page_and_not_only_in_a_tooltip(
+def test_what_is_wrong_is_reported_on_the_page_and_not_only_in_a_tooltip(
     browser: Browser, tools: Bench, size: tuple[int, int]
 ) -> None:
     full = "the disk of /out is full: paused until there is room"
@@ -136,7 +136,9 @@ def test_what_a_job_says_is_read_without_moving_it_sideways(browser: Browser, id
         assert box.evaluate("e => e.scrollWidth <= e.clientWidth && e.clientWidth > 200")
 
 
-def test_a_view_that_is_away_is_said_in_words(browser: Browser, idle: str, tmp_path: Path) -> None:
+def test_a_view_that_is_away_is_reported_in_words(
+    browser: Browser, idle: str, tmp_path: Path
+) -> None:
     with open_page(browser, idle) as page:
         for address in ("models", "jobs"):
             page.route(re.compile(f"/api/v1/{address}"), lambda route: route.abort())

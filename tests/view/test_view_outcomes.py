@@ -94,7 +94,7 @@ def test_long_reasons_do_not_fill_the_memory() -> None:
 # -- the stream -----------------------------------------------------------------------------
 
 
-def test_every_frame_of_a_real_daemon_is_told_with_its_verdict(tmp_path: Path) -> None:
+def test_every_frame_of_a_real_daemon_is_reported_with_its_verdict(tmp_path: Path) -> None:
     frames = stack(40)
     with (
         running(quick_settings(tmp_path)) as daemon,

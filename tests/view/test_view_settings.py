@@ -102,7 +102,7 @@ def test_the_page_asks_for_the_model_and_the_folders(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_daemon_starts_anew_with_what_was_chosen(tmp_path: Path) -> None:
+def test_the_daemon_restarts_with_what_was_chosen(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]

@@ -258,7 +258,7 @@ def _wait_for_handlers(pid: int) -> None:
 
 
 @pytest.mark.parametrize("what", ["missing", "garbage"])
-def test_a_bad_key_file_is_told_before_any_work(tmp_path: Path, what: str) -> None:
+def test_a_bad_key_file_is_reported_before_any_work(tmp_path: Path, what: str) -> None:
     path = tmp_path / "bad.key"
     if what == "garbage":
         path.write_text("x")

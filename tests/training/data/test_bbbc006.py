@@ -190,7 +190,7 @@ def test_an_interrupted_download_goes_on_in_the_next_run(archives: Path, tmp_pat
 
 
 @pytest.mark.parametrize("without_ranges", [False, True])
-def test_a_part_of_another_version_is_started_anew(
+def test_a_part_of_another_version_is_restarted(
     archives: Path, tmp_path: Path, without_ranges: bool
 ) -> None:
     output = tmp_path / "out"
@@ -242,7 +242,7 @@ def test_what_cannot_be_fetched_says_what_to_do(archives: Path, tmp_path: Path) 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes to fill a disk with")
-def test_a_full_disk_is_told_and_the_next_run_goes_on(archives: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_next_run_goes_on(archives: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     code = (
         "import resource, sys; from pathlib import Path; "

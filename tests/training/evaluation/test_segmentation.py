@@ -68,7 +68,7 @@ def test_equal_frames_agree() -> None:
     assert found.true_area == found.found_area
 
 
-def test_an_invented_and_a_lost_nucleus_are_told() -> None:
+def test_an_invented_and_a_lost_nucleus_are_counted() -> None:
     true = nuclei_of(discs(*APART), PIXEL_UM)
     restored = nuclei_of(discs(*APART[:3], (70, 75)), PIXEL_UM)
     found = agreement(restored, true)

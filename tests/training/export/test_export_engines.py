@@ -77,7 +77,7 @@ def test_a_run_or_a_bundle_is_exported_and_not_both(
     assert "--engine" in capsys.readouterr().err
 
 
-def test_another_tensorrt_than_the_plugin_runs_is_said(
+def test_another_tensorrt_than_the_plugin_runs_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("REFOCUSD_CACHE", str(tmp_path))
@@ -112,6 +112,6 @@ def test_a_network_that_tensorrt_does_not_know_is_one_error(tmp_path: Path) -> N
 @pytest.mark.skipif(
     importlib.util.find_spec("torch_tensorrt") is not None, reason="torch-tensorrt is installed"
 )
-def test_without_torch_tensorrt_the_command_that_installs_it_is_said(tmp_path: Path) -> None:
+def test_without_torch_tensorrt_the_command_that_installs_it_is_shown(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="torch-tensorrt does not load"):
         export_engines(load_bundle(MODELS[0]).folder, "cache", cards=("sm89",), builder="torch")

@@ -346,7 +346,7 @@ def test_a_resumed_run_keeps_what_it_was_begun_with(images: Path, tmp_path: Path
 
 # What torch 2.13's exporter says of itself.
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec:FutureWarning")
-def test_a_bundle_of_other_data_is_made_and_what_is_missing_is_said_first(
+def test_a_bundle_of_other_data_is_made_and_what_is_missing_is_reported_first(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def trained(config: TrainingConfig, name: str) -> int:

@@ -45,7 +45,7 @@ def small() -> BlurScaleNet:
     return BlurScaleNet((4, 8, 8))
 
 
-def test_frames_are_normalised_and_the_blur_is_about_what_is_told(frames: Frames) -> None:
+def test_frames_are_normalised_and_the_blur_is_about_what_is_stated(frames: Frames) -> None:
     batch = frames.batch(64)
     assert batch.frame.shape == batch.truth.shape == (64, 1, 112, 112)
     low, high = (torch.quantile(batch.frame.flatten(1), q, dim=1) for q in (0.01, 0.999))
