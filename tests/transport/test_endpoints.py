@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,12 +23,6 @@ from refocusd.transport.secure.local_endpoint import LocalEndpoint
 from refocusd.transport.secure.remote_endpoint import RemoteEndpoint, listen_address
 
 pytestmark = pytest.mark.fast
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with open_house(tmp_path) as house:
-        yield house
 
 
 # -- who is accepted ------------------------------------------------------------------------

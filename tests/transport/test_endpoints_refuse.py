@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,12 +16,6 @@ from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 from refocusd.transport.secure.keys import ClientKeys, KeyStore
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with open_house(tmp_path) as house:
-        yield house
 
 
 def refusal(house: House, keys: ClientKeys | None, timeout_s: float = PATIENCE_S / 4) -> str:
