@@ -121,7 +121,7 @@ def test_a_job_reads_the_next_frame_and_writes_the_last_one_while_the_engine_wor
 
     def overtaken(*arguments: Any, **more: Any) -> FrameFacts:
         begun.append(None)
-        # Each frame and the next one, except after the last.
+        # Wait until its own frame and the next one are read; the last frame has no next one.
         for _ in range(2 if len(begun) == 1 else 1 if len(begun) < len(order.keys) else 0):
             assert read.acquire(timeout=60)
         if len(begun) > 1:
