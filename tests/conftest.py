@@ -18,6 +18,8 @@ from refocusd.transport.secure.user_keys import FOLDER_VARIABLE, KEY_VARIABLE
 # A shell ignores SIGINT in its background jobs, and the programs under test would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# The tests start about a thousand Python processes: compiling every module again takes half of each start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session", autouse=True)

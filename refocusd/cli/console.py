@@ -57,13 +57,13 @@ def plain(text: object) -> str:
 
 
 class _Progress(Progress):
-    """A bar; a program that reads the output instead of a person is sent the numbers."""
+    """A progress bar, or its numbers for a listener: a program that reads the output."""
 
     listener: Callable[[str, float, float | None], None] | None = None
     _told: tuple[str, float, float | None] | None = None
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """What is drawn: ten times a second, and at the end."""
+        """What to draw; called ten times a second, and at the end."""
         if self.listener is None:
             return super().get_renderables()
         if self.tasks:
@@ -76,10 +76,13 @@ class _Progress(Progress):
 
 
 def tell_progress(listener: Callable[[str, float, float | None], None]) -> None:
-    """Have a function called with the progress from now on: what is done, how much of it, of how much.
+    """From now on, call a function with the progress instead of drawing bars.
 
-    It is called at most ten times a second, in a thread of its own.  The total is None as long as
-    it is not known.
+    Parameters
+    ----------
+    listener : callable
+        Called with a description, the amount done, and the total or None while it is unknown; at
+        most ten times a second, in a thread of its own.
     """
     _Progress.listener = staticmethod(listener)
 
@@ -125,7 +128,7 @@ def write_json(path: str | os.PathLike[str] | None, figures: dict[str, Any]) -> 
 
 
 def told_as_json(file: str | None, figures: dict[str, Any]) -> bool:
-    """Write what ``--json [FILE]`` asks for; True if nothing else is to be printed.
+    """Write or print the figures as ``--json [FILE]`` asks; True if nothing else may be printed.
 
     Raises
     ------

@@ -34,7 +34,7 @@ def figures_table(figures: RunFigures, title: str) -> Table:
 
 
 def quality_table(levels: Sequence[Comparison], unit: str, title: str) -> Table:
-    """Before → after, a row a level."""
+    """Quality before → after, one row per level."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
     # Fits a terminal of 80 columns.
     for heading in (unit, "n", *(quality[0] for quality in QUALITIES)):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, get_origin
 
 from refocusd.config import SETTINGS, Setting, Settings, load_settings
+from refocusd.errors import ConfigError
 from refocusd.toml_value import toml_value
 
-#: Sides of frames.
+#: Limits for the sides of frames.
 SMALLEST_PX, LARGEST_PX = 32, 16384
 
 
@@ -34,11 +37,11 @@ def add_command(
     run : callable
         Does the work; returns the exit status.
     short : str
-        For the list of commands.
+        Text in the list of commands.
     description, epilog : str
-        Before and after the flags in the command's own help.
+        Text before and after the flags in the command's own help.
     json : str
-        What ``--json FILE`` writes; no such flag where it is empty.
+        What ``--json FILE`` writes; if empty, there is no such flag.
     """
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -56,8 +59,8 @@ def add_command(
 class Command(Protocol):
     """A module of `refocusd.cli.commands`.
 
-    Its docstring is its help: one line behind the command's name, a description, examples.  ``JSON``,
-    where it has that, says what ``--json FILE`` writes.
+    Its docstring is its help: one line after the command's name, a description, examples.  ``JSON``,
+    if it is defined, says what ``--json FILE`` writes.
     """
 
     def add_flags(self, parser: argparse.ArgumentParser) -> None:
@@ -69,7 +72,7 @@ class Command(Protocol):
 
 def add_module(commands: Any, name: str, module: Command) -> None:
     """Add the sub-command of a module; see `add_command`."""
-    # Python may have been asked to leave docstrings out.
+    # With ``python -OO`` there are no docstrings.
     title, description, examples = f"{module.__doc__ or ''}\n\n\n\n".split("\n\n", 2)
     parser = add_command(
         commands,
@@ -103,6 +106,49 @@ def add_json_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class Paths(argparse.Action):
+    """Paths of which each may have wildcards: Windows' shells leave these to the programs."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 (argparse's)
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Keep what the paths stand for, in the order of their names."""
+        setattr(namespace, self.dest, [path for value in values for path in _matching(value)])
+
+
+def _matching(path: Path) -> list[Path]:
+    """The path itself, if it is there or nothing matches it."""
+    if path.exists() or not glob.has_magic(str(path)):
+        return [path]
+    names = glob.glob(str(path))  # noqa: PTH207 (that of a path takes no root)
+    return [Path(name) for name in sorted(names)] or [path]
+
+
+def as_meant_on_windows(arguments: Sequence[str]) -> list[str]:
+    r"""Arguments of which a path in quotation marks may end in a backslash, as shells complete it.
+
+    Windows' programs take the mark after it for a part of the path: ``"D:\my data\"``.
+
+    Raises
+    ------
+    ConfigError
+        If the rest of the command line was taken for a part of it as well.
+    """
+    meant = []
+    for argument in arguments:
+        path, mark, rest = argument.partition('"')  # which no name of a file has there
+        if rest:
+            raise ConfigError(
+                f'the end of "{path}" was not found: leave out the backslash before its last quotation mark'
+            )
+        meant.append(f"{path}\\" if mark else path)
+    return meant
+
+
 def frame_size(text: str) -> tuple[int, int]:
     """Height and width of ``512`` or ``696x520`` (width first), px: the type of a flag."""
     found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
@@ -116,7 +162,7 @@ def frame_size(text: str) -> tuple[int, int]:
 
 
 def add_setting_flags(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add ``--config``, and the flags of these settings or of all."""
+    """Add ``--config`` and the flags of the named settings, or of all."""
     group = parser.add_argument_group("settings (they override environment and file)")
     group.add_argument("--config", metavar="FILE", help="settings file, TOML")
     for setting in SETTINGS.values():
@@ -140,7 +186,7 @@ def _flag(setting: Setting) -> dict[str, Any]:
 
 
 def settings_of(arguments: argparse.Namespace, *names: str) -> Settings:
-    """The settings in force for a command line with the flags of these settings or of all.
+    """The settings in force for a command that has the flags of the named settings, or of all.
 
     Raises
     ------
@@ -150,7 +196,7 @@ def settings_of(arguments: argparse.Namespace, *names: str) -> Settings:
 
 
 def daemon_flags(arguments: argparse.Namespace) -> list[str]:
-    """The same flags, for a daemon that is started as a child (its address excepted)."""
+    """The given flags, without the daemon's address, for a daemon that is started as a child."""
     flags = ["--config", arguments.config] if arguments.config else []
     for name, value in given_settings(arguments).items():
         flag = SETTINGS[name].flag
@@ -164,6 +210,6 @@ def daemon_flags(arguments: argparse.Namespace) -> list[str]:
 
 
 def given_settings(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Settings that the command line has flags for, of these names or of all."""
+    """The settings that flags set on the command line: of the named ones, or of all."""
     named = {name: getattr(arguments, name, None) for name in names or SETTINGS}
     return {name: value for name, value in named.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Pages of reports: one HTML file each, with its style, pictures and tables inside; printed to PDF."""
+"""HTML pages of reports, each one file with its style, pictures and tables; also printed to PDF."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from refocusd.files import output, write_whole
 
 
 def document(title: str, body: Iterable[str]) -> str:
-    """The page with this title, of parts that are HTML already."""
+    """A page with this title; the parts of `body` are HTML already."""
     named = html.escape(title)
     style = resources.files(__package__).joinpath("report.css").read_text("utf-8")
     return "\n".join(
@@ -44,9 +44,9 @@ def table(rows: Iterable[Iterable[object]], heads: Sequence[str] = ()) -> str:
     Parameters
     ----------
     rows : iterable of iterables
-        Each cell a value, or a value and its CSS class; without `heads`, the first cell of a
-        row names what follows.
+        Each cell is a value, or a value and its CSS class.
     heads : sequence of str
+        Column headings; without them, the first cell of each row is its heading.
     """
     found = [f"<tr>{''.join(map(_cell, heads, ['th'] * len(heads)))}</tr>"] if heads else []
     for row in rows:
@@ -80,7 +80,7 @@ def grey_png(values: NDArray[Any], low: float, high: float, *, side_px: int = 0)
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write a page, in a folder that is made where it is missing.
+    """Write a page; make its folder if it is missing.
 
     Raises
     ------
@@ -104,6 +104,7 @@ BROWSERS = (
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
 )
+#: Time limit for printing one page.
 PRINT_S = 120.0
 
 
@@ -115,14 +116,14 @@ def print_pdf(page: Path, pdf: Path) -> None:
     page : Path
         An HTML file.
     pdf : Path
-        Written, or replaced.
+        File to write or replace.
 
     Raises
     ------
     ConfigError
         If there is no browser.
     OutputError
-        If it prints nothing.
+        If the browser prints nothing.
     """
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
@@ -132,7 +133,7 @@ def print_pdf(page: Path, pdf: Path) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         printed = Path(folder) / "page.pdf"
         command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer"]
-        # A profile of its own: one that is in use would take the page to its window.
+        # Its own profile: a browser that is open with the same one would take over the page.
         command += [f"--user-data-dir={folder}/profile", f"--print-to-pdf={printed}"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command.append("--no-sandbox")  # Chromium's sandbox refuses root

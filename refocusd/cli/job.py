@@ -1,9 +1,9 @@
-"""``python -m refocusd.cli.job COMMAND ...``: a sub-command for a program that shows what it does.
+"""``python -m refocusd.cli.job COMMAND ...``: a sub-command, for a program that shows its progress.
 
-What a terminal would show is on standard output.  Lines there that begin with a record separator
+Standard output carries what a terminal would show.  Lines that begin with a record separator
 (RFC 7464) are JSON for the program: ``progress``, several times, and at the end ``result``, which is
-what the command's ``--json FILE`` writes.  Nothing else begins so: control characters in names and
-metadata are made visible before they are printed.
+what the command's ``--json FILE`` writes.  No other line begins with one: control characters in
+names and metadata are made visible before they are printed.
 
 The command is interrupted when standard input ends, as by Ctrl-C in a terminal.
 """
@@ -28,7 +28,7 @@ from refocusd.processes.lifeline import watch_stdin
 
 #: How long the command may take to end once it is interrupted.
 GRACE_S = 15.0
-#: A longer result is left out: of a dataset that is off in every frame, say.
+#: A longer result, such as that of a dataset with problems in every frame, is left out.
 MAX_RESULT_NBYTES = 1 << 18
 INTERRUPTED = 130
 
@@ -45,7 +45,7 @@ def _run(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace", line_buffering=True)
-    # A parent that leaves signals to its own parent hands down that they are ignored.
+    # A parent that ignores SIGINT passes that on to its children.
     signal.signal(signal.SIGINT, _interrupted)
     watch_stdin(_interrupt)
     tell_progress(
@@ -64,17 +64,17 @@ def _tell(name: str, value: Any) -> None:
 
 
 def _interrupted(_signal: int, _frame: object) -> None:
-    # Once: Ctrl-C reaches every process of a terminal, and the end of standard input follows.
+    # Only once: Ctrl-C reaches every process of a terminal, and then standard input ends as well.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _interrupt() -> None:
-    """Interrupt the main thread as Ctrl-C does, and end the process if it takes no notice."""
+    """Interrupt the main thread as Ctrl-C does, and end the process if it does not react."""
     if sys.platform == "win32":
         signal.raise_signal(signal.SIGINT)
     else:
-        # To that thread: a lock it waits for is let go by a signal of its own only.
+        # To the main thread: only a signal to that thread interrupts its wait for a lock.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     time.sleep(GRACE_S)
     os._exit(INTERRUPTED)

@@ -1,8 +1,8 @@
 """Logs to standard error, and to a rotating file in the user's log folder.
 
-The file is kept by the commands that run for long (`KEEPS_FILE`), or by any with ``--log-file``.
+Commands that run for long (`KEEPS_FILE`) keep a log file, others only with ``--log-file``.
 Each process of refocusd (workers, view, attached sources) writes its own lines to the standard
-error that it has from the daemon.  Neither a full pipe nor a slow disk makes a command wait
+error that it inherits from the daemon.  Neither a full pipe nor a slow disk makes a command wait
 (`refocusd.processes.background_log`).
 """
 
@@ -26,18 +26,18 @@ from refocusd.errors import OutputError
 from refocusd.files import for_its_user
 from refocusd.processes.background_log import BackgroundHandler, LineFormatter, to_stderr
 
-#: Commands that nobody watches.
+#: Commands that often run unattended.
 KEEPS_FILE = frozenset({"run", "worker", "process", "resume"})
 MAX_NBYTES = 10 << 20
 KEPT_FILES = 5
-#: After a rotation that failed (another process holds the file open on Windows).
+#: Time to the next attempt after a failed rotation (on Windows another process has the file open).
 RETRY_S = 60.0
 
 _TEXT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def add_log_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``--log-json`` and ``--log-file``; they stand before the command, as ``-v`` does."""
+    """Add ``--log-json`` and ``--log-file``; like ``-v``, they come before the command."""
     parser.add_argument(
         "--log-json",
         action="store_true",
@@ -68,12 +68,12 @@ def logged(
     command : str
         Name of the sub-command.
     verbose : bool
-        Debug lines as well.
+        Log debug lines as well.
     as_json : bool
-        One JSON object a line: ``time`` (UTC), ``level``, ``logger``, ``process``, ``message``
-        and, where there was one, ``error`` (the traceback).
+        One JSON object per line: ``time`` (UTC), ``level``, ``logger``, ``process``, ``message``
+        and, if there was one, ``error`` (the traceback).
     file : str, optional
-        Log file; one that was asked for and cannot be written is an error, the default is not.
+        Log file.  It must be writable; the default file need not be.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def _file(command: str, file: str | None) -> _Rotating | None:
 
 
 class _Rotating(RotatingFileHandler):
-    """Continues in the same file if it cannot be rotated; no other user can read what it makes."""
+    """Continues in the same file if it cannot be rotated; only its user can read its files."""
 
     _not_before = 0.0
 
@@ -139,9 +139,9 @@ class _Rotating(RotatingFileHandler):
         return time.monotonic() >= self._not_before and bool(super().shouldRollover(record))
 
     def doRollover(self) -> None:  # noqa: N802 (logging's name)
-        """Rotate, or leave it for a minute: on Windows a file that another process has open stays.
+        """Rotate, or try again in a minute: Windows moves no file that another process has open.
 
-        The full file is moved first.  Were the older ones moved first, each attempt that fails
+        The full file is moved first.  If the older ones were moved first, each failed attempt
         would push one of them out.
         """
         full = Path(f"{self.baseFilename}.full")
@@ -166,7 +166,7 @@ class _Rotating(RotatingFileHandler):
 
 
 class _JsonLines(logging.Formatter):
-    """One object a line; line breaks within a message are escaped."""
+    """One object per line; line breaks within a message are escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""

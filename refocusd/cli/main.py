@@ -1,4 +1,4 @@
-"""``refocusd``: parses, runs a sub-command, turns errors into one line and a status."""
+"""``refocusd``: runs a sub-command, and turns errors into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from itertools import pairwise
 
 from refocusd import __version__
 from refocusd.cli.console import tolerate_any_encoding
-from refocusd.cli.flags import add_module
+from refocusd.cli.flags import add_module, as_meant_on_windows
 from refocusd.cli.logs import add_log_flags, logged
 from refocusd.errors import RefocusdError
 from refocusd.processes.background_log import escape_controls, write_bounded
 
-#: In the order of the help text; a module of `refocusd.cli.commands` each.
+#: Modules of `refocusd.cli.commands`, in the order of the help text.
 COMMANDS = [
     "run",
     "view",
@@ -45,10 +46,11 @@ examples:
 """
 
 
-def build_parser(named: str = "") -> argparse.ArgumentParser:
-    """The parser of all sub-commands, those of other packages included.
+def build_parser(*arguments: str) -> argparse.ArgumentParser:
+    """The parser of all sub-commands, including those of other packages.
 
-    That of one of ours, where it is named, imports no other: they take longer to import than most take to run.
+    If `arguments` name one of ours, only that one is imported, and none for the version, because importing all of them
+    takes longer than most of them run.
     """
     parser = argparse.ArgumentParser(
         prog="refocusd",
@@ -60,13 +62,23 @@ def build_parser(named: str = "") -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     add_log_flags(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="subcommand")
-    ours = [named] if named in COMMANDS else COMMANDS
-    for name in ours:
+    word = _first_word(arguments)
+    if word == "--version":
+        return parser
+    for name in [word] if word in COMMANDS else COMMANDS:
         add_module(commands, name, importlib.import_module(f"refocusd.cli.commands.{name}"))
-    if ours is COMMANDS:
+    if word not in COMMANDS:
         for entry in entry_points(group="refocusd.commands"):
             entry.load()(commands)
     return parser
+
+
+def _first_word(arguments: Sequence[str]) -> str:
+    """The command, or ``--version``; empty if there is neither."""
+    for before, word in pairwise(("", *arguments)):
+        if word == "--version" or not (word.startswith("-") or before == "--log-file"):
+            return word
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,12 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         0 if every frame reached a final state other than ``failed``, 1 if not,
-        2 for an error that is told in one line, 130 when interrupted.
+        2 for an error, which is reported in one line, 130 when interrupted.
     """
     tolerate_any_encoding()
     arguments = sys.argv[1:] if arguments is None else arguments
-    parsed = build_parser(*arguments[:1]).parse_args(arguments)
     try:
+        if sys.platform == "win32":
+            arguments = as_meant_on_windows(arguments)
+        parsed = build_parser(*arguments).parse_args(arguments)
         with logged(
             parsed.subcommand, verbose=parsed.verbose, as_json=parsed.log_json, file=parsed.log_file
         ):

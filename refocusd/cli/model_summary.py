@@ -60,7 +60,7 @@ class Listed:
 
 
 def quality(metrics: Any) -> str:
-    """Mean PSNR before and after, as the bundle states it; empty where it does not."""
+    """Mean PSNR before and after, as the bundle states it; empty if it does not."""
     try:
         mean = metrics["mean_4_8_16_32_um"]
         before, after = (float(mean[what]["psnr_db"]) for what in ("input", "refocused"))

@@ -1,4 +1,4 @@
-"""Output of `process` and `resume`: progress, and what was done."""
+"""Shared parts of `process` and `resume`: what to refocus, the progress, and what was done."""
 
 from __future__ import annotations
 
@@ -47,22 +47,24 @@ from refocusd.profiles.microscope_metadata import first_of, pixel_um_of
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was done for one dataset, and what there is now.
+    """What was done for one dataset, and its state now.
 
     Parameters
     ----------
     path : Path
-        As it was named.
+        The dataset, as the user named it.
     output : Path or None
+        The refocused dataset.
     attempted : int
-        Frames that were attempted now.
+        Frames that this command attempted.
     seconds : float
-        That took, the start of the engine excluded.
+        Time that they took, without the start of the engine.
     check : RunCheck or None
-        How the run stands now.
+        State of the run now.
     summary : str
-        One sentence, where there was nothing to do or an error.
+        One sentence, if there was nothing to do or an error.
     error : bool
+        Whether the dataset could not be refocused.
     """
 
     path: Path
@@ -80,7 +82,7 @@ class Done:
 
     @property
     def frames_per_s(self) -> float:
-        """Rate of this run."""
+        """Rate at which frames were attempted; 0 if there were none."""
         return self.attempted / self.seconds if self.seconds > 0 else 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -116,13 +118,13 @@ def _table(all_done: Sequence[Done]) -> Table:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep the screen for the progress bar, and say how to go on if interrupted.
+    """Keep the screen for the progress bar, and say how to continue if interrupted.
 
-    Our own daemon's log below warnings would tear the bar; ``--verbose`` shows it.
+    Our own daemon logs only warnings, as more lines would break up the bar; ``--verbose`` shows all.
     """
     levels = {
         "refocusd": logging.WARNING,
-        # It warns of acquisitions that it cannot catch up from raw: what we feed lies on disk.
+        # It warns of acquisitions that it cannot catch up from raw; ours are read from disk anyway.
         "refocusd.daemon.acquisitions.intake": logging.ERROR,
     }
     before = {name: logging.getLogger(name).level for name in levels}
@@ -141,11 +143,11 @@ def quietly() -> Iterator[None]:
 
 @contextmanager
 def recorded(all_done: list[Done], path: Path, output: Path | None = None) -> Iterator[None]:
-    """Note an error as the end of this dataset, and go on with the next."""
+    """Record an error as the result of this dataset, and continue with the next."""
     try:
         yield
     except (TransportError, WorkerError):
-        raise  # of our own daemon: the next dataset would fare no better
+        raise  # our own daemon failed: the next dataset would fare no better
     except (RefocusdError, OSError) as error:
         all_done.append(Done(path, output, summary=str(error), error=True))
 
@@ -156,7 +158,7 @@ def check_quickly(dataset: RawAndOutputs, output: Output, settings: Settings) ->
 
 
 def check_sink(output: Output, settings: Settings, *, asked: bool) -> None:
-    """Refuse a dataset of another format than the one set, or only note it if none was asked for.
+    """Refuse an output in another format than the one set, or only note it if none was asked for.
 
     Raises
     ------
@@ -164,11 +166,11 @@ def check_sink(output: Output, settings: Settings, *, asked: bool) -> None:
     """
     kind = sink_kind(output.path)
     if kind is None or kind == settings.sink or is_mirror(output.path):
-        return  # what is made of an OME-Zarr store is one, whatever is set
+        return  # the output of an OME-Zarr store is one too, whatever the setting
     if asked:
         raise OutputError(
-            f"{output.path} is in the format {kind}, not {settings.sink} as sink says, and a dataset has "
-            f"one format; name another --output for one in {settings.sink}, or --sink {kind}"
+            f"{output.path} is in the format {kind}, but sink = {settings.sink} is set, and a dataset has "
+            f"one format; name another --output for one in {settings.sink}, or give --sink {kind}"
         )
     note(f"{output.path} is continued in its format, {kind}")
 
@@ -181,17 +183,17 @@ def process_one(
     *,
     asked: bool = False,
 ) -> Done:
-    """Refocus one finished dataset, or what is left of it.
+    """Refocus one finished dataset, or its remaining frames.
 
     Parameters
     ----------
     path : Path
     folder : Path or None
-        For a new output; by default beside the dataset.
+        Folder for a new output; by default beside the dataset.
     settings : Settings
     runner : OwnDaemon or Cluster
     asked : bool
-        The output's format was asked for, and another one is an error.
+        Whether the user asked for the output's format: then another one is an error.
 
     Raises
     ------
@@ -205,13 +207,13 @@ def process_one(
         keys = frames.axes_keys()
         if isinstance(runner, OwnDaemon) and has_slides(frames):
             runner = Cluster(None)
-        output_for(frames, folder)  # what is wrong with it is reported before an engine is built
+        output_for(frames, folder)  # a wrong output is reported before an engine is built
         runner.start(settings)
         output, is_new = output_of_run(frames, settings, runner.run_of, folder)
         if is_new and isinstance(runner, OwnDaemon) and measure_psf(frames, output, settings):
             output, is_new = output_of_run(frames, settings, runner.run_of, folder)
         if not is_new:
-            # A copy of the recording, or another path to it, finds it from now on.
+            # From now on the output is found from this path too: of a copy, or another path to raw.
             note_output(settings.ledgers, frames.path, output.path)
             check_sink(output, settings, asked=asked or settings.sink != Settings().sink)
             if reason := held_elsewhere(output, settings):
@@ -231,7 +233,7 @@ def process_one(
 
 
 def measure_psf(frames: Dataset, output: Output, settings: Settings) -> bool:
-    """Have the PSF measured on the recording's own z-stacks, where no profile has it; True if it was."""
+    """Measure the PSF on the recording's own z-stacks, unless a profile has one; True if it was."""
     calibrator = SelfCalibrator(settings)
     known = Catalogue(settings.calibrations).named(output.profiles, output.first).profiles
     told = any(profile.psf for profile in known)
@@ -255,14 +257,14 @@ def _states_planes(frames: Dataset) -> bool:
 
 
 def dataset_of(frames: Dataset, output: Output) -> RawAndOutputs:
-    """Frames and this output of them alone."""
+    """The frames with this output only."""
     return RawAndOutputs(frames.path, "", (output,), ())
 
 
 def feed(
     runner: OwnDaemon | Cluster, frames: Dataset, keys: Sequence[str], output: Output
 ) -> tuple[Path, float]:
-    """Have frames refocused, with a progress bar; as `OwnDaemon.refocus`."""
+    """Refocus frames with a progress bar, as `OwnDaemon.refocus` does without."""
     with progress(_Rate()) as bar:
         task = bar.add_task(plain(f"refocusing {frames.name}"), total=len(keys))
         return runner.refocus(frames, keys, output, lambda count: bar.advance(task, count))
@@ -335,7 +337,7 @@ def output_of_run(
     run_of : callable
         Gives the run's id, from the ids of the calibration profiles.
     folder : Path or None
-        The folder that was asked for.
+        The folder that the user named; by default the one beside the frames.
 
     Raises
     ------
@@ -355,7 +357,7 @@ def output_of_run(
     run = run_of(chosen.ids)
     found = next((o for o in there if o.run == run), None)
     if found is None and settings.self_calibrate:
-        # What refocusd measured by itself, or not, is no reason to refocus all frames once more.
+        # Profiles that refocusd measured by itself are no reason to refocus all frames again.
         own = {profile.id() for profile in chosen.profiles if not profile.learned}
         begun = (o for o in there if o.run == run_of(o.profiles))
         found = next((o for o in begun if catalogue.not_learned(o.profiles) == own), None)

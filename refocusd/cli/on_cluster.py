@@ -44,7 +44,7 @@ def process_on_cluster(arguments: argparse.Namespace, settings: Settings) -> int
         options=arguments.job_option,
         sbatch_file=arguments.sbatch_file,
     )
-    # Several workers a computer: an engine that takes all cores would slow the others down.
+    # Several workers may share a computer: an engine that takes all cores would slow the others.
     settings = msgspec.structs.replace(settings, threads=max(1, options.threads))
     if arguments.dry_run:
         return _dry_run(arguments, settings, options)
@@ -59,7 +59,7 @@ def process_on_cluster(arguments: argparse.Namespace, settings: Settings) -> int
                 try:
                     all_done.append(process_one(path, arguments.output, settings, cluster))
                 except WorkerError as error:
-                    # Positions that were given up: the next plate may fare better.
+                    # Positions of this plate were given up; the next plate may fare better.
                     all_done.append(Done(path, summary=str(error), error=True))
     status = report(all_done, arguments.json)
     if settings.webhook:
@@ -69,7 +69,7 @@ def process_on_cluster(arguments: argparse.Namespace, settings: Settings) -> int
 
 
 def _sentence(done: Done) -> str:
-    """How one store ended."""
+    """The result for one store."""
     if done.check is None:
         return f"{done.path}: {done.summary}"
     counts = ", ".join(f"{number} {name}" for name, number in done.check.counts().items())

@@ -16,7 +16,7 @@ from refocusd.datasets.judged import JudgedFrame
 from refocusd.frame import Pixels, counted
 from refocusd.imaging.pair_evidence import CELL_PX
 
-#: Sides of the pictures, px.
+#: Side of the pictures, px: at most twice this.
 SIDE_PX = 320
 #: χ² that is white in the map of residuals.
 WHITE_CHI2 = 30.0
@@ -51,17 +51,17 @@ class RunReport:
     made : mapping of str to str
         What made the frames: software, model, settings.
     states, verdicts : mapping of str to int
-        Frames.
+        Number of frames.
     agreement : mapping of str to str
-        With raw.
+        Agreement with raw: the name of each measure, and its values in words.
     blur_px : sequence of float
-        In the order of the frames.
+        Blur of each frame for which it is known, in the order of the frames.
     blur_sources : mapping of str to int
-        Frames by what their blur rests on.
+        Number of frames by the source of their blur.
     doubted : sequence of JudgedFrame
         The worst first.
     worst : sequence of Pictures
-        Of some of these.
+        Pictures of the first of these.
     """
 
     dataset: str
@@ -76,7 +76,7 @@ class RunReport:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """The same for machines."""
+        """The same as plain values, for JSON; without the pictures."""
         names = ("dataset", "made", "states", "verdicts", "agreement", "blur_px", "blur_sources")
         frames = [
             {"axes": frame.axes, "verdict": frame.verdict, "reasons": list(frame.reasons)}
@@ -117,10 +117,10 @@ def _statement(report: RunReport) -> list[str]:
     text = (
         f"Out-of-focus frames were refocused computationally with {who}. Refocused frames are "
         "estimates: raw frames are kept, unaltered, and are the record of the measurement. Each frame was "
-        "judged by whether the result, blurred again, explains the raw frame, and by its likeness to frames "
-        f"on which the method was tested; trusted were {trusted} of {counted(judged)}; frames without "
+        "judged by whether the result, blurred again, explains the raw frame, and by its similarity to frames "
+        f"on which the method was tested; {trusted} of {counted(judged)} were judged trusted; frames without "
         "anything to refocus were left as they were taken. Intensities of refocused frames should be "
-        "measured on frames judged trusted only, and checked against the raw frames."
+        "measured only on frames judged trusted, and checked against the raw frames."
     )
     return ["<h2>Statement of use</h2>", f"<p>{text}</p>"]
 
@@ -131,7 +131,7 @@ def _blur(report: RunReport) -> tuple[str, ...]:
 
 
 def _line(values: Sequence[float]) -> str:
-    """A curve, with its least and greatest value."""
+    """A curve, with its smallest and largest value."""
     step = max(1, len(values) // 1000)
     shown = values[::step]
     top = max(max(shown), 1e-6)
@@ -151,7 +151,7 @@ def _figure(pictures: Pictures) -> str:
     frame = pictures.frame
     both = pictures.raw, pictures.refocused
     low = float(np.percentile(pictures.raw[::4, ::4], 0.5))
-    # Objects in focus are brighter: by the range of raw alone, they would be flat and white.
+    # Refocused objects are brighter: on the scale of raw alone, they would be saturated.
     high = max(float(np.percentile(pixels[::4, ::4], 99.8)) for pixels in both)
     shown = {
         name: grey_png(pixels, low, high, side_px=SIDE_PX)

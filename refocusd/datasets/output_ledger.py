@@ -58,7 +58,7 @@ def open_ledger(
             ledger.close()
             continue
         if best is not None:
-            notes.append(f"{path} knows more than the local ledger: it is used")
+            notes.append(f"{path} has more attempts than the local ledger: it is used")
             best.close()
         elif path != local:
             notes.append(f"no usable ledger on this computer: {path} is used")
@@ -86,7 +86,7 @@ def record_frames(ledger: Ledger, output: Path, run: str, acquisition: str) -> N
 
 
 def repair_ledger(ledgers: str | Path, output: Path, run: str, acquisition: str) -> None:
-    """Put a ledger right by its copy beside the refocused frames, and by these; raw is not needed.
+    """Repair a ledger from its copy beside the refocused frames, and from these; raw is not needed.
 
     Raises
     ------

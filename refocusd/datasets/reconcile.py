@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from refocusd.errors import InputError
-from refocusd.ledger import WRITTEN, Fate
-from refocusd.transport.records import REPLACED
+from refocusd.frame import REPLACED
+from refocusd.ledger import WRITTEN, Fate, Outcomes, was_taken_again
 
 ProblemKind = Literal[
     "failed",
@@ -32,16 +32,6 @@ ProblemKind = Literal[
 Checksum = Callable[[str], int]
 #: Prefix of the reason of frames that were skipped because they could not be caught up later.
 NO_RAW = "no raw"
-
-
-class Outcomes(Protocol):
-    """The latest attempt at each frame (`refocusd.ledger.Fates`)."""
-
-    def __iter__(self) -> Iterator[Fate]: ...
-
-    def of(self, axes: str) -> Fate | None:
-        """Of one frame; None if there was none."""
-        ...
 
 
 class NoOutcomes:
@@ -117,7 +107,7 @@ class Report:
         return list(dict.fromkeys([*self.pending, *again]))
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, as plain values."""
+        """The whole report, as plain values."""
         return {
             "frames": self.frames,
             "states": self.states,
@@ -178,15 +168,19 @@ def reconcile(
     for axes in _known(fates, refocused) if raw is None else raw:
         frames += 1
         fate, written = fates.of(axes), refocused.times(axes)
-        if raw is not None and fate is not None and _for_want_of_raw(fate):
+        if raw is not None and fate is not None and _skipped_without_raw(fate):
             fate = None  # the raw frame exists, so it can be refocused after all
         if fate is not None:
             states[fate.state] += 1
         if fate is None and (running or not written):
             pending.append(axes)
-        problems += _off(axes, fate, written, running=running)
+        problems += _problems_of(axes, fate, written, running=running)
         if written and not (running and fate is None):
-            problems += compare.frame(axes, fate, has_raw=raw is not None)
+            problems += (
+                problem
+                for problem in compare.frame(axes, fate, has_raw=raw is not None)
+                if problem.kind != "raw changed since" or not was_taken_again(fates, axes)
+            )
         looked_at()
     replaced, strangers = ([], []) if raw is None else _not_in_raw(fates, refocused, raw)
     frames += len(replaced)
@@ -226,7 +220,7 @@ def _not_in_raw(
     return replaced, strangers
 
 
-def _off(axes: str, fate: Fate | None, written: int, *, running: bool) -> Iterator[Problem]:
+def _problems_of(axes: str, fate: Fate | None, written: int, *, running: bool) -> Iterator[Problem]:
     """Problems of a frame, apart from its pixels."""
     if written > 1:
         yield Problem("written twice", axes, f"{written} times in the refocused dataset")
@@ -243,7 +237,7 @@ def _off(axes: str, fate: Fate | None, written: int, *, running: bool) -> Iterat
         yield Problem("failed", axes, fate.reason)
 
 
-def _for_want_of_raw(fate: Fate) -> bool:
+def _skipped_without_raw(fate: Fate) -> bool:
     return fate.state == "skipped" and fate.reason.startswith(NO_RAW)
 
 

@@ -1,4 +1,4 @@
-"""A program's end of the view's API: requests, streams, and what became of frames as it happens."""
+"""Client of the view's API, for programs: requests, streams, and the outcomes of frames."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from refocusd.transport.secure.user_keys import derived_secret
 from refocusd.view.http.options import LOOPBACK, read_token
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_VIEW_PORT}"
-#: A view answers within this time, and says something at least so often on a stream.
+#: Time-out of requests and reads, s; on a stream, a view sends at least a comment every few seconds.
 ANSWER_S = 10.0
 
 
 class Event(NamedTuple):
-    """One event of a stream; `id` is empty where the stream gives none."""
+    """One event of a stream; `id` is empty if the stream gives none."""
 
     name: str
     data: Any
@@ -43,10 +43,11 @@ class ShownFrame:
     Parameters
     ----------
     about : dict
-        Its ``name``, ``axes``, ``state``, ``pixel_um``, ``facts``; every ``step``-th pixel is there.
-    frames : dict of str to ndarray, shape (rows, columns)
-        ``raw`` and ``refocused``, in counts: those that there are.
-    trust : ndarray of uint8 or None
+        The header: ``name``, ``axes``, ``state``, ``pixel_um``, ``facts`` and more.  The pixels are
+        every ``step``-th of the frame.
+    frames : dict of str to ndarray of uint8 or uint16, shape (rows, columns)
+        ``raw`` and ``refocused`` in counts, as far as they exist.
+    trust : ndarray of uint8, shape (rows, columns) of cells, or None
         Its trust map, as in `refocusd.imaging.trust_map`.
     """
 
@@ -56,7 +57,7 @@ class ShownFrame:
 
     @classmethod
     def from_bytes(cls, body: bytes) -> ShownFrame:
-        """As `refocusd.view.frames.encode` describes them."""
+        """Decode an answer of the view; `refocusd.view.frames.encode` describes its bytes."""
         start = 4 + int.from_bytes(body[:4], "little")
         about = json.loads(body[4:start])
         names = [name for name in ("raw", "refocused") if name not in about["missing"]]
@@ -70,20 +71,20 @@ class ShownFrame:
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one frame.
+    """The outcome of one frame.
 
     Parameters
     ----------
     at : float
-        Seconds since 1970.
+        Time of the outcome, in seconds since 1970.
     acquisition, name : str
         Id and name of its acquisition.
     axes : dict of str to int or str
     state : str
         ``refocused``, ``passed_through``, ``skipped`` or ``failed``; `reason` says why.
     verdict : str or None
-        ``trusted``, ``doubtful``, ``untrusted`` or ``passed_through``, and `reasons` for it; None
-        for a frame that was not judged: skipped by a rule, or failed.
+        ``trusted``, ``doubtful``, ``untrusted`` or ``passed_through``, with `reasons`; None for a
+        frame that was not judged, because a rule skipped it or it failed.
     written : str or None
         What its pixels are: ``refocused``, ``deconvolved``, ``raw`` or ``nothing``.
     error_chance : float or None
@@ -91,7 +92,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     blur_px : float or None
         Standard deviation of its blur, pixels.
     defocus_um, defocus_uncertainty_um : float or None
-        Distance from focus; known where the daemon runs with ``--advise-focus``.
+        Distance from focus, um; known if the daemon runs with ``--advise-focus``.
     """
 
     at: float
@@ -116,19 +117,19 @@ def outcomes(
     acquisition: str = "",
     token: str | None = None,
 ) -> Iterator[Outcome]:
-    """What becomes of frames from now on, one after the other, for as long as the daemon's view runs.
+    """The outcomes of frames from now on, in order, for as long as the daemon's view runs.
 
     Parameters
     ----------
     url : str
-        Of the live view.
+        Address of the live view.
     verdicts : collection of str
-        Frames with other verdicts are left out; ``none`` stands for those that were not judged.
+        Only frames with these verdicts; ``none`` stands for frames that were not judged.
         Empty for all frames.
     acquisition : str
         Name or id of one acquisition; empty for all.
     token : str, optional
-        Of the view; that of your own views on this computer is known.
+        Token of the view; not needed for your own views on this computer.
 
     Yields
     ------
@@ -137,7 +138,7 @@ def outcomes(
     Raises
     ------
     TransportError
-        If there is no such view (any more), or it does not let this program in.
+        If there is no such view (any more), or it refuses this program.
 
     Examples
     --------
@@ -145,7 +146,7 @@ def outcomes(
     ...     image_again(frame.axes)
     """
     fields = {"verdict": ",".join(verdicts), "acquisition": acquisition}
-    # Opened at once, not with the first frame that is asked for: none in between is missed.
+    # Opened now and not when the first outcome is read, so that none in between is missed.
     events = ApiClient(url, token).events("outcomes", fields)
     return _outcomes(events, url)
 
@@ -159,13 +160,14 @@ def _outcomes(events: Iterator[Event], url: str) -> Iterator[Outcome]:
 
 @dataclass(frozen=True, slots=True)
 class ApiClient:
-    """Asks one view.
+    """Sends requests to one view.
 
     Parameters
     ----------
     url : str
+        Address of the live view.
     token : str, optional
-        That of the user's own views is taken for a view on this computer.
+        Token of the view; by default, on this computer, that of the user's own views.
     """
 
     url: str = DEFAULT_URL
@@ -173,22 +175,22 @@ class ApiClient:
 
     @classmethod
     def with_token_file(cls, url: str, token_file: Path | None) -> ApiClient:
-        """One that shows the token in the first line of a file, if one is named.
+        """A client that sends the token in the first line of a file, if a file is named.
 
         Raises
         ------
         ConfigError
-            If it cannot be read.
+            If the file cannot be read.
         """
         return cls(url, read_token(token_file) if token_file else None)
 
     def ask(self, address: str, body: Any = None) -> Any:
-        """The answer's JSON; with a `body`, that is posted.
+        """The JSON that answers a GET request, or with a `body` a POST request.
 
         Raises
         ------
         TransportError
-            If there is no answer, or it is a refusal.
+            If the view does not answer, or refuses.
         """
         with self.open(address, body) as answer:
             return json.load(answer)
@@ -218,12 +220,12 @@ class ApiClient:
         address : str
         query : dict, optional
         heartbeat : bool
-            Give an event without a name, too, every few seconds in which nothing else happens.
+            Also give an event without a name every few seconds while nothing else happens.
 
         Raises
         ------
         TransportError
-            As `ask`; on reading, if the connection is lost.
+            As `ask`; while reading, if the connection is lost.
         """
         return self._read(self.open(_with(address, query or {})), heartbeat=heartbeat)
 
@@ -248,14 +250,14 @@ class ApiClient:
         return TransportError(f"the live view at {self.url} is gone: {error}")
 
     def open(self, address: str, body: Any = None) -> Any:
-        """The answer, to be read and closed.
+        """The open response, which the caller reads and closes.
 
         Raises
         ------
         TransportError
             As `ask`.
         ConfigError
-            If the address is none of a view.
+            If `url` is not an address of a view.
         """
         url = f"{self.url.rstrip('/')}/api/v1/{address}"
         if not url.startswith(("http://", "https://")):
@@ -264,7 +266,7 @@ class ApiClient:
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
         elif urllib.parse.urlsplit(url).hostname in LOOPBACK:
-            # That of views which the same user has started on this computer.
+            # The token of the views that this user started on this computer.
             headers["Authorization"] = f"Bearer {derived_secret('view')}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data, headers)  # noqa: S310 (http and https only)
@@ -280,7 +282,7 @@ class ApiClient:
 
 
 def _system(error: OSError) -> object:
-    """What the system said, without the classes in between."""
+    """The system's own message, without the exceptions that wrap it."""
     inner = getattr(error, "reason", error)
     return getattr(inner, "strerror", None) or inner
 

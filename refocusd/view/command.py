@@ -1,4 +1,4 @@
-"""The flags of the view, and what they make it do: for the command line and the daemon's child."""
+"""The flags of the view, and what they do: for the command line and for the daemon's child."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from refocusd.transport.secure.user_keys import derived_secret, user_store
 from refocusd.view.http.options import LOOPBACK, ViewOptions, read_token
 from refocusd.view.serve import page_address, serving, until_asked
 
-#: Below the daemon and its workers: looking can wait, frames cannot.
+#: A lower priority than that of the daemon and its workers: watching can wait, frames cannot.
 NICENESS = 10
 
 
@@ -36,7 +36,7 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.2,
         metavar="SHARE",
-        help="post one where more of an acquisition's last frames are not trusted (default: 0.2)",
+        help="post one if more than this share of an acquisition's last frames is untrusted (default: 0.2)",
     )
     parser.add_argument(
         "--print-url",
@@ -46,7 +46,7 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--open", action="store_true", help="only open that address in this user's browser"
     )
-    group = parser.add_argument_group("to be reached from other computers")
+    group = parser.add_argument_group("access from other computers")
     group.add_argument("--host", default="127.0.0.1", help="needs a token and TLS")
     group.add_argument("--token-file", type=Path, help="file whose first line is the token")
     group.add_argument("--cert", type=Path, help="TLS certificate, PEM")
@@ -56,7 +56,7 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="name under which browsers may ask for the page",
+        help="further name of this computer that browsers may use",
     )
     hidden = argparse.SUPPRESS
     parser.add_argument("--announce", action="store_true", help=hidden)
@@ -74,7 +74,7 @@ def view_options(arguments: argparse.Namespace, settings: Settings | None = None
     """
     open_paths = frozenset({"/health"})
     if arguments.token_file is None and arguments.host in LOOPBACK:
-        # Every user of the computer reaches the loopback address.  Prometheus is another user.
+        # Every user of this computer can reach the loopback address; Prometheus runs as another one.
         token = derived_secret("view")
         open_paths |= {"/metrics"}
     elif arguments.token_file is None:
@@ -125,9 +125,9 @@ def run_view(arguments: argparse.Namespace) -> int:
 
 
 def _redirection(address: str) -> Path:
-    """A page that only this user can read, which leads a browser to the address.
+    """A page that only this user can read, which redirects a browser to the address.
 
-    Other users could read the address itself, with its token, in the list of processes.
+    Given to the browser directly, the address and its token would be in the list of processes.
     """
     page = user_store().folder / "open-view.html"
     files.remove(page, missing_ok=True)

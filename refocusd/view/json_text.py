@@ -1,4 +1,4 @@
-"""JSON as the page gets it."""
+"""JSON for the page."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import msgspec
 
 
 def json_bytes(value: Any) -> bytes:
-    """Compact JSON; numbers that are not finite become null, which JSON knows."""
+    """Compact JSON; numbers that are not finite become null."""
     return msgspec.json.encode(value, enc_hook=str)

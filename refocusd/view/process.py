@@ -19,27 +19,27 @@ _CANNOT = 2
 class ViewProcess:
     """``python -m refocusd.view`` for as long as the `with` statement lasts.
 
-    Whatever happens to it, the daemon goes on: a view that ends is started
-    again, one that cannot work is given up with a line in the log.
+    Whatever happens to the view, the daemon continues. A view that ends is started again; one that
+    cannot work is given up with a line in the log.
 
     Parameters
     ----------
     endpoint : str
-        Of the daemon.
+        Address of the daemon.
     flags : list of str
         Further flags, e.g. ``["--port", "8750"]``.
     settings : Settings, optional
-        Of the daemon: its jobs use the same.
+        Settings of the daemon; jobs started from the page use them too.
 
     Attributes
     ----------
     url, entry : str
-        Of the page, without and with its token, once it listens; empty before, and when it was
-        given up.
+        Addresses of the page, without and with its token, once it listens; empty before that, and
+        after the view was given up.
     wanted : Settings or None
-        What was chosen on the page, once something was: all settings.
+        All settings, with those chosen on the page; None until something is chosen.
     settled : threading.Event
-        Set once the page can be asked for, or never will.
+        Set once the page can be opened, or the view was given up.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ViewProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the running process, if there is one."""
+        """Process id of the view, if it is running."""
         return self._supervisor.pid
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The view, put together: link, datasets, server."""
+"""The assembled view: link, datasets, jobs and web server."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Announcement(msgspec.Struct, frozen=True):
     Parameters
     ----------
     url : str
-        Of the page, on this computer.
+        Address of the page.
     port, pid : int
     entry : str
-        The same with the token, which the page's cookie keeps from then on.
+        The same with the token; the browser then keeps the token in a cookie.
     """
 
     url: str
@@ -50,7 +50,7 @@ class WantedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @contextmanager
 def serving(options: ViewOptions) -> Iterator[Announcement]:
-    """A view that answers, for as long as the `with` statement lasts.
+    """Run a view for as long as the `with` statement lasts.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def serving(options: ViewOptions) -> Iterator[Announcement]:
     ConfigError
         If the TLS files cannot be used.
     """
-    # The daemon and the command line import this module for its names only.
+    # Imported here, because the daemon and the command line need only this module's names.
     from refocusd.view.frames.datasets import Datasets
     from refocusd.view.http.app import view_app
     from refocusd.view.http.server import web_server
@@ -80,7 +80,7 @@ def serving(options: ViewOptions) -> Iterator[Announcement]:
         app = view_app(options, state, link, datasets, GpuMonitor(), jobs)
         with web_server(options, app) as port:
             url, entry = page_address(options, port, token=False), page_address(options, port)
-            # Other users may read a file that this is redirected to.
+            # Other users may be able to read a file to which the log is redirected.
             if sys.stderr.isatty() or url == entry:
                 log.info("live view: %s", entry)
             else:
@@ -92,6 +92,6 @@ def serving(options: ViewOptions) -> Iterator[Announcement]:
 
 
 def until_asked(asked: threading.Event) -> None:
-    """Wait; in small steps, so that an interrupt is heard on Windows too."""
+    """Wait for `asked`, in short steps so that Ctrl-C works on Windows too."""
     while not asked.wait(0.5):
         pass

@@ -17,6 +17,12 @@ from java_acquisition import SIDE, JavaAcquisition, axes_of, contents, index_ent
 from java_ndtiff import JavaNDTiff, frame_of
 from live import quick_settings, read_all
 from numpy.typing import NDArray
+from pycromanager import (
+    Acquisition,
+    ExploreAcquisition,
+    MagellanAcquisition,
+    XYTiledAcquisition,
+)
 from pycromanager.acquisition.acq_eng_py.main.acq_notification import AcqNotification
 from test_source_recovers import frames_in
 from waiting import PATIENCE_S, until
@@ -24,7 +30,7 @@ from waiting import PATIENCE_S, until
 import refocusd
 from refocusd.daemon.acquisitions import lifecycle, saved_frames
 from refocusd.daemon.daemon import Daemon, daemon_status
-from refocusd.errors import TransportError
+from refocusd.errors import ConfigError, TransportError
 from refocusd.formats.tiff.growing_file import GrowingFile
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.transport import messages as wire
@@ -78,7 +84,7 @@ def test_the_daemon_reads_saved_frames_and_no_pixels_pass_through_the_users_proc
     source: refocusd.Source, tmp_path: Path, readers: set[str], by_java: bool
 ) -> None:
     acquisition = JavaAcquisition(source, tmp_path, by_java=by_java)
-    assert "image_process_fn" not in acquisition.hooks
+    assert acquisition.hooks["image_process_fn"] is None
     acquisition.acquire(*range(30))
     acquisition.finish()
     assert source.wait(90.0) == wire.Counts(acquired=30, passed_through=30)
@@ -87,6 +93,81 @@ def test_the_daemon_reads_saved_frames_and_no_pixels_pass_through_the_users_proc
     assert any(metadata["refocusd"]["live"] for _, metadata in written)
     assert "asks-disk" in readers
     assert readers <= {"asks-disk", "catch-up"}
+    acquisition.close()
+
+
+def test_a_tiled_acquisition_is_refocused_though_nobody_tells_of_its_end(
+    source: refocusd.Source, tmp_path: Path, readers: set[str]
+) -> None:
+    """Its frames are in a folder of their own; the thread that tells of them ends with it."""
+    acquisition = JavaAcquisition(source, tmp_path, tiled=True)
+    monitor = threading.Thread(target=lambda: acquisition.acquire(*range(12)))
+    monitor.start()
+    monitor.join()
+    acquisition.finish()
+    assert source.wait(90.0) == wire.Counts(acquired=12, passed_through=12)
+    acquisition.check(12)
+    assert "asks-disk" in readers
+    acquisition.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "left_out"),
+    [
+        (XYTiledAcquisition, {"tile_overlap": 10}, {"notification_callback_fn"}),
+        (ExploreAcquisition, {"z_step_um": 1}, {"notification_callback_fn"}),
+        (MagellanAcquisition, {}, {"directory", "name", "notification_callback_fn"}),
+        (Acquisition, {"show_display": False}, set()),
+    ],
+)
+def test_each_class_of_acquisition_gets_the_hooks_that_it_takes(
+    daemon: Daemon, kind: Any, given: dict[str, Any], left_out: set[str]
+) -> None:
+    all_of_them = {"directory", "name", "image_process_fn", "image_saved_fn"}
+    all_of_them |= {"notification_callback_fn", *given}
+    hooks = refocusd.Source(daemon.endpoint).hooks(acquisition=kind, java=True, **given)
+    assert set(hooks) == all_of_them - left_out
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (XYTiledAcquisition, {"event_generation_hook_fn": print}),
+        (XYTiledAcquisition, {"notification_callback_fn": print}),
+        (MagellanAcquisition, {"directory": "data"}),
+    ],
+)
+def test_an_argument_that_a_class_of_acquisition_does_not_take_is_refused_at_once(
+    kind: Any, given: dict[str, Any]
+) -> None:
+    [name] = given
+    source = refocusd.Source("tcp://127.0.0.1:9")
+    with pytest.raises(ConfigError, match=f"{kind.__name__} takes no {name}: leave it out"):
+        source.hooks(acquisition=kind, **given)
+    source.hooks(acquisition=kind)  # nothing has begun
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_frames_that_your_own_hook_keeps_from_us_are_caught_up(
+    source: refocusd.Source, tmp_path: Path
+) -> None:
+    """It raises, and ends the thread that tells of saved frames; Java goes on."""
+
+    def own(axes: dict[str, Any], dataset: Any) -> None:
+        if axes["time"] == 2:
+            raise RuntimeError("the user's own mistake")
+
+    acquisition = JavaAcquisition(source, tmp_path, own=own)
+    monitor = threading.Thread(target=lambda: acquisition.acquire(*range(6)))
+    monitor.start()
+    monitor.join()
+    for number in range(3, 6):
+        acquisition.save(number)
+    acquisition.finish()
+    counts = source.wait(90.0)
+    assert counts is not None
+    assert (counts.passed_through, counts.pending) == (6, 0)
+    acquisition.check(6)
     acquisition.close()
 
 

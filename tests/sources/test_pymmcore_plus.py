@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -316,6 +318,23 @@ def test_skipped_events_of_positions_with_plans_of_their_own_are_accounted_for(
     with skipping(core, lambda event: event.index == {"p": 1, "g": 2}):
         counts = counted(core, tmp_path, sequence)
     assert (counts.acquired, counts.passed_through, counts.skipped) == (9, 8, 1)
+    assert counts.pending == 0
+
+
+def test_skipped_events_that_share_an_index_with_others_are_accounted_for(
+    core: Any, tmp_path: Path
+) -> None:
+    """The time plan of a position is done at each time: useq gives both the same index."""
+    plan = useq.MDASequence(time_plan={"interval": 0, "loops": 2})
+    places = [useq.Position(x=0, y=0, sequence=plan)]
+    sequence = useq.MDASequence(
+        axis_order="tp", stage_positions=places, time_plan={"interval": 0, "loops": 3}
+    )
+    assert Counter(event.index["t"] for event in sequence) == {0: 3, 1: 3}
+    numbers = itertools.count()
+    with skipping(core, lambda _: next(numbers) in (1, 2)):
+        counts = counted(core, tmp_path, sequence)
+    assert (counts.acquired, counts.passed_through, counts.skipped) == (6, 4, 2)
     assert counts.pending == 0
 
 

@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from core_rig import only, paused
+from finished import verify
 from live import keys, quick_settings, read_all
 from ndstorage import Dataset
+from waiting import until
 
 import refocusd
 from refocusd.config import Settings
@@ -120,6 +123,21 @@ def test_your_own_hooks_run_as_before_and_what_they_discard_is_not_ours(
     assert kinds.count("notified") > 4
     for key, (pixels, _) in read_all(raw).items():
         np.testing.assert_array_equal(read_all(refocused(raw))[key][0], pixels)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_in_your_own_notification_hook_hides_no_end(
+    demo_microscope: DemoMicroscope, daemon: Daemon, tmp_path: Path
+) -> None:
+    """Pycromanager tells nobody of anything after it."""
+
+    def notified(notification: Any) -> None:
+        raise ValueError("mine")
+
+    source = refocusd.Source(daemon.endpoint)
+    arguments = source.hooks(str(tmp_path), "own", notification_callback_fn=notified)
+    acquire(demo_microscope.events_snapped(4, [0.0]), arguments)
+    assert source.wait(90.0) == wire.Counts(acquired=4, passed_through=4)
 
 
 def test_an_error_in_your_own_hook_is_yours_as_before(
@@ -268,6 +286,27 @@ def test_a_frame_that_is_taken_again_under_its_axes_is_accounted_for(
         assert "give frames that are taken again an axis of their own" in caplog.text
     else:
         assert sum('"repeat":1' in key for key in keys(tmp_path / "live")) == 1
+
+
+def test_a_frame_that_is_taken_again_holds_up_no_catch_up(
+    demo_microscope: DemoMicroscope, daemon: Daemon, tmp_path: Path
+) -> None:
+    """Raw has another frame there than was refocused, and is the same recording still."""
+    from pycromanager import Acquisition
+
+    source = refocusd.Source(daemon.endpoint, buffer_mib=1)
+    first, *rest = demo_microscope.events_snapped(20, [0.0])
+    arguments = source.hooks(str(tmp_path), "again")
+    with Acquisition(show_display=False, **arguments) as acquisition:
+        acquisition.acquire([first])
+        until(lambda: only(daemon).counts.passed_through == 1)
+        with paused(daemon.endpoint):
+            acquisition.acquire([first])
+            for event in rest:
+                acquisition.acquire([event]).await_image_saved(event["axes"], return_image=False)
+    assert source.wait(90.0) == wire.Counts(acquired=21, passed_through=20, skipped=1)
+    status, said = verify(tmp_path / "again_1", place=tmp_path)
+    assert status == 0, said
 
 
 def test_without_raw_and_output_you_are_warned_at_the_start(daemon: Daemon, caplog: Any) -> None:

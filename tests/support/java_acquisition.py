@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from java_ndtiff import JavaNDTiff, frame_of
 from live import read_all
-from ndstorage import NDTiffDataset
+from ndstorage import Dataset, NDTiffDataset
 from numpy.typing import NDArray
+from pycromanager import XYTiledAcquisition
 from pycromanager.acquisition.acq_eng_py.main.acq_notification import AcqNotification
 
 import refocusd
+from refocusd.sources.raw_reader import full_resolution
 
 SIDE = 64
 
@@ -42,20 +44,38 @@ class JavaAcquisition:
     folder : Path
     by_java : bool
         Whether the dataset has the layout of Java's writer or of ndstorage.
+    tiled : bool
+        Whether the dataset is a pyramid, whose end is not announced.
+    own : callable, optional
+        The user's `image_saved_fn`.
     """
 
-    def __init__(self, source: refocusd.Source, folder: Path, *, by_java: bool = True) -> None:
+    def __init__(
+        self,
+        source: refocusd.Source,
+        folder: Path,
+        *,
+        by_java: bool = True,
+        tiled: bool = False,
+        own: Any = None,
+    ) -> None:
         self.raw = folder / "java_1"
         self.source = source
-        self.hooks = source.hooks(str(folder), "java", java=True)
+        kind = XYTiledAcquisition if tiled else None
+        self.hooks = source.hooks(
+            str(folder), "java", image_saved_fn=own, java=True, acquisition=kind
+        )
+        summary: dict[str, Any] = {"Prefix": "java"}
         if by_java:
-            self._java = JavaNDTiff(self.raw, "java")
+            self._java = JavaNDTiff(self.raw / "Full resolution" if tiled else self.raw, "java")
         else:
             self.raw.mkdir()
             self._ndstorage = NDTiffDataset(str(self.raw), name=None, writable=True)
-            self._ndstorage.initialize({"Prefix": "java"})
+            self._ndstorage.initialize(summary)
         self._by_java = by_java
-        self._view = NDTiffDataset(str(self.raw), summary_metadata={"Prefix": "java"})
+        if tiled:
+            summary |= {"GridPixelOverlapX": 8, "GridPixelOverlapY": 8}
+        self._view = Dataset(str(self.raw), summary_metadata=summary)
 
     def save(self, number: int) -> bytes:
         """Write a frame; returns its index entry."""
@@ -83,12 +103,11 @@ class JavaAcquisition:
         else:
             self._ndstorage.current_writer.reader.close()  # finish() forgets it
             self._ndstorage.finish()
-        self.hooks["notification_callback_fn"](
-            AcqNotification.create_data_sink_finished_notification()
-        )
+        if told := self.hooks.get("notification_callback_fn"):
+            told(AcqNotification.create_data_sink_finished_notification())
 
     def close(self) -> None:
-        self._view.close()
+        full_resolution(self._view).close()
         if self._by_java:
             self._java.abandon()
         else:

@@ -44,7 +44,7 @@ def closed_by_the_daemon(raw: socket.socket, timeout_s: float = PATIENCE_S) -> b
 def test_a_key_that_is_not_in_the_list_is_refused(house: House) -> None:
     public, secret = (key.decode() for key in zmq.curve_keypair())
     stranger = ClientKeys("gpu-2", public, secret, house.store.server().public)
-    assert "does not take the key gpu-2" in refusal(house, stranger)
+    assert "does not accept the key gpu-2" in refusal(house, stranger)
 
 
 def test_a_revoked_key_is_refused(house: House) -> None:
@@ -66,7 +66,7 @@ def test_a_key_at_an_endpoint_that_takes_none_is_reported(house: House) -> None:
     keys = house.key("gpu-2")
     with (
         Connection(house.endpoints.local_endpoint, "worker", inline=True, keys=keys) as connection,
-        pytest.raises(TransportError, match="takes no keys at that port"),
+        pytest.raises(TransportError, match="accepts no keys at that port"),
     ):
         connection.welcome(1.0)
 

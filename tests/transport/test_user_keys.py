@@ -182,7 +182,7 @@ def test_a_shared_key_that_is_revoked_is_not_listened_to_any_more(
                 assert time.monotonic() < deadline, "a revoked key is still listened to"
                 connected.send(wire.Ping())
                 heard = connected.receive(0.5) is not None
-            with pytest.raises(TransportError, match="does not take the key anna"):
+            with pytest.raises(TransportError, match="does not accept the key anna"):
                 daemon_status(daemon.endpoint)
     assert daemon_status(daemon.endpoint).workers == 0
 

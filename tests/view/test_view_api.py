@@ -147,5 +147,5 @@ def test_ctl_shows_a_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         url = f"http://127.0.0.1:{port}"
         eventually(lambda: ask(port, "/health").status == 200, "ready")
         assert main(["ctl", "status", "--url", url]) == 2
-        assert "asks for its token" in capsys.readouterr().err
+        assert "needs its token" in capsys.readouterr().err
         assert main(["ctl", "status", "--url", url, "--token-file", str(tmp_path / "token")]) == 0

@@ -156,7 +156,7 @@ def test_the_microscope_moves_as_a_dry_run_has_announced_and_not_otherwise(room:
     assert not (room.folder / "scope_raw").exists()
     # Not the range that the dry run announced.
     farther = {**order, "calibration": {**about, "z_to": 19.0}}
-    assert "only as a dry run has told" in room.order(**farther).json()["error"]
+    assert "only after a dry run" in room.order(**farther).json()["error"]
 
     done = room.ended(room.started(**order))
     assert done["status"] == 0, done["output"]
@@ -187,23 +187,23 @@ def test_only_known_commands_on_whole_paths_are_taken(room: Room) -> None:
         ({"command": "run", "path": here}, "no job"),
         ({"command": "verify", "path": here, "overwrite": True}, "no job"),
         ({"path": here}, "no job"),
-        ({"command": "verify"}, "the whole path"),
-        ({"command": "verify", "path": "cells_1"}, "the whole path"),
-        ({"command": "verify", "path": "--help"}, "the whole path"),
-        ({"command": "verify", "path": f"{here}/none"}, "is not there"),
-        ({"command": "verify", "path": f"{here}\0"}, "is not there"),
+        ({"command": "verify"}, "the full path"),
+        ({"command": "verify", "path": "cells_1"}, "the full path"),
+        ({"command": "verify", "path": "--help"}, "the full path"),
+        ({"command": "verify", "path": f"{here}/none"}, "does not exist"),
+        ({"command": "verify", "path": f"{here}\0"}, "does not exist"),
         ({"command": "process", "path": here, "quick": True}, "quick is for verify"),
         ({"command": "verify", "path": here, "model": "live-nuclei"}, "model is for process"),
         ({"command": "process", "path": here, "model": "../x"}, "there is no model"),
         ({"command": "verify", "path": here, "file": f"{here}/x"}, "file is for export"),
-        ({"command": "export", "path": here, "file": "x.ome.tif"}, "the whole path"),
-        ({"command": "calibrate", "path": here}, "what to calibrate"),
-        ({"command": "verify", "path": here, "calibration": {"measure": "psf"}}, "what to cal"),
-        ({"command": "calibrate", "calibration": {"measure": "use"}}, "the whole path"),
-        (calibrating(here, f"{here}/x.json", flat="light"), "the whole path"),
-        (calibrating(here, "x.json"), "the whole path"),
+        ({"command": "export", "path": here, "file": "x.ome.tif"}, "the full path"),
+        ({"command": "calibrate", "path": here}, "only calibrate"),
+        ({"command": "verify", "path": here, "calibration": {"measure": "psf"}}, "only calibrate"),
+        ({"command": "calibrate", "calibration": {"measure": "use"}}, "the full path"),
+        (calibrating(here, f"{here}/x.json", flat="light"), "the full path"),
+        (calibrating(here, "x.json"), "the full path"),
         (calibrating(here, f"{here}/x.json", insist=True), "no job"),
-        (calibrating("", f"{here}/x.json"), "only as a dry run has told"),
+        (calibrating("", f"{here}/x.json"), "only after a dry run"),
     ):
         reply = room.order(**order)
         assert reply.status == 400, order
@@ -272,7 +272,7 @@ def test_the_oldest_jobs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_folder_that_goes_while_its_job_waits_is_no_fault_of_the_view(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         JobOrder("verify", str(tmp_path / "there")).arguments()
     jobs = Jobs({})
     job = jobs.start(JobOrder("verify", str(tmp_path / "here")))
@@ -280,7 +280,7 @@ def test_a_folder_that_goes_while_its_job_waits_is_no_fault_of_the_view(tmp_path
     with jobs:
         eventually(lambda: job.ended_at, "the end", JOB_S)
     assert job.status == 2
-    assert "is not there" in job.output[0]
+    assert "does not exist" in job.output[0]
 
 
 def test_settings_are_the_same_when_they_are_read_from_the_environment(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_wrong_path_is_reported_beside_the_field(
         path.press_sequentially(f'"{tmp_path}/jd?"')
         page.keyboard.press("Enter")
         expect(
-            page.get_by_role("alert").filter(has_text=f"{tmp_path}/jd? is not there")
+            page.get_by_role("alert").filter(has_text=f"{tmp_path}/jd? does not exist")
         ).to_be_visible()
         expect(page.get_by_role("checkbox", name="quick")).to_be_visible()
         expect(page.get_by_label("Model", exact=True)).to_be_hidden()

@@ -74,7 +74,7 @@ def test_what_is_chosen_during_an_acquisition_waits_for_its_end(
         page.get_by_text("Next acquisition").click()
         expect(page.get_by_label("Engine")).to_have_value("identity")
         expect(page.locator("#settings-said")).to_have_text(
-            "These take effect when cells_1 has ended: the daemon starts anew then."
+            "These take effect when cells_1 has ended: the daemon restarts then."
         )
 
 
@@ -94,7 +94,7 @@ def test_the_page_asks_for_the_model_and_the_folders(
         page.get_by_label("Engine").select_option("deconvolution")
         page.get_by_label("Folders to follow").fill(f'"{tmp_path}"\n')
         page.get_by_role("button", name="Apply").click()
-        expect(page.locator("#settings-said")).to_contain_text("starts anew")
+        expect(page.locator("#settings-said")).to_contain_text("restarts")
     asked = msgspec.json.decode(capfdbinary.readouterr().out.splitlines()[-1], type=WantedSettings)
     chosen = {"model": "live-fluorescence", "backend": "deconvolution", "follow": [str(tmp_path)]}
     assert asked.wanted == msgspec.structs.replace(settings, **chosen)

@@ -1,4 +1,4 @@
-"""One sub-command a file: its help, its flags, and what it runs (`refocusd.cli.flags.Command`).
+"""One sub-command per file: its help, its flags, and what it runs (`refocusd.cli.flags.Command`).
 
 =========  =========================================================================================
 `bench`    ``refocusd bench``: measure the engines on this computer

@@ -7,8 +7,8 @@ examples:
   refocusd bench --size 512 1024 2048x2048 --precision f32 bf16 --json bench.json --plot bench.png
   refocusd bench --size 4096 --tile 512 1024 --batch 1 4
 
-WORKER is the time of everything a worker does to a frame, NETWORK that of the engine alone.  LIMIT is what the
-network's arithmetic and bytes would take at the rates that were measured of this device.
+WORKER is the whole time a worker spends on a frame, NETWORK that of the engine alone.  LIMIT is the time that
+the network's arithmetic and memory traffic would take at the rates measured on this device.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from refocusd.errors import ConfigError
 from refocusd.models.bundle import load_bundle
 from refocusd.optional import need
 
-#: Precisions that are tried where none is named.
+#: Precisions to try if none is named.
 _PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "openvino": ("f32", "bf16", "int8"),
     "tensorrt": ("f16", "f32"),
@@ -130,7 +130,7 @@ def _combinations(arguments: argparse.Namespace) -> list[Combination]:
         if not 1 <= value <= high:
             raise ConfigError(f"--{name} {value}: it must be between 1 and {high}")
     for model in arguments.model:
-        load_bundle(model)  # what is missing or damaged is reported before any work
+        load_bundle(model)  # a missing or damaged model is reported before any work
     named: Sequence[Backend] = arguments.backend or ("openvino", "tensorrt", "cuda")
     engines = [
         (backend, precision, device)
@@ -159,7 +159,7 @@ def _combinations(arguments: argparse.Namespace) -> list[Combination]:
 
 
 def _precisions(backend: Backend, device: str) -> tuple[Precision, ...]:
-    """What is tried where no precision is named."""
+    """The precisions to try if none is named."""
     if device.upper() != "CPU":
         return ("auto", "f32")
     return _PRECISIONS.get(backend, ("auto",))

@@ -1,6 +1,6 @@
 """``refocusd ctl``: show, pause or watch a running daemon.
 
-Talks to the documented API of the live view (URL/api/v1/openapi.json).
+Uses the documented API of the live view (URL/api/v1/openapi.json).
 
 examples:
   refocusd ctl status
@@ -26,7 +26,7 @@ from refocusd.frame import counted
 from refocusd.processes.background_log import escape_controls
 from refocusd.view.client import DEFAULT_URL, ApiClient
 
-#: Switches: address, and what is asked.
+#: Address of each switch, and whether the action turns it on.
 SWITCHES = {"pause": ("pause", True), "resume": ("pause", False)}
 
 
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _stream(arguments: argparse.Namespace) -> tuple[str, dict[str, str]]:
-    """Address and query of what is printed line by line."""
+    """Address and query of the stream that is printed line by line."""
     if arguments.action == "watch":
         return "events", {}
     query = {name: getattr(arguments, name) for name in ("verdict", "acquisition", "after")}
@@ -97,7 +97,7 @@ def _stream(arguments: argparse.Namespace) -> tuple[str, dict[str, str]]:
 
 
 def _summary(action: str, answer: dict[str, Any]) -> list[str]:
-    """An answer for a person to read."""
+    """The lines that show an answer to a person."""
     if action == "acquisitions":
         found = answer["acquisitions"]
         return [_line(about) for about in found] or ["there is no acquisition yet"]

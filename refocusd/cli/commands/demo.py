@@ -38,7 +38,7 @@ from refocusd.transport.messages import Counts
 DEFOCUS_UM = (-32.0, -16.0, -8.0, -4.0, 0.0, 4.0, 8.0, 16.0, 32.0)
 SHEET_DEFOCUS_UM = (0.0, 8.0, -16.0, 32.0)
 CHANNELS = ("DAPI", "Cy5")
-#: How long the daemon may take for what is left when the acquisition has ended.
+#: Time limit for the frames that are left when the acquisition has ended.
 DRAIN_S = 120.0
 
 
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         frame_nbytes = specimen.shape[0] * specimen.shape[1] * 2
         planned = sum(map(len, scans.values()))
-        # Raw and refocused.
+        # Twice: raw and refocused.
         check_free_space(output, 2 * free_space_needed(frame_nbytes, planned))
         done = [_acquire(name, scans[name], output, daemon.endpoint) for name in scans]
     datasets = [refocused_path(raw) for raw, _ in done]
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _acquire(name: str, events: list[Event], output: Path, endpoint: str) -> tuple[Path, Counts]:
-    """One real acquisition with our hooks in it: the changed line is the second."""
+    """Run one real acquisition with our hooks; return its raw dataset and its frame counts."""
     from pycromanager import Acquisition
 
     source = Source(endpoint, expected=len(events))
@@ -124,7 +124,7 @@ def _acquire(name: str, events: list[Event], output: Path, endpoint: str) -> tup
         with Acquisition(**hooks) as acquisition:
             acquisition.acquire(events)
             dataset = acquisition.get_dataset()
-        bar.update(task, description=f"refocusing what is left ({name})")
+        bar.update(task, description=f"refocusing the remaining frames ({name})")
         counts = source.wait(DRAIN_S)
     if counts is None:
         raise WorkerError(

@@ -9,7 +9,7 @@ examples:
   refocusd doctor --json                                   for programs
 
 OK: fine.  !!: not as it should be; the line after it says what to do.  --: not there, not needed.
-exit status: 0 unless something is broken without which nothing can be refocused
+exit status: 1 if something is broken that refocusing needs, otherwise 0
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Settings, Finding]:
-    """The settings in force; a wrong one is the first finding, and the last: all else hangs on it."""
+    """The settings in force, and what was found of them; wrong ones end the examination."""
     try:
         settings = settings_of(arguments)
     except ConfigError as error:

@@ -1,10 +1,10 @@
 """``refocusd keys``: manage who may connect from another host, or as another user of this one.
 
 Makes, lists and revokes the keys with which workers on other hosts connect. A
-key is one file: it proves its host to this daemon and this daemon to its host,
-and encrypts what they exchange. On this computer the daemon takes programs of
-its own user only; share makes a key for another user, whose scripts, views and
-commands then reach it.
+key is one file: with it, that host and this daemon prove to each other who
+they are, and encrypt what they exchange. On this computer the daemon accepts
+programs of its own user only; share makes a key for another user, whose
+scripts, views and commands can then connect.
 
 examples:
   refocusd keys new gpu-2                      make gpu-2.refocusd-key, to carry to that host
@@ -119,7 +119,7 @@ def _revoke(arguments: argparse.Namespace) -> int:
 
 
 def _store(arguments: argparse.Namespace) -> KeyStore:
-    """The store of the daemon that is started with the same settings, or that of this user."""
+    """The key store of a daemon with the same settings, or with --shared that of this user."""
     if arguments.shared:
         return user_store()
     return KeyStore(load_settings(arguments.config, {"keys": arguments.store}).keys)

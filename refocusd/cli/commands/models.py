@@ -5,9 +5,9 @@ The models that refocusd can use: shipped ones, and those in your model folder
 against its sha256.
 
 examples:
-  refocusd models                              the models that are here; every file is checked
-  refocusd models show live-nuclei             what it is for, how good, which files
-  refocusd models add my-model.zip             take in a bioimage.io model (2-D, ONNX)
+  refocusd models                              list the models, and check every file
+  refocusd models show live-nuclei             what it is for, how good it is, its files
+  refocusd models add my-model.zip             add a bioimage.io model (2-D, ONNX)
   refocusd models test live-nuclei             run its test tensors on this computer
   refocusd models build live-nuclei --backend tensorrt --size 2048
 """
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = [*shipped_bundles(), *user_bundles(), *arguments.bundle]
     listed = [_listed(name) for name in dict.fromkeys(names)]
     table = Table("model", "meant for", "refocused", "from", "state")
-    # A long path folds, and leaves the others their room.
+    # A long path is folded, so that the other columns keep their width.
     table.columns[0].overflow = "fold"
     table.columns[0].min_width = max(map(len, shipped_bundles()))
     for item in listed:

@@ -1,18 +1,18 @@
 """``refocusd process``: refocus finished datasets and recordings at full speed.
 
 Refocuses NDTiff datasets, OME-Zarr plates and images, TIFF stacks and folders
-of images that lie on disk.
+of images that are on disk.
 
 examples:
   refocusd process data/run_1                     → data/run_1_refocused
   refocusd process *.ome.tif --output refocused   → refocused/<name>_refocused each
   refocusd process data/run_1 --model my-bundle   another model: a second dataset beside the first
   refocusd process plate.zarr                     → plate_refocused.zarr, the same plate
-  refocusd process slide.ome.tif                  → slide_refocused.zarr, above 67 million pixels in tiles
+  refocusd process slide.ome.tif                  → slide_refocused.zarr, in tiles if above 67 million pixels
   refocusd process plate.zarr --cluster slurm --max-jobs 50 --job-option=--partition=short
   refocusd process plate.zarr --cluster local --dry-run     jobs, memory and time, nothing done
 
-Frames that are done are not refocused again; an interrupted run is continued where it stopped.
+Frames that are done are not refocused again; an interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from refocusd.cli.flags import add_setting_flags, settings_of
+from refocusd.cli.flags import Paths, add_setting_flags, settings_of
 from refocusd.cli.offline import Done, process_one, quietly, recorded, report
 from refocusd.daemon.offline import OwnDaemon
 
@@ -30,7 +30,12 @@ JSON = "what was done"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="raw dataset, recording or folder"
+        "paths",
+        nargs="+",
+        type=Path,
+        action=Paths,
+        metavar="PATH",
+        help="raw dataset, recording or folder; may have wildcards",
     )
     parser.add_argument(
         "--output", type=Path, help="folder for <name>_refocused (default: beside each PATH)"
@@ -46,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="most workers at a time (default: number of cores, or 8)",
+        help="most workers at a time (default: number of cores with local, else 8)",
     )
     cluster.add_argument(
         "--job-memory", default="4GB", metavar="SIZE", help="memory of each worker (default: 4GB)"

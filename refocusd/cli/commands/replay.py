@@ -125,12 +125,12 @@ def _times(fps: float | None, plan: Plan) -> list[float] | None:
 
 
 def _group(axes: Axes) -> str:
-    """Frames that differ in z only show the same field."""
+    """Key of the field that a frame shows: frames of one field differ in z only."""
     return canonical_axes({name: value for name, value in axes.items() if name != "z"})
 
 
 def _references(wanted: str, recording: Dataset, plan: Plan) -> dict[str, AxisValue]:
-    """The in-focus plane's z for each field; empty when nothing is to be compared."""
+    """The z of the in-focus plane of each field; empty if nothing is to be compared."""
     stacks: dict[str, dict[AxisValue, int]] = {}
     for index, axes in enumerate(plan.axes):
         if "z" in axes:

@@ -36,7 +36,7 @@ from refocusd.imaging.field_evidence import examine_field
 from refocusd.imaging.pair_evidence import examine_pair
 from refocusd.ledger import Attempt
 
-#: File beside the refocused frames, unless another is named.
+#: Name of the page beside the refocused frames, unless --output names another file.
 REPORT_NAME = "refocusd-report.html"
 #: Frames that are shown in pictures.
 SHOWN = 10
@@ -54,7 +54,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, metavar="FILE", help="file to write, for a dataset of one run"
     )
     parser.add_argument(
-        "--pdf", action="store_true", help="print it as well, by a Chromium, Chrome or Edge"
+        "--pdf", action="store_true", help="also print it to PDF, with Chromium, Chrome or Edge"
     )
     add_setting_flags(parser, "ledgers")
 
@@ -123,7 +123,7 @@ def _made(output: Output) -> dict[str, str]:
 
 
 def _agreement(attempts: Sequence[Attempt]) -> dict[str, str]:
-    """Of refocused frames: their light over raw's, and what they leave unexplained of raw."""
+    """How refocused frames agree with raw: in their light, and in how much of raw they explain."""
     records = [attempt.facts or {} for attempt in attempts if attempt.state == "refocused"]
     found = {}
     for name, key in (
@@ -141,7 +141,7 @@ def _agreement(attempts: Sequence[Attempt]) -> dict[str, str]:
 def _pictures(
     dataset: RawAndOutputs, output: Output, frames: Sequence[JudgedFrame]
 ) -> list[Pictures]:
-    """The worst frames, where raw and written frame are both there."""
+    """Pictures of the worst frames of which both the raw and the written frame exist."""
     if dataset.raw is None:
         return []
     found: list[Pictures] = []

@@ -6,10 +6,10 @@ failed, and repairs its ledger.
 examples:
   refocusd resume data/run_1                  every run of this acquisition
   refocusd resume data/run_1_refocused        this run only
-  refocusd resume data/* --no-retry-failed    leave alone what failed before
+  refocusd resume data/* --no-retry-failed    leave out frames that failed before
 
-The model and the settings with which the run was started are used again. The command may be
-repeated, and interrupted at any time.
+The run's own model and settings are used again. The command may be repeated, and interrupted at
+any time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from refocusd.cli.console import note
-from refocusd.cli.flags import add_setting_flags, given_settings, settings_of
+from refocusd.cli.flags import Paths, add_setting_flags, given_settings, settings_of
 from refocusd.cli.offline import (
     Done,
     check_quickly,
@@ -56,6 +56,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "datasets",
         nargs="+",
         type=Path,
+        action=Paths,
         metavar="DATASET",
         help="raw dataset or recording, or a refocused dataset of it",
     )
@@ -97,7 +98,7 @@ def _finish(
     daemon: OwnDaemon | Cluster,
     arguments: argparse.Namespace,
 ) -> Done:
-    """Attempt what is left of one run.
+    """Attempt the remaining frames of one run.
 
     Raises
     ------
@@ -155,7 +156,7 @@ def _finish_without_raw(
     """
     path = output.path
     if not keys and check.ledger_needs_repair:
-        # What the refocused frames say of themselves is enough.
+        # The metadata of the refocused frames are enough to rebuild it.
         repair_ledger(settings.ledgers, path, output.run, output.acquisition)
         check = check_quickly(dataset, output, settings)
         if not dataset.raw_lost:

@@ -1,8 +1,7 @@
 r"""``refocusd run``: start the daemon beside Micro-Manager.
 
-Takes frames from pycromanager hooks (refocusd.Source), from folders where
-datasets appear, and from Micro-Manager's GUI where it runs, and refocuses
-them.
+Refocuses frames from pycromanager hooks (refocusd.Source), from folders where
+datasets appear, and from Micro-Manager's GUI if it is running.
 
 examples:
   refocusd run
@@ -36,7 +35,7 @@ from refocusd.view.process import ViewProcess
 
 log = logging.getLogger(__name__)
 
-#: The daemon can wait (its frames lie in the ring), an acquisition cannot.
+#: The daemon can wait, because its frames are in the ring; an acquisition cannot.
 NICENESS = 5
 
 
@@ -71,12 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
         except RefocusdError as error:
             if settings is before or ready.is_set():
                 raise
-            log.error("the chosen settings do not work (%s); back to those before", error)
+            log.error("the chosen settings do not work (%s); returning to the previous ones", error)
             settings = before
             continue
         if wanted is None:
             return status
-        log.info("starting anew, with the settings that were chosen on the page")
+        log.info("restarting with the settings that were chosen on the page")
         before, settings = settings, wanted
 
 
@@ -86,7 +85,15 @@ def _serve(
     asked: threading.Event,
     ready: threading.Event,
 ) -> tuple[Settings | None, int]:
-    """Be the daemon until it is asked to stop, or other settings are chosen: those, and the status."""
+    """Run the daemon until it is asked to stop or other settings are chosen.
+
+    Returns
+    -------
+    Settings or None
+        The settings that were chosen, if any.
+    int
+        The exit status.
+    """
     with (
         Daemon(settings) as daemon,
         # A process of its own: it can neither slow nor end the daemon.
@@ -101,7 +108,7 @@ def _serve(
         if arguments.announce and not asked.is_set():
             arguments.announce = False  # once
             tell_parent(Announcement(daemon.endpoint, os.getpid()))
-        # Asked by a signal, by the parent's end, or (then the broker ends) over the socket.
+        # Stopped by a signal, by the parent's end, or over the socket (then the broker ends).
         while not (asked.is_set() or daemon.wait(0.2)):
             if view and view.wanted and not daemon.acquiring:
                 break

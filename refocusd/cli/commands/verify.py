@@ -5,11 +5,11 @@ frame. Changes nothing.
 
 examples:
   refocusd verify data/run_1                  every run of this acquisition, pixels included
-  refocusd verify data/run_1 --quick          no pixels: which frames there are
+  refocusd verify data/run_1 --quick          only which frames exist, without their pixels
   refocusd verify data/run_1_refocused --json report.json
 
 exit status: 0 if every raw frame has exactly one final state that is not failed and all
-matches; 1 if anything is off or pending; 2 if that cannot be found out
+matches; 1 if anything is wrong or pending; 2 if this cannot be determined
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import counted
 from refocusd.ledger import is_marked
 
-#: Lines shown of what is off with one run; all are in the JSON.
+#: Most problems of one run that are printed; the JSON has all.
 SHOWN = 20
 _FLAGS = ("ledgers", "endpoint")
 
@@ -125,7 +125,7 @@ def _show(check: RunCheck) -> None:
 
 
 def _show_problems(check: RunCheck) -> None:
-    """What is off or pending: the first lines, and how many more."""
+    """Print the first problems and pending frames, and how many more there are."""
     report = check.report
     lines = [*check.faults, *(f"{p.kind}: {p.axes} {p.detail}" for p in report.problems)]
     lines += [f"pending: {axes}" for axes in report.pending]

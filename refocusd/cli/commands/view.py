@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show_in_napari(options: ViewOptions) -> int:
-    """Open napari with the widget, on a view of its own, until its window is closed."""
+    """Open napari with the widget and its own view server until its window is closed."""
     napari = need("napari", "refocusd view --napari", "napari")
     from refocusd.napari_plugin.widget import LiveWidget
 

@@ -25,7 +25,7 @@ from refocusd.worker.session import prepare
 
 log = logging.getLogger(__name__)
 
-#: It may run on the acquisition's own host, and on others it is a guest.
+#: The worker may share its host with an acquisition or with other users.
 NICENESS = 10
 _FLAGS = ("model", "backend", "precision", "threads", "device")
 
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; its exit status."""
     settings = settings_of(arguments, *_FLAGS)
     keys = load_client_keys(arguments.keys)
-    asked = stop_asked()  # a frame at work is finished and sent
+    asked = stop_asked()  # the frame in progress is still finished and sent
     yield_to_acquisition(NICENESS)
     prepared = prepare(settings.models, settings.engine_options)
     try:

@@ -59,7 +59,7 @@ def init_refocus(
 
 
 def _by_store(zarr_urls: list[str]) -> dict[Path, set[str]]:
-    """Positions of the images, by the plate (or the image) that they are stored in."""
+    """Positions of the images, by the plate (or the single image) that stores them."""
     found: dict[Path, set[str]] = {}
     for url in map(Path, zarr_urls):
         root = store_root(url)

@@ -1,4 +1,4 @@
-"""What Fractal's tools make `refocusd/__FRACTAL_MANIFEST__.json` from."""
+"""The tasks from which Fractal's tools make `refocusd/__FRACTAL_MANIFEST__.json`."""
 
 from __future__ import annotations
 

@@ -19,10 +19,10 @@ _INDICES = {
 
 
 def named_axes(axes: Mapping[str, AxisValue], summary: Mapping[str, Any]) -> dict[str, AxisValue]:
-    """Axes as the summary alone decides, which is there before the first frame.
+    """Axes of a frame, with the choice and the names that the summary alone determines.
 
-    An axis along which it announces one frame is left out.  Channels have their names if
-    all of them have one.
+    The summary is there before the first frame.  An axis along which it announces one frame
+    is left out.  Channels have their names if each has one of its own.
     """
     kept = {
         axis: value
@@ -31,13 +31,13 @@ def named_axes(axes: Mapping[str, AxisValue], summary: Mapping[str, Any]) -> dic
     }
     channel, names = axes.get("channel"), summary.get("ChNames")
     if isinstance(channel, int) and isinstance(names, list) and _tell_apart(names):
-        # Micro-Manager calls a channel without a name so.
+        # The last is Micro-Manager's name for a channel without one.
         kept["channel"] = names[channel] if 0 <= channel < len(names) else f"channel {channel}"
     return kept or {"time": 0}
 
 
 def _tell_apart(names: list[Any]) -> bool:
-    """Whether names can stand for channels: all are given, and no two are alike."""
+    """Whether names can stand for channels: all are given, and all differ."""
     given = all(isinstance(name, str) and name not in ("", "Default") for name in names)
     return bool(names) and given and len(set(names)) == len(names)
 

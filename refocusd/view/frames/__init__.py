@@ -1,8 +1,8 @@
-"""Frames for viewers: read from datasets, encoded for the page, saved as a file.
+"""Frames for viewers: read from datasets, encoded for the page, saved as files.
 
 ==========  ========================================================================================
 `datasets`  Any frame of the datasets that the daemon names, read from disk when asked for
-`encode`    Frames as the page gets them: a JSON header, then raw counts of both frames
-`snapshot`  Raw and refocused as one file to keep: a PNG to show, a TIFF to measure
+`encode`    Frames as they are sent to the page: a JSON header, then the counts of both frames
+`snapshot`  Raw and refocused in one file to keep: a PNG to show, or a TIFF to measure
 ==========  ========================================================================================
 """

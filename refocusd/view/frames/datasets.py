@@ -24,11 +24,11 @@ from refocusd.imaging.trust_map import pixels_per_cell
 from refocusd.transport.messages import AcquisitionStatus
 from refocusd.view.state.view_state import ViewState
 
-#: Datasets that are kept open, pairs that are kept in memory, and their bytes.
+#: At most this many datasets stay open, and this many pairs and bytes of pairs in memory.
 MAX_OPEN, MAX_PAIRS, MAX_PAIR_BYTES = 8, 8, 128 << 20
-#: How often a dataset is looked at for new frames.
+#: Shortest time between two looks for new frames in a dataset.
 REFRESH_S = 0.3
-#: Values of one axis that a page can choose from.
+#: At most this many values of an axis are offered to a page.
 MAX_AXIS_VALUES = 5000
 
 
@@ -44,7 +44,7 @@ class FramePair:
     frames : mapping of str to ndarray, shape (height, width)
         ``raw`` and ``refocused``: those that are on disk, at least one.
     metadata : mapping
-        Of the raw frame, or of the refocused one where raw is not on disk.
+        Metadata of the raw frame, or of the refocused one if raw is not on disk.
     made_by : mapping
         The `refocusd` object of the refocused frame's metadata.
     trust : bytes
@@ -67,13 +67,13 @@ class FramePair:
 
 @dataclass(slots=True)
 class _AxisValues:
-    """The values of each axis of one dataset, which grows: every key is parsed once."""
+    """The values of each axis of one growing dataset; parses each key only once."""
 
     frames: int = 0
     found: dict[str, dict[AxisValue, None]] = field(default_factory=dict)
 
     def take(self, keys: list[str]) -> None:
-        """Take in the keys behind those taken before."""
+        """Add the keys that follow those added before."""
         if len(keys) < self.frames:
             self.frames = 0
             self.found.clear()
@@ -83,7 +83,7 @@ class _AxisValues:
         self.frames = len(keys)
 
     def sorted(self) -> dict[str, list[AxisValue]]:
-        """Numbers before names; at most `MAX_AXIS_VALUES` of the highest."""
+        """The values of each axis, numbers before names: at most the last `MAX_AXIS_VALUES`."""
         return {
             name: sorted(values, key=_rank)[-MAX_AXIS_VALUES:]
             for name, values in self.found.items()
@@ -96,7 +96,7 @@ def _rank(value: AxisValue) -> tuple[bool, int, str]:
 
 @dataclass(slots=True)
 class _Open:
-    """A dataset in use: its reader, once it could be opened."""
+    """A dataset in use, and its reader once it could be opened."""
 
     path: Path
     reader: Dataset | None = None
@@ -104,7 +104,7 @@ class _Open:
     axes: _AxisValues = field(default_factory=_AxisValues)
 
     def current(self) -> Dataset | None:
-        """The reader, knowing what is on disk now; None while there is nothing."""
+        """The reader, up to date with the disk; None if there is no dataset (yet)."""
         now = time.monotonic()
         if now - self.looked_at < REFRESH_S:
             return self.reader
@@ -127,12 +127,12 @@ class _Open:
 
 
 class Datasets:
-    """Reads frames; may be used from several threads, one after the other.
+    """Reads frames; several threads may use it, and take turns.
 
     Parameters
     ----------
     state : ViewState
-        Its status names the acquisitions and where they lie.
+        Its status names the acquisitions and their folders.
     """
 
     def __init__(self, state: ViewState) -> None:
@@ -142,7 +142,7 @@ class Datasets:
         self._pairs: OrderedDict[tuple[str, str], FramePair] = OrderedDict()
 
     def _find(self, acquisition: str) -> AcquisitionStatus:
-        """The acquisition of that id; the newest for an empty one.
+        """The acquisition with that id; if it is empty, the newest.
 
         Raises
         ------
@@ -161,7 +161,7 @@ class Datasets:
         )
 
     def axes(self, acquisition: str) -> tuple[AcquisitionStatus, int, dict[str, list[AxisValue]]]:
-        """What there is to choose from: frames on disk, and the values of each axis, sorted.
+        """An acquisition, the number of its frames on disk, and the sorted values of each axis.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class Datasets:
         Raises
         ------
         InputError
-            If it is on disk neither raw nor refocused.
+            If neither the raw nor the refocused frame is on disk.
         """
         detail = self._find(acquisition)
         with self._lock:
@@ -216,7 +216,7 @@ class Datasets:
                 _cells(next(iter(frames.values())).pixels.shape, maps),
             )
             if len(frames) == len(folders):
-                # Only what will not change: a pending frame is refocused later.
+                # A pending frame is not kept, because its refocused frame will come.
                 self._keep(pair)
             return pair
 
@@ -249,13 +249,13 @@ class Datasets:
         try:
             return reader.read(key)
         finally:
-            # On Windows an open file could not be moved or deleted by its owner.
+            # While a file is open, its owner cannot move or delete it on Windows.
             with suppress(OSError):
                 reader.close()
 
 
 def _cells(shape: tuple[int, ...], maps: Frame | None) -> bytes:
-    """The trust map of a frame of this shape, one byte a cell."""
+    """The trust map of a frame of this shape, one byte per cell; empty if there is none."""
     step = pixels_per_cell(shape)
     return maps.pixels[::step, ::step].tobytes() if maps is not None else b""
 

@@ -1,4 +1,4 @@
-"""Frames as the page gets them: a JSON header, then raw counts of both frames.
+"""Frames as they are sent to the page: a JSON header, then the counts of both frames.
 
 ::
 
@@ -6,7 +6,7 @@
     a multiple of 8 bytes with its length word), raw pixels, refocused pixels
 
 Pixels are little-endian counts of the header's ``dtype``, shape ``rows ×
-columns``; a frame that is not there is named in ``missing`` and left out.
+columns``. A frame that does not exist is named in ``missing`` and left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from refocusd.view.frames.datasets import FramePair
 from refocusd.view.json_text import json_bytes
 from refocusd.view.state.view_state import Preview, ViewState
 
-#: Metadata that the page shows beside a frame, where the microscope gave them.
+#: Metadata that the page shows beside a frame, if the microscope gave them.
 _SHOWN = (
     "Exposure",
     "ElapsedTime-ms",
@@ -37,13 +37,13 @@ _SHOWN = (
 )
 
 
-#: Why frames pass through an engine without a network, as the ledger has it.
+#: Reason in the ledger why frames pass through an engine that has no network.
 IDENTITY = "identity engine"
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """What is sent of a frame: every `step`-th pixel of a rectangle, never averages."""
+    """The part of a frame that is sent: every `step`-th pixel of a rectangle, never averages."""
 
     left: int
     top: int
@@ -52,17 +52,17 @@ class Region:
     step: int = 1
 
     def of(self, pixels: Pixels) -> Pixels:
-        """The counts in it."""
+        """The counts of the region."""
         return pixels[self.top : self.bottom : self.step, self.left : self.right : self.step]
 
 
 def step_for(shape: tuple[int, ...], side: int) -> int:
-    """Every how many pixels are shown so that no side is longer than `side`."""
+    """The smallest step between shown pixels with which no side is longer than `side`."""
     return max(1, math.ceil(max(shape) / side))
 
 
 def preview_bytes(state: ViewState, preview: Preview, step: int) -> bytes:
-    """A live frame, of which every `step`-th pixel of the preview is sent."""
+    """A live frame: every `step`-th pixel of the preview."""
     shown = preview.shown
     status = state.last_status
     engine = status.engine if status is not None else None
@@ -135,7 +135,7 @@ def _frame_bytes(header: Mapping[str, Any], frames: list[Pixels]) -> bytes:
 
 
 def _trust(shape: tuple[int, int], cells: bytes) -> dict[str, Any] | None:
-    """The trust map of a frame, if there is one of this size."""
+    """The trust map of a frame for the header, if `cells` fits the frame's shape."""
     rows, columns = trust_shape(shape)
     if len(cells) != rows * columns:
         return None

@@ -1,8 +1,7 @@
-"""Raw and refocused as one file to keep: a PNG to show, a TIFF to measure.
+"""Raw and refocused in one file to keep: a PNG to show, or a TIFF to measure.
 
-The PNG has both frames in one grey scale, which is written under them with the
-scale bar; the TIFF (as ImageJ and Fiji read it) has the counts themselves and
-all metadata.
+The PNG shows both frames in one grey scale, which is written under them with the
+scale bar; the TIFF (for ImageJ and Fiji) has the counts themselves and all metadata.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ from refocusd.frame import Pixels
 from refocusd.profiles.microscope_metadata import pixel_um_of
 from refocusd.view.frames.datasets import FramePair
 
-#: Percentiles of both frames together that become black and white.
+#: Percentiles, over the pixels of both frames, that are shown black and white.
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
 _PAPER, _INK, _QUIET = (18, 20, 24), (236, 238, 242), (150, 156, 166)
 _GAP = 8
-#: Said of every refocused frame, in every file.
+#: Written into every file.
 ESTIMATE = "The refocused frame is an estimate by a neural network, not a measurement."
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The counts that become black and white."""
+    """The counts that are shown black and white."""
 
     low: float
     high: float
 
     def grey(self, pixels: Pixels) -> NDArray[np.uint8]:
-        """Counts as grey levels, cut at the window's ends."""
+        """Counts as grey levels, 0 to 255, clipped to the window."""
         span = max(self.high - self.low, 1e-9)
         levels = (pixels.astype(np.float32) - self.low) * (255.0 / span)
         grey: NDArray[np.uint8] = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
@@ -48,7 +47,7 @@ class Window:
 
 
 def auto_window(*frames: Pixels) -> Window:
-    """One window for all frames, by percentiles of all their pixels (at most 2¹⁸ a frame)."""
+    """One window for all frames, from percentiles of their pixels (at most 2¹⁸ per frame)."""
     samples = []
     for frame in frames:
         stride = max(1, math.ceil(math.sqrt(frame.size / (1 << 18))))
@@ -61,7 +60,7 @@ def auto_window(*frames: Pixels) -> Window:
 
 
 def scale_bar_um(width_um: float) -> float:
-    """The 1-2-5 number nearest below a fifth of the frame's width, in um.
+    """The largest length of the series 1, 2, 5, 10... that is at most a fifth of the width, in um.
 
     >>> scale_bar_um(330.0)
     50.0
@@ -77,12 +76,13 @@ def scale_bar_text(um: float) -> str:
 
 
 def png_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
-    """Raw left, refocused right, in one grey scale, with a caption under them.
+    """Raw on the left, refocused on the right, in one grey scale, with a caption under them.
 
     Parameters
     ----------
+    pair : FramePair
     window : Window, optional
-        By default by percentiles of both frames.
+        By default from percentiles of both frames.
     """
     frames = pair.frames
     window = window or auto_window(*frames.values())

@@ -1,4 +1,4 @@
-"""The answers that every address gives: JSON, bytes in pieces, and errors in words."""
+"""Answers that all addresses share: JSON, bytes in pieces, and errors in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.responses import Response, StreamingResponse
 
 from refocusd.view.json_text import json_bytes
 
-#: Bytes of an answer that a slow reader holds in the server's buffers.
+#: Large answers are written in pieces, so that a slow reader keeps few bytes in the server's buffers.
 PIECE_NBYTES = 1 << 18
 
 
@@ -20,16 +20,16 @@ _ENTRY = """<!doctype html><html lang="en"><meta charset="utf-8">
 body { max-width: 36em; margin: 4em auto; padding: 0 1em; font: 16px/1.5 system-ui, sans-serif; }
 input, button { font: inherit; padding: .2em .5em; }
 </style>
-<main><h1>refocusd</h1><p role="alert">SAIDThis page is for the user who started refocusd,
-and opens with the address that <code>refocusd run</code> shows or <code>refocusd view --open</code> calls;
-afterwards this browser remembers it. Or give the token, which is the end of that address:</p>
+<main><h1>refocusd</h1><p role="alert">SAIDThis page is for the user who started refocusd.
+Open it with the address that <code>refocusd run</code> prints, or with <code>refocusd view --open</code>;
+afterwards this browser remembers the token. Or enter the token, which is the end of that address:</p>
 <form action="/"><label>Token <input name="token" autofocus required autocomplete="off" spellcheck="false"></label>
 <button>Open</button></form></main></html>
 """
 
 
 class BytesResponse(StreamingResponse):
-    """A large body, written as fast as its reader takes it."""
+    """A large body, written as fast as its reader reads it."""
 
     def __init__(self, body: bytes, media_type: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(_pieces(body), media_type=media_type, headers=headers)
@@ -42,13 +42,13 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
 
 
 def problem(status: int, reason: str, *, close: bool = False) -> Response:
-    """Say why there is no other answer; `close` ends the connection as well."""
+    """An error and its reason; `close` ends the connection as well."""
     return json_response({"error": reason}, status, {"Connection": "close"} if close else None)
 
 
 def entry_page(*, wrong: bool) -> Response:
-    """A page that asks for the token; `wrong` if one was given that is not it."""
-    # It has a style of its own, as all others lie behind the token, and nothing from outside.
+    """A page that asks for the token; `wrong` if a wrong one was given."""
+    # Its style is within the page, because the other files need the token.
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
         "frame-ancestors 'none'"

@@ -1,8 +1,8 @@
-"""Which address is answered by what: a Starlette application behind the guard.
+"""The addresses and what answers them: a Starlette application behind the guard.
 
 ====================  ======================================================================
 ``/``, ``/static``    the page
-``/health``           200 once a worker is ready, else 503 and why
+``/health``           200 once a worker is ready, otherwise 503 with the reason
 ``/metrics``          Prometheus
 ``/api/v1``           the API, as ``/api/v1/openapi.json`` describes it: the page uses it, and so
                       does ``refocusd ctl``
@@ -75,7 +75,7 @@ def view_app(
 
 
 def _page_routes() -> list[BaseRoute]:
-    # Windows' registry may name other types, with which browsers refuse the page's files.
+    # The registry of Windows may give other types, with which browsers refuse the page's files.
     for media_type, ending in (("text/javascript", ".js"), ("text/css", ".css")):
         mimetypes.add_type(media_type, ending)
     static = StaticFiles(packages=[("refocusd.view", "static")])

@@ -1,11 +1,11 @@
-"""Server-sent events: the state as it changes, notices of new frames, and what became of each frame.
+"""Server-sent events: the state as it changes, notices of new frames, and the outcome of each frame.
 
 A notice has no pixels: a page asks for the newest frame when it has drawn the last one, so a
 slow page gets fewer frames and never late ones.
 
-What became of each frame is for scripts that image some again.  All readers read one bounded log,
-each at its own pace.  Who is slower than the log learns how many outcomes were missed; who reads
-nothing for long is dropped by the server.
+Outcomes are for scripts that image some frames again.  All readers read one bounded log, each at
+its own pace.  A reader that falls behind the log is told how many outcomes it missed; the server
+drops one that stops reading.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from refocusd.view.state.link import MAX_FPS
 from refocusd.view.state.report import status_json
 from refocusd.view.state.view_state import News, Preview, ViewState
 
-#: Notices a second, of all pages together: fifty pages must not take a processor.
+#: Notices per second to all pages together: fifty pages must not keep a core busy.
 MAX_NOTICES_PER_S = 150.0
 VERDICTS = frozenset({"trusted", "doubtful", "untrusted", "passed_through", "none"})
 
@@ -61,17 +61,17 @@ def event_routes(state: ViewState, gpus: GpuMonitor, jobs: Jobs, streams: Stream
 
 
 class _Events:
-    """``event: status`` and ``event: jobs`` carry what they name as JSON, ``event: frame`` names the newest frame.
+    """The stream for pages: the state (``status``), the jobs (``jobs``), the newest frame (``frame``).
 
-    The state comes at most as often as the daemon is asked for it, the id and axes of the newest
-    frame at most `MAX_FPS` times a second, fewer with many pages.
+    Their data are JSON; of the newest frame, its id and axes.  The state comes at most as often as
+    the daemon is asked for it, a frame at most `MAX_FPS` times per second, less often with many pages.
     """
 
     def __init__(self, state: ViewState, gpus: GpuMonitor, jobs: Jobs) -> None:
         self._state = state
         self._gpus = gpus
         self._jobs = jobs
-        # All pages get the same status: it is encoded once.
+        # Encoded once, because all pages get the same status.
         self._encoded = (-1, b"")
 
     async def stream(self, _request: Request) -> AsyncIterator[bytes]:
@@ -117,7 +117,7 @@ class _Events:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Which outcomes, and whether those to come as well."""
+    """The outcomes to send; with `follow` also those to come."""
 
     verdicts: frozenset[str]
     acquisition: str
@@ -153,7 +153,7 @@ async def _outcomes(state: ViewState, after: str, wanted: _Wanted) -> AsyncItera
             serial = batch.serial
             if batch.outcomes:
                 continue
-            if log is not current:  # another daemon, whose outcomes begin anew
+            if log is not current:  # another daemon, whose outcomes start from 0
                 log, serial = current, 0
             elif not wanted.follow:
                 return
@@ -162,10 +162,10 @@ async def _outcomes(state: ViewState, after: str, wanted: _Wanted) -> AsyncItera
 
 
 def _serial_after(state: ViewState, after: str) -> int:
-    """The serial of an event's id.
+    """The serial number in an event's id.
 
-    An id that this view has not given, as before a restart of view or daemon, stands for the
-    oldest outcome that is kept: a frame may be told twice, and none is passed over.
+    An id that this view did not give, such as one from before a restart of view or daemon, stands
+    for the oldest outcome that is kept: an outcome may be sent twice, but none is skipped.
     """
     if not after:
         return state.outcomes.serial

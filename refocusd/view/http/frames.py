@@ -1,4 +1,4 @@
-"""Pixels: the newest frame reduced, any frame from disk, and snapshots."""
+"""Pixels: previews of the newest frame, any frame from disk, and snapshots."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from refocusd.view.http.answers import BytesResponse, json_response, problem
 from refocusd.view.http.query import Query
 from refocusd.view.state.view_state import DEFAULT_SIDE, ViewState
 
-#: Longest side of a preview, and of a crop in full resolution, in pixels.
+#: Limits for the longest side of a preview, in pixels; the second also for a full-resolution crop.
 MIN_SIDE, MAX_SIDE = 64, 4096
-#: Answers for the newest frames that are kept for the next page.
+#: At most this many encoded previews are kept for other pages.
 MAX_CACHED = 4
-#: Snapshots and reads from disk at a time: each takes memory and processor time.
+#: At most this many reads from disk and snapshots run at a time: each takes memory and time.
 MAX_READING = 2
 READING_WAIT_S = 10.0
 _PIXELS = "application/octet-stream"
 
 
 def frame_routes(state: ViewState, datasets: Datasets) -> list[Route]:
-    """What the API gives of frames."""
+    """The API's routes for frames."""
     frames = _Frames(state, datasets)
     reading = asyncio.Semaphore(MAX_READING)
 
@@ -43,7 +43,7 @@ def frame_routes(state: ViewState, datasets: Datasets) -> list[Route]:
                 async with asyncio.timeout(READING_WAIT_S):
                     await reading.acquire()
             except TimeoutError:
-                return problem(503, "too many frames are being read; ask again")
+                return problem(503, "too many frames are being read; try again")
             try:
                 return await run_in_threadpool(endpoint, Query(request))
             finally:
@@ -77,7 +77,7 @@ class _Frames:
         preview = self._state.newest(query.axes("match"), query.text("acquisition"))
         if preview is None or query.text("after") == self._state.id_of(preview):
             return Response(status_code=204)
-        # What came may be finer than this page wants.
+        # The preview may be finer than this page wants.
         step = step_for(preview.raw.shape, side)
         return BytesResponse(self._preview_bytes(self._state, preview, step), _PIXELS)
 
@@ -128,7 +128,7 @@ class _Frames:
         return BytesResponse(make(pair, window), media_type, {"Content-Disposition": disposition})
 
     def _pair(self, query: Query) -> FramePair:
-        """The frame asked for; without axes the newest."""
+        """The requested frame; without axes, the newest."""
         acquisition = query.text("acquisition")
         if query.has("axes"):
             key = query.key()

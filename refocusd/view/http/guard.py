@@ -1,4 +1,4 @@
-"""Who may ask: only pages that this view served itself, and programs on purpose.
+"""Guard: answers only pages that this view served itself, and programs that address it on purpose.
 
 Any web page that is open on this computer can send requests to 127.0.0.1.  The
 guard refuses them (OWASP, "Cross-Site Request Forgery Prevention";
@@ -26,12 +26,12 @@ from refocusd.view.http.answers import entry_page, problem
 from refocusd.view.http.options import LOOPBACK, ViewOptions
 
 COOKIE = "refocusd_view"
-#: Must be there, with any value, on requests that change something.
+#: Required, with any value, on requests that change something.
 ACTION_HEADER = "X-Refocusd-View"
 MAX_ADDRESS_CHARS = 8192
 MAX_BODY_NBYTES = 4096
 
-#: Sent with every answer that brings no stricter ones of its own.
+#: Sent with every answer, unless it sets the same header itself.
 SECURITY_HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -47,12 +47,12 @@ SECURITY_HEADERS: Mapping[str, str] = {
 
 
 class GuardedApp:
-    """An ASGI application that answers only what may be asked.
+    """An ASGI application that refuses forged, malformed and unauthorised requests.
 
     Parameters
     ----------
     app : ASGIApp
-        Answers what the guard lets pass.
+        Answers the requests that pass.
     options : ViewOptions
     """
 
@@ -81,7 +81,7 @@ class GuardedApp:
         await (answer or self._app)(scope, receive, send_secured)
 
     def _malformed(self, request: Request) -> Response | None:
-        """The refusal of a request whose form is wrong."""
+        """The refusal of a malformed request; None if it is well-formed."""
         scope = request.scope
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_ADDRESS_CHARS:
             return problem(414, "the address is too long", close=True)
@@ -97,7 +97,7 @@ class GuardedApp:
         return None
 
     def _foreign(self, request: Request) -> Response | None:
-        """The refusal of a request that another site may have sent."""
+        """The refusal of a request that another site may have sent; None if none did."""
         headers = request.headers
         host = headers.get("Host", "")
         # The port is not compared: it may be forwarded (ssh -L 9000:127.0.0.1:8750).
@@ -123,7 +123,7 @@ class GuardedApp:
         return None
 
     def _without_token(self, request: Request) -> Response | None:
-        """The answer to a request that lacks the token, if one is set."""
+        """The answer to a request that lacks the token; None if it has it, or needs none."""
         token = self._options.token
         path = request.url.path
         shown = [
@@ -151,18 +151,18 @@ class GuardedApp:
             return entry_page(wrong="token" in request.query_params)
         return problem(
             401,
-            "this view asks for its token: open it as /?token=... (`refocusd view --print-url` prints "
-            "that address to its user), or send it as Bearer",
+            "this view needs its token: open it as /?token=... (`refocusd view --print-url` prints "
+            "that address to its user), or send the token as Bearer",
             close=True,
         )
 
     def _is_token(self, text: str) -> bool:
-        """Whether `text` is the token; takes as long for any text."""
+        """Whether `text` is the token; the time this takes does not depend on `text`."""
         return hmac.compare_digest(text.encode(), self._options.token.encode())
 
 
 def _name_of(host: str) -> str:
-    """The name in ``name``, ``name:port`` or ``[v6]:port``; empty if it is none of these."""
+    """The name in ``name``, ``name:port`` or ``[v6]:port``; empty for any other form."""
     host = host.strip().lower()
     if host.startswith("["):
         name, bracket, port = host[1:].partition("]")

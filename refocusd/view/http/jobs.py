@@ -1,4 +1,4 @@
-"""Jobs: commands that are started, watched and cancelled from the page, and what they are given."""
+"""The API's routes for jobs: start, watch and cancel commands, and the models and folders to choose."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from refocusd.view.http.query import Query, body_of
 from refocusd.view.state.job_order import JobOrder
 from refocusd.view.state.jobs import Job, Jobs
 
-#: Of a folder, so many entries are listed; of a model's description, so many characters.
+#: At most this many entries of a folder, and characters of a model's description, are sent.
 MAX_ENTRIES, MAX_DESCRIPTION_CHARS = 500, 300
-#: A report has its own style and pictures within it, and nothing that acts.
+#: A report contains its style and pictures; nothing in it may run or load anything else.
 _REPORT_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 }
 
 
 def job_routes(jobs: Jobs) -> list[Route]:
-    """What the API says of jobs."""
+    """The API's routes for jobs."""
 
     def listed(_request: Request) -> Response:
         return json_response(jobs.summary())
@@ -36,7 +36,7 @@ def job_routes(jobs: Jobs) -> list[Route]:
     async def start(request: Request) -> Response:
         order = await body_of(request, JobOrder, "no job")
         try:
-            # A thread: a share that does not answer holds up whoever looks for a path.
+            # In a thread: looking for a path on a share that does not answer can block.
             job = await run_in_threadpool(jobs.start, order)
         except OutputError as error:
             raise HTTPException(503, str(error)) from error
@@ -87,7 +87,7 @@ def job_routes(jobs: Jobs) -> list[Route]:
 
 
 def _model(name: str) -> dict[str, str]:
-    """Name of a model, and what its description says in a line."""
+    """Name of a model, and its description in one line."""
     try:
         about = read_yaml(find_bundle(name) / "rdf.yaml")[1]
         said = str(about.get("description", "")) if isinstance(about, dict) else ""
@@ -97,10 +97,10 @@ def _model(name: str) -> dict[str, str]:
 
 
 def _entries(path: str) -> list[str]:
-    """Paths of what lies in a folder; without one, the user's own is meant."""
+    """Paths of the entries of a folder; by default, of the user's home folder."""
     folder = Path(path) if path else Path.home()
     if not folder.is_absolute():
-        raise InputError(f"{path!r}: give the whole path of a folder, from the root or drive on")
+        raise InputError(f"{path!r}: give the full path of a folder, from the root or drive on")
     try:
         found = (str(entry) for entry in folder.iterdir() if not entry.name.startswith("."))
         return sorted(islice(found, MAX_ENTRIES))

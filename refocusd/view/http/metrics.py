@@ -6,7 +6,7 @@ https://prometheus.io/docs/instrumenting/exposition_formats/
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Metric, generate_latest
@@ -18,7 +18,7 @@ from refocusd.view.state.report import health
 from refocusd.view.state.view_state import ViewState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-#: Reasons are texts; more than these are counted together, so that series stay few.
+#: At most this many reasons have a series of their own; the rarer ones are counted together.
 MAX_REASONS = 50
 
 #: Labels and value of one sample.
@@ -26,7 +26,7 @@ Sample = tuple[dict[str, str], float]
 
 
 def metrics_text(state: ViewState, gpus: tuple[Gpu, ...]) -> bytes:
-    """All metrics.  Without a daemon only that there is none, and the GPUs."""
+    """All metrics; without a daemon, only that there is none, the pages, and the GPUs."""
     return generate_latest(_ViewMetrics(state, gpus))
 
 
@@ -49,7 +49,7 @@ class _ViewMetrics(Collector):
 
 
 def _metric(name: str, what: str, samples: float | Iterable[Sample], kind: str = "gauge") -> Metric:
-    """One metric, `refocusd_<name>`, of one value or a sample for each set of labels."""
+    """One metric, `refocusd_<name>`, with one value or one sample for each set of labels."""
     metric = Metric(f"refocusd_{name.removesuffix('_total')}", what, kind)
     for labels, value in [({}, samples)] if isinstance(samples, (int, float)) else samples:
         metric.add_sample(f"refocusd_{name}", labels, value)
@@ -66,11 +66,11 @@ def _daemon(status: Status) -> Iterator[Metric]:
             "model": engine.model_id,
         }
     yield _metric("info", "What the daemon runs.", [(about, 1)])
-    yield _metric("uptime_seconds", "Since the daemon's start.", status.uptime_s)
+    yield _metric("uptime_seconds", "Time since the daemon's start.", status.uptime_s)
     yield _metric("paused", "Whether refocusing is paused.", status.paused)
     yield _metric("ring_bytes", "Shared memory for frames in flight.", status.ring_nbytes)
-    yield _metric("ring_free_bytes", "Of it, unused.", status.ring_free)
-    taken = "Raw pixels taken since the start."
+    yield _metric("ring_free_bytes", "Unused part of this memory.", status.ring_free)
+    taken = "Raw pixels received since the start."
     yield _metric("raw_bytes_total", taken, status.raw_nbytes, "counter")
 
 
@@ -99,10 +99,10 @@ def _frames(status: Status) -> Iterator[Metric]:
             uncertainties.append((labels, focus.uncertainty_um))
     yield _metric(
         "focus_offset_um",
-        "Distance of the stage from focus, to be added to z where the direction is known.",
+        "Distance of the stage from focus; if the direction is known, add it to z.",
         offsets,
     )
-    yield _metric("focus_uncertainty_um", "Its standard uncertainty.", uncertainties)
+    yield _metric("focus_uncertainty_um", "Standard uncertainty of that distance.", uncertainties)
 
 
 def _by_reason(frames: Mapping[str, int]) -> list[Sample]:
@@ -137,7 +137,7 @@ def _stages(stages: Mapping[str, Histogram]) -> Metric:
 
 
 def _gpu_metrics(gpus: tuple[Gpu, ...]) -> Iterator[Metric]:
-    def metric(name: str, what: str, values: list[float | None]) -> Iterator[Metric]:
+    def metric(name: str, what: str, values: Sequence[float | None]) -> Iterator[Metric]:
         known = [
             ({"gpu": str(gpu.index), "name": gpu.name}, value)
             for gpu, value in zip(gpus, values, strict=True)
@@ -152,4 +152,5 @@ def _gpu_metrics(gpus: tuple[Gpu, ...]) -> Iterator[Metric]:
     )
     yield from metric("memory_bytes", "Memory of the device.", [gpu.total_nbytes for gpu in gpus])
     yield from metric("busy_ratio", "Share of time in which a kernel ran.", busy)
-    yield from metric("temperature_celsius", "Of the device.", [gpu.temperature_c for gpu in gpus])
+    celsius = [gpu.temperature_c for gpu in gpus]
+    yield from metric("temperature_celsius", "Temperature of the device.", celsius)

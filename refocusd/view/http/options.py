@@ -1,4 +1,4 @@
-"""Where the view listens, and what it needs to listen beyond this computer."""
+"""Options of the view: where it listens, and what other computers need to reach it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from refocusd.config import DEFAULT_VIEW_PORT, Settings
 from refocusd.errors import ConfigError
 from refocusd.files import read_limited
 
-#: Names under which a browser on this computer reaches it.
+#: Host names that stand for this computer.
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-#: Anything shorter can be guessed.
+#: A shorter token could be guessed.
 MIN_TOKEN_CHARS = 16
 
 
@@ -37,11 +37,11 @@ class ViewOptions:
     Parameters
     ----------
     endpoint : str
-        Of the daemon, e.g. ``tcp://127.0.0.1:8751``.
+        Address of the daemon, e.g. ``tcp://127.0.0.1:8751``.
     host, port : str, int
         Where to listen; port 0 takes a free one.
     token : str
-        Pages and programs must show it, where it is set.  The command line sets one that only
+        If it is set, pages and programs must send it.  The command line sets one that only
         programs of the same user can know, unless another is given.
     certificate, key : Path or None
         TLS, as PEM files.
@@ -51,17 +51,17 @@ class ViewOptions:
     webhook : str
         URL to which alerts are posted; empty for none.
     webhook_untrusted : float
-        Share of an acquisition's frames that are not trusted above which one is posted, 0 to 1.
+        An alert is posted if a larger share of an acquisition's last frames is untrusted, 0 to 1.
     without_token : set of str
-        Paths that need no token: what neither acts nor shows pixels.
+        Paths that need no token: they change nothing and show no pixels.
     settings : Settings or None
-        Those of the daemon, where it has started this view: jobs use the same.
+        Settings of the daemon, if it started this view; jobs use them too.
 
     Raises
     ------
     ConfigError
-        For another address than loopback without token and TLS, half a pair of
-        TLS files, a short token, a port out of range, or a webhook that is no URL.
+        For an address beyond loopback without token and TLS, a certificate without a key or the
+        reverse, a short token, a port or share out of range, or a webhook that is not a URL.
     """
 
     endpoint: str
@@ -77,7 +77,7 @@ class ViewOptions:
     settings: Settings | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what would be unsafe or cannot work."""
+        """Refuse options that are unsafe or cannot work."""
         if not 0 <= self.port < 65536:
             raise ConfigError(f"port {self.port}: it must lie between 0 and 65535")
         if self.webhook and not self.webhook.startswith(("http://", "https://")):
@@ -124,7 +124,7 @@ class ViewOptions:
             context.load_cert_chain(self.certificate, self.key)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(
-                f"{self.certificate} and {self.key} are no certificate and key ({error}): give PEM "
-                "files that belong together"
+                f"{self.certificate} and {self.key} are not a certificate and its key ({error}): give "
+                "PEM files that belong together"
             ) from error
         return context

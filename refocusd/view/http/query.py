@@ -1,4 +1,4 @@
-"""What a request asks, checked: nothing else of it is believed."""
+"""The fields and the body of a request, checked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def body_of(request: Request, kind: type[T], wrong: str) -> T:
     Raises
     ------
     HTTPException
-        400, with `wrong` and the reason, if it is something else.
+        With status 400, `wrong` and the reason, if it is not a `kind`.
     """
     try:
         return msgspec.json.decode(await request.body(), type=kind)
@@ -34,12 +34,12 @@ async def body_of(request: Request, kind: type[T], wrong: str) -> T:
 
 
 class Query:
-    """The part of an address behind ``?``.
+    """The part of an address after ``?``.
 
     Raises
     ------
     InputError
-        If it cannot be understood; so do the methods, each naming the field.
+        If it cannot be parsed.  The methods raise it too, and name the field that is wrong.
     """
 
     def __init__(self, request: Request) -> None:
@@ -66,11 +66,11 @@ class Query:
         return name in self._fields
 
     def text(self, name: str, default: str = "") -> str:
-        """A short text."""
+        """A field as it is."""
         return self._fields.get(name, default)
 
     def number(self, name: str, low: int, high: int, default: int | None = None) -> int:
-        """A whole number from `low` to `high`."""
+        """A field that must be a whole number from `low` to `high`."""
         text = self._fields.get(name)
         if text is None and default is not None:
             return default
@@ -83,7 +83,7 @@ class Query:
         return value
 
     def axes(self, name: str = "axes") -> dict[str, AxisValue]:
-        """Axes as a JSON object, for example ``{"channel":"DAPI","z":3}``."""
+        """A field that must be axes as a JSON object, for example ``{"channel":"DAPI","z":3}``."""
         try:
             value = msgspec.json.decode(self.text(name, "{}"), type=dict[str, object])
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -91,5 +91,5 @@ class Query:
         return plain_axes(value)
 
     def key(self, name: str = "axes") -> str:
-        """Canonical axes."""
+        """A field of axes in their canonical form."""
         return canonical_axes(self.axes(name))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import h11
 import uvicorn
@@ -16,23 +18,25 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from refocusd.errors import TransportError
 from refocusd.view.http.options import ViewOptions
 
-#: A browser keeps up to six connections a page for a while.
+#: A browser keeps up to six connections per page open for a while.
 MAX_CONNECTIONS = 256
-#: A request must be whole, and the next one begun, within this time.
+#: A request must arrive completely, and the next one begin, within this time.
 REQUEST_S = 15.0
-#: An answer must be taken within this time: who reads slower is dropped.
+#: A reader that lets an answer wait longer than this is dropped.
 SEND_S = 10.0
-#: Address and headers together.
+#: Size of address and headers together.
 MAX_HEAD_NBYTES = 1 << 16
-#: What the system buffers of an answer: a page that does not read is dropped after little.
+#: The system's send buffer; it is small, so that the server soon notices a page that does not read.
 SEND_BUFFER_NBYTES = 1 << 18
-#: Answers that are being written when the view ends may take so long.
+#: Time limit for answers that are being written when the view ends.
 SHUTDOWN_S = 1
+#: Between a connection that could not be accepted and the next.
+ACCEPT_S = 0.01
 
 
 @contextmanager
 def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[int]:
-    """Serve an application for as long as the `with` statement lasts; yields the port.
+    """Serve an application for as long as the `with` statement lasts, and yield the port.
 
     Raises
     ------
@@ -69,7 +73,7 @@ def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[int]:
     port: int = listening.getsockname()[1]
     server = uvicorn.Server(config)
     thread = threading.Thread(
-        target=server.run, args=([listening],), name="view-server", daemon=True
+        target=_run, args=(server, listening), name="view-server", daemon=True
     )
     thread.start()
     try:
@@ -79,8 +83,52 @@ def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[int]:
         thread.join(5.0)
 
 
+def _run(server: uvicorn.Server, listening: socket.socket) -> None:
+    with asyncio.Runner(loop_factory=_event_loop) as runner:
+        runner.run(server.serve([listening]))
+
+
+async def next_accepted(accept: Callable[[], Awaitable[Any]], listening: socket.socket) -> Any:
+    """What `accept` gives for the next connection that is still there when it is accepted."""
+    while True:
+        try:
+            return await accept()
+        except OSError:
+            if listening.fileno() < 0:
+                raise
+        await asyncio.sleep(ACCEPT_S)
+
+
+if sys.platform == "win32":
+
+    class _Proactor(asyncio.IocpProactor):
+        """That of asyncio stops listening when a peer has gone before its connection is accepted.
+
+        See https://github.com/python/cpython/issues/93821.
+        """
+
+        def accept(self, listener: socket.socket) -> asyncio.Future[Any]:
+            accept = super().accept
+            return asyncio.get_running_loop().create_task(
+                next_accepted(lambda: accept(listener), listener)
+            )
+
+    def _event_loop() -> asyncio.AbstractEventLoop:
+        loop = asyncio.ProactorEventLoop(_Proactor())
+        loop.set_exception_handler(_leave_out_peers)
+        return loop
+
+    def _leave_out_peers(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A traceback for each peer that has gone helps nobody."""
+        if not isinstance(context.get("exception"), OSError):
+            loop.default_exception_handler(context)
+
+else:
+    _event_loop = asyncio.SelectorEventLoop
+
+
 class _LimitedProtocol(H11Protocol):
-    """HTTP/1.1 as uvicorn speaks it, for peers that are slow or many.
+    """uvicorn's HTTP/1.1 with limits for slow and for many peers.
 
     uvicorn itself limits neither the time that a request takes nor the time that
     an answer waits for its reader.
@@ -107,7 +155,7 @@ class _LimitedProtocol(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
-        # Whole; the second is that of a program that says "Connection: close", as urllib does.
+        # The request is complete; MUST_CLOSE follows "Connection: close", which urllib sends.
         if self.conn.their_state in (h11.DONE, h11.MUST_CLOSE):
             self._request_due.cancel()
 

@@ -1,4 +1,4 @@
-"""Settings that are chosen on the page: the daemon is started anew with them."""
+"""Settings that are chosen on the page; the daemon restarts with them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     follow: list[str]
 
     def within(self, settings: Settings) -> Settings:
-        """All settings, with these.
+        """All settings, with the chosen ones.
 
         Raises
         ------
@@ -47,7 +47,7 @@ class _Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def settings_routes(settings: Settings | None, state: ViewState, jobs: Jobs) -> list[Route]:
-    """What the API says of settings."""
+    """The API's routes for settings."""
     asked: list[_Chosen] = []
 
     def shown(_request: Request) -> Response:
@@ -65,19 +65,19 @@ def settings_routes(settings: Settings | None, state: ViewState, jobs: Jobs) -> 
         for job in jobs.summary()["jobs"]:
             if job["ended_at"] is None:
                 raise HTTPException(
-                    409, f"the job {job['command']} is not done: change settings when it has ended"
+                    409, f"the job {job['command']} is not done: change settings once it has ended"
                 )
         wanted = await run_in_threadpool(chosen.within, settings)
         tell_parent(WantedSettings(wanted))
         asked[:] = [chosen]
-        # The daemon, which knows best what is open, waits for that.
+        # The daemon waits for open acquisitions, because only it knows exactly which there are.
         return json_response({"asked": chosen, "after": _open_acquisition(state)}, 202)
 
     return [Route("/settings", shown), Route("/settings", choose, methods=["POST"])]
 
 
 def _open_acquisition(state: ViewState) -> str:
-    """Name of an acquisition that the daemon ends before it starts anew; empty for none."""
+    """Name of an acquisition that must end before the daemon restarts; empty for none."""
     details = state.status.details if state.status is not None else []
     still = (about for about in details if about.state != "ended" and (about.raw or about.output))
     return next((about.name for about in still), "")

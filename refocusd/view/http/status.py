@@ -1,4 +1,4 @@
-"""The state of daemon and view: for the page, for programs, and what they can change."""
+"""The API's routes for the state of daemon and view, and for what pages and programs can change."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class _Switch(msgspec.Struct):
     on: bool
 
 
-# Functions that are not asynchronous run in Starlette's threads: reading the GPUs may wait.
+# Starlette runs functions that are not asynchronous in threads, so reading the GPUs may block.
 
 
 def health_routes(state: ViewState, gpus: GpuMonitor) -> list[Route]:
-    """``/health`` and ``/metrics``, where monitors look for them."""
+    """``/health`` and ``/metrics``, at the addresses where monitors expect them."""
 
     def is_ready(_request: Request) -> Response:
         now = health(state)
@@ -41,7 +41,7 @@ def health_routes(state: ViewState, gpus: GpuMonitor) -> list[Route]:
 
 
 def status_routes(state: ViewState, link: DaemonLink, gpus: GpuMonitor) -> list[Route]:
-    """What the API says of the state."""
+    """The API's routes for the state."""
 
     def status(_request: Request) -> Response:
         return Response(status_json(state, gpus.read()), media_type="application/json")
@@ -64,7 +64,7 @@ def status_routes(state: ViewState, link: DaemonLink, gpus: GpuMonitor) -> list[
         pauses = request.url.path.endswith("/pause")
         if not link.request(Pause(switch.on) if pauses else CatchUp(switch.on)):
             raise HTTPException(
-                503, state.link.reason or "too many actions wait for the daemon; ask again"
+                503, state.link.reason or "too many actions wait for the daemon; try again"
             )
         return json_response({"asked": switch}, 202)
 

@@ -1,4 +1,4 @@
-"""Server-sent events: how they are written, to a bounded number of readers.
+"""Streams of server-sent events to a bounded number of readers.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -16,21 +16,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from refocusd.view.http.answers import problem
 
-#: Readers that may listen at a time.
+#: At most this many readers at a time; further ones are refused.
 MAX_STREAMS = 64
-#: A line at least so often, so that a reader that is gone is noticed.
+#: After this time without an event a comment is sent, which shows whether the reader is still there.
 QUIET_S = 2.0
 STILL_HERE = b": still here\n\n"
 
 
 class Streams:
-    """All streams of a view: of more readers than `MAX_STREAMS`, the last are refused."""
+    """All streams of a view: at most `MAX_STREAMS`."""
 
     def __init__(self) -> None:
         self.open = 0
 
     def serve(self, stream: Callable[[Request], AsyncIterator[bytes]]) -> ASGIApp:
-        """The application that answers each request with a stream of its own."""
+        """An application that answers each request with its own stream."""
         return _Stream(self, stream)
 
 
@@ -41,7 +41,7 @@ class _Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
-            return await problem(405, "events are for GET")(scope, receive, send)
+            return await problem(405, "events need GET")(scope, receive, send)
         if self._all.open >= MAX_STREAMS:
             full = problem(503, f"{MAX_STREAMS} pages are open; close some", close=True)
             return await full(scope, receive, send)
@@ -64,17 +64,17 @@ class Waker:
         self._changed = asyncio.Event()
 
     def wake(self) -> None:
-        """Something has changed; may be called in any thread."""
+        """Report a change; may be called in any thread."""
         if not self._changed.is_set():
             with suppress(RuntimeError):  # the loop has just ended
                 self._loop.call_soon_threadsafe(self._changed.set)
 
     def clear(self) -> None:
-        """What has changed so far is about to be read."""
+        """Forget the changes so far; call this before reading the state."""
         self._changed.clear()
 
     async def wait(self) -> bool:
-        """Wait for a change; False where it was quiet for `QUIET_S`."""
+        """Wait for a change; False if there was none for `QUIET_S`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(QUIET_S):
                 return await self._changed.wait()

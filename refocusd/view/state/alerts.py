@@ -1,4 +1,4 @@
-"""Sends alerts to one URL, for when nobody looks: JSON that says what is wrong."""
+"""Posts alerts to one URL, for when nobody watches: JSON that says what is wrong."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from refocusd.view.json_text import json_bytes
 
 log = logging.getLogger(__name__)
 
-#: Alerts that wait to be sent; of more, the latest are dropped.
+#: At most this many alerts wait to be sent; further ones are dropped.
 MAX_WAITING = 64
-#: Acquisitions of which it is remembered whether an alert was sent.
+#: At most this many acquisitions, and alerts that were sent, are remembered.
 MAX_KNOWN = 1000
 SEND_S = 10.0
-#: Judged frames of an acquisition, the last ones, of which the untrusted share is taken; fewer give none.
+#: The untrusted share is that of the last `JUDGED` judged frames, if there are at least `MIN_JUDGED`.
 JUDGED, MIN_JUDGED = 50, 20
-#: Workers are started again: they are lost for good after this long without any.
+#: Workers are restarted; an alert is sent after this long without any.
 NO_WORKER_S = 60.0
 
 
 class Alerts:
     """Sends alerts from a thread of its own, for as long as the `with` statement lasts.
 
-    Of an acquisition that ends with frames failed or pending, of one that is paused because its
-    disk is full, of one many of whose frames are not trusted, of one that ran unseen, and of a
+    There is an alert for an acquisition that ends with failed or pending frames, that is paused
+    because its disk is full, of which many frames are untrusted, or that ran unseen, and for a
     daemon that has had no worker for a minute.
 
     Parameters
     ----------
     url : str
-        Where they are posted to; empty for nowhere.
+        URL to which they are posted; empty for none.
     max_untrusted : float
-        Share of an acquisition's last frames that need not be trusted, 0 to 1.
+        Largest share of an acquisition's last frames that may be untrusted without an alert, 0 to 1.
     """
 
     def __init__(self, url: str, max_untrusted: float = 1.0) -> None:
@@ -66,7 +66,7 @@ class Alerts:
 
     def __exit__(self, *_error: object) -> None:
         if self._url:
-            # One that takes no alerts must not keep the view from its end.
+            # A URL that accepts no alerts must not keep the view from ending.
             with contextlib.suppress(queue.Full):
                 self._waiting.put_nowait(None)
             self._thread.join(SEND_S)
@@ -91,7 +91,7 @@ class Alerts:
         self._first = False
 
     def note_outcomes(self, outcomes: list[FrameOutcome]) -> None:
-        """Take in what became of frames; does not wait."""
+        """Take in outcomes of frames; does not wait."""
         for outcome in outcomes if self._url else ():
             if outcome.verdict is None or outcome.at < self._begun:
                 continue
@@ -123,7 +123,7 @@ class Alerts:
         try:
             self._waiting.put_nowait(alert_of(event, text, acquisition, counts))
         except queue.Full:
-            log.warning("an alert is dropped, because %s accepts none: %s", self._url, text)
+            log.warning("an alert was dropped, because %s accepts none: %s", self._url, text)
 
     def _run(self) -> None:
         while (alert := self._waiting.get()) is not None:
@@ -133,7 +133,7 @@ class Alerts:
 def alert_of(
     event: str, text: str, acquisition: str | None = None, counts: Counts | None = None
 ) -> dict[str, Any]:
-    """What is posted."""
+    """The alert as it is posted: plain values for JSON."""
     return {
         "event": event,
         "text": text,
@@ -145,7 +145,7 @@ def alert_of(
 
 
 def post(url: str, alert: dict[str, Any]) -> None:
-    """Post an alert; one that does not arrive is logged."""
+    """Post an alert; if that fails, it is logged."""
     headers = {"Content-Type": "application/json"}
     try:
         request = urllib.request.Request(url, json_bytes(alert), headers)  # noqa: S310

@@ -1,4 +1,4 @@
-"""Rates and percentiles of the last seconds, from one status of the daemon to the next."""
+"""Rates and percentiles of the last seconds, from the difference of two statuses of the daemon."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from refocusd.transport.messages import Histogram, Status
 
-#: Rates are of the last seconds, latencies of somewhat more: there are few in a slow run.
+#: Latencies are taken over a longer time than rates, because a slow run has few of them.
 RATE_WINDOW_S = 3.0
 LATENCY_WINDOW_S = 15.0
 #: States in which a frame was written.
@@ -20,9 +20,9 @@ _WRITTEN = ("refocused", "passed_through")
 
 @dataclass(frozen=True, slots=True)
 class StageFigures:
-    """Durations of one stage, in milliseconds; `frames` is of how many.
+    """Durations of one stage, in milliseconds, over `frames` frames.
 
-    If no frame came in the last seconds, they are those since the daemon's start.
+    They are of the last seconds (`recent`), or if no frame came, since the daemon's start.
     """
 
     p50_ms: float
@@ -38,9 +38,9 @@ class Figures:
     Parameters
     ----------
     fps : float
-        Frames written a second, refocused or passed through.
+        Frames written per second, refocused or passed through.
     raw_mb_s : float
-        Raw pixels taken, in MB a second.
+        Raw pixels received, MB/s.
     stages : mapping of str to StageFigures
     """
 
@@ -50,7 +50,7 @@ class Figures:
 
 
 class StatusHistory:
-    """The last statuses of one daemon, as far as figures need them; bounded in time and number."""
+    """The last statuses of one daemon from which the figures are taken; bounded in time and number."""
 
     def __init__(self) -> None:
         self._entries: deque[tuple[float, Status]] = deque(maxlen=256)
@@ -86,7 +86,7 @@ class StatusHistory:
 
 
 def written(frames: Mapping[str, int]) -> int:
-    """Frames on disk, of a status' counts by ``state`` or ``state: reason``."""
+    """Number of frames on disk, from a status' counts by ``state`` or ``state: reason``."""
     return sum(n for name, n in frames.items() if name.partition(":")[0] in _WRITTEN)
 
 
@@ -106,16 +106,16 @@ def percentile_ms(bounds_ms: Sequence[float], counts: ArrayLike, share: float) -
     Parameters
     ----------
     bounds_ms : sequence of float
-        Upper bounds, without the infinite one.
+        Upper bounds of the buckets, without the infinite one.
     counts : array_like of int
-        In each bucket; one more than `bounds_ms`.
+        Number in each bucket; one more than `bounds_ms`.
     share : float
-        Between 0 and 1.
+        The percentile, as a share between 0 and 1.
 
     Returns
     -------
     float
-        In milliseconds.  Of the last bucket only its lower bound is known.
+        In milliseconds; in the last bucket, its lower bound, as it has no upper one.
 
     Examples
     --------

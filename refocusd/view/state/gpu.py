@@ -1,4 +1,4 @@
-"""Memory and load of this host's NVIDIA devices, from the driver (NVML)."""
+"""Memory and load of this host's NVIDIA GPUs, from the driver (NVML)."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-#: How long a reading is good for, in seconds.
+#: A reading is used again for this long.
 FRESH_S = 1.0
 MAX_GPUS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One device; None stands for what the driver does not report.
+    """One GPU; None stands for what the driver does not report.
 
     Parameters
     ----------
     index : int
     name : str
     used_nbytes, total_nbytes : int
-        Of its memory, by all programs.
+        Its memory: in use by all programs, and in total.
     busy_percent, temperature_c : int or None
+        Share of time in which a kernel ran, and temperature in °C.
     """
 
     index: int
@@ -36,13 +37,13 @@ class Gpu:
 
 
 class GpuMonitor:
-    """Reads the devices at most once a second, however many ask.
+    """Reads the GPUs at most once per second, however many requests there are.
 
-    A host without a GPU or its driver has no devices.
+    A host without a GPU or its driver has none.
     """
 
     def __init__(self) -> None:
-        import pynvml  # the driver's library is looked for when it is first called
+        import pynvml  # loads the driver's library only at the first call
 
         self._nvml: Any = pynvml
         self._lock = threading.Lock()
@@ -54,7 +55,7 @@ class GpuMonitor:
             self._has_driver = True
 
     def read(self) -> tuple[Gpu, ...]:
-        """The devices now; empty where there are none or the driver does not answer."""
+        """The GPUs now; empty if there are none or the driver does not answer."""
         if not self._has_driver:
             return ()
         with self._lock:
@@ -77,7 +78,7 @@ class GpuMonitor:
         return Gpu(index, name, memory.used, memory.total, busy, celsius)
 
     def _known(self, ask: Callable[..., Any], *arguments: Any) -> Any:
-        """What NVML answers; None if it does not know."""
+        """NVML's answer; None if it has none."""
         try:
             return ask(*arguments)
         except self._nvml.NVMLError:

@@ -1,4 +1,4 @@
-"""Order for a job: one of the product's own commands, with what the page may choose of it."""
+"""Order for a job: one of refocusd's own commands, with the options that a page may choose."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from refocusd.models.library import shipped_bundles, user_bundles
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ``refocusd calibrate`` measures, and its flags: of these, those that the command has.
+    """A measurement of ``refocusd calibrate``, and its flags; not every measurement has all of them.
 
     Parameters
     ----------
     measure : str
         A measurement; or ``use``, which puts the profile that `JobOrder.path` names into service.
     dry_run : bool
-        Only tell what would move.
+        Only report what would move.
     flat : str
-        ``camera``: the flat recording; the dark one is the job's path.
+        For ``camera``: the flat recording; the dark one is the job's path.
     z_limits : (float, float)
-        Stage positions that are safe for objective and specimen, um.
+        Range of stage positions that is safe for objective and specimen, um.
     """
 
     measure: Literal["focus", "psf", "camera", "use"]
@@ -45,7 +45,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def draws(self) -> bool:
-        """Whether a picture of the profile is made."""
+        """Whether the command draws a picture of the profile."""
         measures = self.measure != "use" and not self.dry_run
         return measures and find_spec("matplotlib") is not None
 
@@ -62,7 +62,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.measure == "use":
             return ["use", path]
         recorded = ["--from-recording", path, *filter(None, [self.flat])] if path else []
-        # Those who started it from the page have read what is asked at a terminal.
+        # The page has already asked what the command would ask at a terminal.
         agreed = ["--yes"] if self.measure == "camera" and not path else []
         limits = ["--z-limits", *(f"{z:f}" for z in self.z_limits)] if self.z_limits else []
         report = [f"--report={picture_of(profile)}"] if self.draws else []
@@ -81,18 +81,18 @@ class JobOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ----------
     command : str
     path : str
-        Absolute path of a dataset or recording; of ``doctor``, of the folder where acquisitions are
-        saved; empty for ``calibrate`` on the microscope.
+        Absolute path of a dataset or recording; for ``doctor``, of the folder where acquisitions
+        are saved; empty for ``calibrate`` on the microscope.
     quick : bool
-        ``verify`` without comparing pixels.
+        For ``verify``: do not compare pixels.
     model : str
-        Name of the model for ``process``; empty for that of the settings.
+        For ``process``: name of the model; empty for that of the settings.
     file : str
-        Absolute path of what ``export`` or ``calibrate`` writes.
+        For ``export`` and ``calibrate``: absolute path of the file to write.
     fill : bool
-        ``export`` with zeros where a frame is missing.
+        For ``export``: write zeros for missing frames.
     calibration : Calibration, optional
-        Of ``calibrate``.
+        For ``calibrate``.
     """
 
     command: Literal["process", "resume", "verify", "report", "export", "calibrate", "doctor"]
@@ -121,7 +121,7 @@ class JobOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises
         ------
         InputError
-            If a path is not absolute or not there, or an option does not belong to the command.
+            If a path is not absolute or does not exist, or the command does not have an option.
         """
         self._check()
         named = [self.path] if self.path else []
@@ -138,7 +138,7 @@ class JobOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _check(self) -> None:
         calibration = self.calibration
         if (self.command == "calibrate") != (calibration is not None):
-            raise InputError(f"what to calibrate is for calibrate, which needs it: {self.command}")
+            raise InputError(f"calibrate, and only calibrate, needs calibration: {self.command}")
         needed = self.command != "doctor" and not (calibration and calibration.measure != "use")
         _check_path(self.path, "of a dataset", needed=needed)
         for option, commands in _OPTIONS.items():
@@ -148,12 +148,12 @@ class JobOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InputError(f"there is no model {self.model!r}; `refocusd models` lists them")
         writes = self.command == "export" or (calibration and calibration.measure != "use")
         if writes and not Path(self.file).is_absolute():
-            raise InputError(f"{self.file!r}: give the whole path of the file to write")
+            raise InputError(f"{self.file!r}: give the full path of the file to write")
         if calibration is not None:
             _check_path(calibration.flat, "of the flat recording", needed=False)
 
 
-#: Which commands have an option.
+#: The commands that have an option.
 _OPTIONS = {
     "quick": ("verify",),
     "model": ("process",),
@@ -163,12 +163,12 @@ _OPTIONS = {
 
 
 def _check_path(text: str, what: str, *, needed: bool) -> None:
-    """Refuse a path that is not there, or leads from where the view happens to run."""
+    """Refuse a path that does not exist, or is relative: the view runs in an arbitrary folder."""
     path = Path(text)
     if not path.is_absolute() and (text or needed):
-        raise InputError(f"{text!r}: give the whole path {what}, from the root or drive on")
+        raise InputError(f"{text!r}: give the full path {what}, from the root or drive on")
     if text and not (path.is_dir() or path.is_file()):
-        raise InputError(f"{text} is not there: give the folder or file {what}")
+        raise InputError(f"{text} does not exist: give the folder or file {what}")
 
 
 def picture_of(profile: str) -> Path:

@@ -1,4 +1,4 @@
-"""Jobs: the product's own commands, run for those who look at the page instead of at a terminal."""
+"""Jobs: refocusd's own commands, run for users of the page instead of in a terminal."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from refocusd.view.state.job_order import JobOrder, picture_of
 
 log = logging.getLogger(__name__)
 
-#: Jobs that wait for the one that runs, and jobs that have ended and are still shown.
+#: At most this many jobs wait for the running one, and this many that have ended are still shown.
 MAX_QUEUED, MAX_ENDED = 4, 20
-#: Of the output of each job, its last lines, and of each line so many bytes.
+#: The last lines of a job's output that are kept, and the bytes of each line.
 MAX_LINES, MAX_LINE_NBYTES = 200, 500
-#: A longer line of the job's own is not read to its end.
+#: A longer line is read in parts.
 MAX_TOLD_NBYTES = 1 << 20
-#: A job that was cancelled is killed after this time; the command ends itself before.
+#: A cancelled job is killed after this time; its command ends itself before.
 KILL_S = 20.0
-#: How long the last output of a job that has ended may take.
+#: Time limit for reading the last output of a job that has ended.
 READ_S = 2.0
-#: Begins a line that the command writes beside its output.
+#: Begins a line in which the command reports its progress or its result.
 _TOLD = b"\x1e"
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a job is; `total` is None as long as that is not known."""
+    """Progress of a job; `total` is None while it is unknown."""
 
     what: str
     done: float
@@ -44,7 +44,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class _Told(msgspec.Struct, frozen=True):
-    """What the command reports beside its output, see `refocusd.cli.job`."""
+    """What the command reports among its output, see `refocusd.cli.job`."""
 
     progress: Progress | None = None
     result: dict[str, Any] | None = None
@@ -69,7 +69,7 @@ class Job:
 
     @property
     def reports(self) -> list[Path]:
-        """What was made to be looked at: pages of ``report``, the picture of a profile."""
+        """Files that the page can show: the pages of ``report``, or the picture of a profile."""
         if self.order.command == "report":
             return [Path(name) for name in (self.result or {}).get("files", [])]
         calibration = self.order.calibration
@@ -83,7 +83,7 @@ class Job:
         return {**msgspec.structs.asdict(self.order), **about, "reports": len(self.reports)}
 
     def details(self) -> dict[str, Any]:
-        """All of it."""
+        """The job with its output and its figures."""
         return {**self.summary(), "output": list(self.output), "result": self.result}
 
 
@@ -93,7 +93,7 @@ class Jobs:
     Parameters
     ----------
     environment : mapping
-        Variables of the commands: the settings of the daemon.
+        Environment variables of the commands: the settings of the daemon.
     on_change : callable
         Called after each change; must not wait.
     """
@@ -129,9 +129,9 @@ class Jobs:
         Raises
         ------
         InputError
-            As `JobOrder.arguments`; or if the microscope would move as no dry run has told.
+            As `JobOrder.arguments`, or if the job would move the microscope and there was no dry run.
         OutputError
-            If too many wait.
+            If too many jobs wait.
         """
         order.arguments()
         with self._changed:
@@ -139,8 +139,8 @@ class Jobs:
                 job.order == order.dry_run and job.status == 0 for job in self._jobs.values()
             ):
                 raise InputError(
-                    "the microscope moves only as a dry run has told: start this with dry_run, read "
-                    "what it says, and start it again"
+                    "the microscope moves only after a dry run: start this job with dry_run, read its "
+                    "output, and start it again"
                 )
             if sum(job.state == "queued" for job in self._jobs.values()) >= MAX_QUEUED:
                 raise OutputError(f"{MAX_QUEUED} jobs wait already: wait for one, or cancel one")
@@ -154,12 +154,12 @@ class Jobs:
         return job
 
     def get(self, job_id: str) -> Job | None:
-        """One job, if it is still known."""
+        """A job by its id; None if it is not known (any more)."""
         with self._changed:
             return self._jobs.get(job_id)
 
     def summary(self) -> dict[str, Any]:
-        """All jobs that are known, oldest first."""
+        """All known jobs, oldest first."""
         with self._changed:
             return {"jobs": [job.summary() for job in self._jobs.values()]}
 
@@ -194,7 +194,7 @@ class Jobs:
             try:
                 status = self._run(job)
             except (OSError, InputError) as error:
-                # What it names has gone meanwhile, or the system has no room for a process.
+                # A path has gone in the meantime, or the system cannot start another process.
                 job.output.append(str(error))
                 status = 2
             with self._changed:
@@ -221,7 +221,7 @@ class Jobs:
             self._child = None
             if self._killing is not None:
                 self._killing.cancel()
-        # Children of its own, which may be hung, may still have the pipe.
+        # Child processes of the command, which may hang, may still hold the pipe open.
         reader.join(READ_S)
         child.wait()
         return status
@@ -235,7 +235,7 @@ class Jobs:
         try:
             while line := pipe.readline(MAX_TOLD_NBYTES):
                 self._take(job, line)
-        except ValueError:  # closed under our hands
+        except ValueError:  # the pipe was closed meanwhile
             return
 
     def _take(self, job: Job, line: bytes) -> None:

@@ -1,4 +1,4 @@
-"""One thread, one connection: asks the daemon how it is, and for its newest frame."""
+"""The connection to the daemon, in one thread: asks for its state, outcomes and newest frame."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from refocusd.view.state.view_state import Link, ViewState
 
 log = logging.getLogger(__name__)
 
-#: Nobody sees more, and each preview costs the daemon a copy.
+#: Previews per second: nobody sees more, and each costs the daemon a copy.
 MAX_FPS = 30.0
-#: While the pipeline is behind, looking has to wait: frames come first.
+#: Previews per second while frames wait for workers: frames come first.
 BEHIND_FPS = 8.0
-#: Pixels asked for, bytes a second: large previews come less often.
+#: Pixels of previews, bytes per second: larger previews come less often.
 MAX_BYTES_PER_S = 24e6
-#: How often the daemon is asked for its state, with and without pages.
+#: Time between two requests for the daemon's state, with and without pages.
 STATUS_S, IDLE_STATUS_S = 0.25, 1.0
-#: A daemon that does not answer for so long counts as gone.
+#: A daemon that does not answer for this long counts as gone.
 ANSWER_S = 1.5
-#: A `Look` without an answer is repeated: it, or the frame, may have been lost.
+#: A `Look` without an answer is repeated after this time: it, or the frame, may have been lost.
 REPEAT_LOOK_S = 5.0
-#: Between two answers about outcomes.
+#: Time from an answer about outcomes to the next request.
 FOLLOW_S = 0.05
-#: Between two attempts to find a daemon.
+#: Time between two attempts to find a daemon.
 RETRY_S = 0.5
 
 
@@ -46,9 +46,9 @@ class DaemonLink:
     Parameters
     ----------
     state : ViewState
-        Names the daemon's endpoint, and takes what comes.
+        Names the daemon's endpoint, and receives what it sends.
     on_status, on_outcomes : callable, optional
-        Called with every status, and with all outcomes, as well; must not wait.
+        Also called with every status, and with all outcomes; must not wait.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class DaemonLink:
         self._thread.join(10.0)
 
     def request(self, action: wire.Pause | wire.CatchUp) -> bool:
-        """Pass an action on to the daemon; False when it cannot be reached now."""
+        """Send an action to the daemon; False if it cannot be reached now or too many wait."""
         if self._state.link.state != "connected":
             return False
         try:
@@ -96,14 +96,14 @@ class DaemonLink:
                 searching = self._state.link.state == "searching"
                 self._state.set_link(Link("searching" if searching else "lost", str(error)))
             except Exception:
-                log.exception("the view's link failed; it connects again")
+                log.exception("the view's link failed; it reconnects")
                 self._state.set_link(Link("lost", "internal error of the view, see its log"))
             self._stop.wait(RETRY_S)
 
 
 @dataclass
 class _Conversation:
-    """What is asked and answered over one connection."""
+    """Requests and answers over one connection."""
 
     _connection: Connection
     _state: ViewState
@@ -117,11 +117,11 @@ class _Conversation:
     _look_due: float = 0.0
     _serial: int = 0
     _answered: int = 0
-    #: When outcomes are asked for again; infinite while the daemon has yet to answer.
+    #: When outcomes are asked for again; infinite while an answer is awaited.
     _follow_due: float = 0.0
 
     def hold(self) -> None:
-        """Ask and listen until `stop` is set.
+        """Send requests and receive answers until `stop` is set.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class _Conversation:
                 self._connection.send(wire.StatusRequest(self._answered))
                 self._status_asked = now
             if self._answered and now >= self._follow_due:
-                # The first status has shown whose outcomes these are.
+                # Only after the first status, which shows whether this is still the same daemon.
                 self._connection.send(wire.Follow(self._state.outcomes.serial))
                 self._follow_due = math.inf
             wants_look = not self._look_asked or now - self._look_asked > REPEAT_LOOK_S
@@ -152,7 +152,7 @@ class _Conversation:
                 self._on_message(*received)
 
     def _patience(self, now: float) -> float:
-        """Seconds to listen until something else is due."""
+        """Seconds to wait for a message until the next request is due."""
         due = [0.25, self._follow_due - now if self._answered else 0.25]
         if not self._status_asked:
             due.append(self._status_due - now)
@@ -166,7 +166,7 @@ class _Conversation:
                 self._connection.send(self._actions.get_nowait())
             except queue.Empty:
                 return
-            self._status_due = 0.0  # the page waits to see what it did
+            self._status_due = 0.0  # so that the page soon shows the effect
 
     def _on_message(self, message: wire.Message, part: memoryview | None) -> None:
         now = time.monotonic()
@@ -202,13 +202,13 @@ class _Conversation:
 
 
 def _halves(shown: wire.Shown, part: memoryview | None) -> tuple[Pixels, Pixels] | None:
-    """Raw and refocused pixels, or None if they are not what the header says."""
+    """Raw and refocused pixels; None if their size is not that of the header."""
     if part is None or shown.step < 1 or min(shown.height, shown.width) < 1:
         return None
     shape = (2, -(-shown.height // shown.step), -(-shown.width // shown.step))
     dtype = np.dtype(shown.dtype)
     if part.nbytes != shape[0] * shape[1] * shape[2] * dtype.itemsize:
         return None
-    # Copied: the message's buffer is not kept.
+    # A copy, because the message's buffer is not kept.
     both = np.frombuffer(part, dtype).reshape(shape).copy()
     return both[0], both[1]

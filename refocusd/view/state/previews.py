@@ -1,4 +1,4 @@
-"""The newest frames, reduced: one for each channel, slice and position."""
+"""Previews of the newest frames: one for each channel, slice and position."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from refocusd.formats.metadata import json_object
 from refocusd.frame import Axes, Pixels, canonical_axes
 from refocusd.transport.messages import Shown
 
-#: Bounds on what is kept: the latest seen.
+#: Limits on the previews that are kept; the oldest go first.
 MAX_PREVIEWS = 24
 MAX_PREVIEW_NBYTES = 96 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Preview:
-    """The newest frame of its kind, reduced.
+    """A reduced frame, the newest with its axes apart from time.
 
     Parameters
     ----------
     number : int
         Counts up from 1 in this process.
     shown : Shown
-        What the daemon says of it.
+        The daemon's message about it.
     raw, refocused : ndarray, shape (ceil(height / step), ceil(width / step))
         Every `step`-th pixel, in counts.
     axes, metadata : mapping
@@ -40,7 +40,7 @@ class Preview:
 
 
 class Previews:
-    """Bounded in number and bytes; its owner has the lock."""
+    """The previews, bounded in number and bytes; the owner holds a lock around each call."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -50,7 +50,7 @@ class Previews:
         return len(self._kept)
 
     def add(self, shown: Shown, raw: Pixels, refocused: Pixels) -> None:
-        """Keep a frame in place of the last one that differs from it in time only."""
+        """Keep a frame, instead of the previous one that differs from it in time only."""
         axes = json_object(shown.axes) or {}
         kind = {name: str(value) for name, value in axes.items() if name != "time"}
         key = shown.acquisition, canonical_axes(kind)
@@ -65,7 +65,7 @@ class Previews:
             self._kept.popitem(last=False)
 
     def newest(self, match: Axes, acquisition: str) -> Preview | None:
-        """The newest frame with these axes, of any acquisition for an empty one."""
+        """The newest frame with these axes; of any acquisition if `acquisition` is empty."""
         return next(
             (
                 preview

@@ -1,4 +1,4 @@
-"""The state of daemon and view, as the page gets it: one JSON object."""
+"""The state of daemon and view for the page: one JSON object."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from refocusd.view.state.figures import Figures
 from refocusd.view.state.gpu import Gpu
 from refocusd.view.state.view_state import ViewState
 
-#: Warnings of one acquisition, and acquisitions, that are shown.
+#: At most this many warnings of an acquisition, and acquisitions, are shown.
 MAX_WARNINGS, MAX_ACQUISITIONS = 20, 50
 
-#: What is shown as the daemon says it.
+#: Fields that are passed on as they are.
 _OF_STATUS = (
     *("version", "pid", "uptime_s", "paused", "stopping", "catch_up", "engine", "frames"),
     *("ring_nbytes", "ring_free", "raw_nbytes", "serial", "unseen", "unseen_last"),
@@ -32,14 +32,14 @@ _OF_ACQUISITION = (
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether frames would be refocused now, and if not, why."""
+    """Whether frames would be refocused now; if not, `reason` says why."""
 
     ready: bool
     reason: str
 
 
 def health(state: ViewState) -> Health:
-    """Ready only when a worker has its engine built and warmed up."""
+    """Ready once a worker has built and warmed up its engine."""
     status = state.status
     if status is None:
         return Health(False, state.link.reason)
@@ -55,7 +55,7 @@ def health(state: ViewState) -> Health:
 
 
 def status_json(state: ViewState, gpus: tuple[Gpu, ...]) -> bytes:
-    """The JSON of the API's ``status`` and of its status events."""
+    """The state as JSON, for the API's ``status`` and its status events."""
     status = state.status
     return json_bytes(
         {
@@ -78,7 +78,7 @@ def status_json(state: ViewState, gpus: tuple[Gpu, ...]) -> bytes:
 
 
 def acquisitions_of(state: ViewState) -> list[dict[str, Any]]:
-    """The open acquisitions and the last that ended, oldest first."""
+    """The open acquisitions and the last ones that ended, oldest first."""
     details = state.status.details if state.status is not None else []
     return [_acquisition(detail) for detail in details[-MAX_ACQUISITIONS:]]
 
@@ -102,7 +102,7 @@ def _daemon(status: Status, figures: Figures) -> dict[str, Any]:
 
 
 def _acquisition(detail: AcquisitionStatus) -> dict[str, Any]:
-    """Without the folders: a page gets frames by the acquisition's id."""
+    """An acquisition without its folders: a page names it by its id."""
     return {
         **{name: getattr(detail, name) for name in _OF_ACQUISITION},
         "warnings": detail.warnings[-MAX_WARNINGS:],

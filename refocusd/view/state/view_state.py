@@ -1,4 +1,4 @@
-"""What the link learned last: written by one thread, read by all requests."""
+"""The latest state that the link received: written by one thread, read by all requests."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["DEFAULT_SIDE", "FocusPoint", "Link", "News", "Preview", "ViewState"]
 
 MAX_EVENTS = 40
 MAX_FOCUS_POINTS = 600
-#: A page that asked for pixels longer ago than this no longer looks.
+#: A page that has not asked for pixels for this long no longer wants any.
 LOOKING_S = 5.0
-#: Longest side of the previews, in pixels, as long as nobody asks for another.
+#: Longest side of the previews, in pixels, unless somebody asks for another.
 DEFAULT_SIDE = 640
-#: Frames waiting for each worker beyond which the pipeline is behind.
+#: The pipeline is behind if more frames than this wait for each worker.
 QUEUED_A_WORKER = 4
 
 Level = Literal["info", "good", "bad"]
@@ -33,7 +33,7 @@ Level = Literal["info", "good", "bad"]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """State of the connection to the daemon, and why."""
+    """State of the connection to the daemon, and the reason for it."""
 
     state: Literal["searching", "connected", "lost"]
     reason: str
@@ -52,7 +52,7 @@ class FocusPoint:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What has changed: numbers that count up."""
+    """Version numbers, which count up: a part whose number differs has changed."""
 
     status: int
     preview: int
@@ -61,7 +61,7 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line; `at` is in seconds since 1970."""
+    """One line of the page's log; `at` is in seconds since 1970."""
 
     at: float
     level: Level
@@ -69,7 +69,7 @@ class Event:
 
 
 class EventLog:
-    """The last events; its owner has the lock."""
+    """The last events; the owner holds a lock around each call."""
 
     def __init__(self) -> None:
         self.events: deque[Event] = deque(maxlen=MAX_EVENTS)
@@ -82,13 +82,13 @@ class EventLog:
         self.events.append(Event(time.time(), level, text))
 
     def forget(self) -> None:
-        """Treat what the next daemon tells as new."""
+        """Forget the daemon: all that the next one reports is new."""
         self._workers.clear()
         self._started_at.clear()
         self._unseen = 0
 
     def note(self, status: Status) -> None:
-        """Say what has changed since the last status."""
+        """Log what has changed since the last status."""
         self._note_workers(status)
         new, self._unseen = status.unseen - self._unseen, status.unseen
         for text in status.unseen_last[-new:] if new > 0 else ():
@@ -121,20 +121,20 @@ class ViewState:
     Parameters
     ----------
     endpoint : str
-        Of the daemon.
+        Address of the daemon.
 
     Attributes
     ----------
     boot : str
-        Names this process, because each process numbers its frames from 1.
+        Id of this process, because each process numbers its frames from 1.
     closed : bool
-        Whether the view ends.
+        Whether the view is ending.
     link : Link
-        To the daemon.
+        The connection to the daemon.
     last_status : Status or None
-        The newest, though its daemon may be gone: its datasets can still be read.
+        The newest status, even if its daemon is gone: its datasets can still be read.
     outcomes : OutcomeLog
-        What became of the last frames; another one for another daemon.
+        The last outcomes of frames; a new log for each daemon.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -159,7 +159,7 @@ class ViewState:
     # -- written by the link ------------------------------------------------------------
 
     def set_link(self, link: Link) -> None:
-        """Take in that the daemon was found, or is gone."""
+        """Note that the daemon was found, or is gone."""
         with self._changing():
             if link == self.link:
                 return
@@ -190,12 +190,12 @@ class ViewState:
             self._focus.append(FocusPoint(time.time(), *scores, shown.state, shown.latency_ms))
 
     def put_outcomes(self, answer: Outcomes) -> None:
-        """Take in what became of frames."""
+        """Take in outcomes of frames."""
         with self._changing():
             self.outcomes.take_in(answer)
 
     def note_jobs(self) -> None:
-        """Take in that a job has changed."""
+        """Note that a job has changed."""
         with self._changing():
             self._jobs_number += 1
 
@@ -212,7 +212,7 @@ class ViewState:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Hold the lock; then wake the pages."""
+        """Hold the lock, then wake the pages."""
         with self._lock:
             yield
             wakers = list(self._wakers)
@@ -229,7 +229,7 @@ class ViewState:
 
     @property
     def is_behind(self) -> bool:
-        """Whether frames wait for workers: then previews are asked for seldom."""
+        """Whether many frames wait for workers: then previews are asked for less often."""
         status = self.last_status
         if status is None or status.paused:
             return False
@@ -255,25 +255,25 @@ class ViewState:
             return list(self._focus)
 
     def newest(self, match: Axes | None = None, acquisition: str = "") -> Preview | None:
-        """The newest frame, of those with these axes if any are given."""
+        """The newest frame with these axes, of this acquisition; by default, of all."""
         with self._lock:
             return self._previews.newest(match or {}, acquisition)
 
     def id_of(self, preview: Preview) -> str:
-        """Names a preview, also beside those of another process."""
+        """An id for a preview that no other process gives to one of its own."""
         return f"{self.boot}-{preview.number}"
 
     @property
     def news(self) -> News:
-        """What there is now."""
+        """The version numbers now."""
         with self._lock:
             return News(self._status_number, self._previews.count, self._jobs_number)
 
-    # -- who looks ----------------------------------------------------------------------
+    # -- who watches --------------------------------------------------------------------
 
     @contextmanager
     def page(self, wake: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Count one more page, which looks, until the `with` statement ends; see `listening`."""
+        """Count one more open page until the `with` statement ends; see `listening`."""
         with self.listening(wake):
             with self._lock:
                 self.pages += 1
@@ -290,7 +290,7 @@ class ViewState:
         Parameters
         ----------
         wake : callable
-            Called after each change, in the thread that made it: must return at once.
+            Called after each change, in the thread that made it; must return at once.
         """
         with self._lock:
             self._wakers.append(wake)
@@ -301,18 +301,18 @@ class ViewState:
                 self._wakers.remove(wake)
 
     def looks(self, side: int) -> None:
-        """Somebody asked for a preview of at most `side` pixels."""
+        """Note that somebody asked for a preview of at most `side` pixels."""
         with self._lock:
             self._looked[side] = time.monotonic()
 
     @property
     def is_watched(self) -> bool:
-        """Whether pixels are wanted at all."""
+        """Whether anybody wants pixels."""
         return bool(self.pages or self._sides())
 
     @property
     def wanted_side(self) -> int:
-        """Longest side of the previews, in pixels: the largest that was asked for lately."""
+        """Longest side of the previews, in pixels: the largest that was recently asked for."""
         return max(self._sides(), default=DEFAULT_SIDE)
 
     def _sides(self) -> list[int]:

@@ -1,4 +1,4 @@
-// Puts the page together.
+// Connects the parts of the page with each other.
 
 import { Axes } from "./axes.js";
 import { Contrast } from "./contrast.js";
@@ -74,23 +74,23 @@ function follow(on) {
 function latest() {
   const { boot: from, live } = { boot: shown?.header.id, live: shown?.header.live };
   feed.want("/api/v1/frame/latest", { side: viewer.side, match: axes.pinned, after: live ? from : "" }, (frame, problem) => {
-    // It may have been on its way when another channel was pinned.
+    // It may have been requested before another channel was pinned.
     if (following && (!frame || axes.matches(frame.header.axes))) take(frame, problem);
   });
 }
 
-// A frame from disk, by where the selectors stand.
+// Shows the frame on disk that the selectors choose.
 function browse() {
   const acquisition = find("acquisition").value || shown?.header.acquisition || "";
   const wanted = axes.current;
   follow(false);
   feed.want("/api/v1/frame", { acquisition, axes: keyOf(wanted), side: viewer.side }, (frame, problem) => {
-    // Where the selectors have moved on meanwhile, the next answer is on its way.
+    // If the selectors have moved on in the meantime, the next frame is already requested.
     if (!following && keyOf(wanted) === keyOf(axes.current)) take(frame, problem);
   });
 }
 
-// One of the frames that are doubted.
+// Shows one of the doubted frames.
 async function revisit({ acquisition, axes: wanted }) {
   follow(false);
   find("acquisition").value = acquisition;
@@ -99,7 +99,7 @@ async function revisit({ acquisition, axes: wanted }) {
   browse();
 }
 
-// What is enlarged beyond its preview is got in full, once the stage is quiet.
+// Fetches the visible part in full resolution if it is enlarged beyond the preview, once the stage is quiet.
 function refine() {
   clearTimeout(fineTimer);
   if (!shown || shown.header.step === 1 || viewer.fine) return;
@@ -171,7 +171,7 @@ let axesTimer = null;
 
 async function refreshAxes(acquisition, now = false) {
   clearTimeout(axesTimer);
-  // A frame is told before it is on disk, and no other may come for a long time.
+  // A notice comes before its frame is on disk, and the next notice may take long: look again later.
   if (!now) axesTimer = setTimeout(() => refreshAxes(acquisition, true), AXES_MS);
   if (!now && acquisition === axesOf && performance.now() - axesAt < AXES_MS) return;
   axesAt = performance.now();
@@ -181,7 +181,7 @@ async function refreshAxes(acquisition, now = false) {
     const known = await getJson("/api/v1/axes", { acquisition });
     if (known.acquisition === axesOf || !axesOf) axes.offer(known.axes, { replace: known.frames > 0 && !following });
   } catch {
-    // Nothing on disk yet: what comes live is offered.
+    // Nothing is on disk yet: only the values of live frames are offered.
   }
   if (shown) axes.show(following ? shown.header.axes : axes.current);
 }
@@ -262,14 +262,14 @@ async function ask(path, on, done) {
 
 function pause() {
   const paused = !status?.daemon?.paused;
-  ask("/api/v1/pause", paused, paused ? "refocusing is paused" : "refocusing goes on");
+  ask("/api/v1/pause", paused, paused ? "refocusing is paused" : "refocusing continues");
 }
 
 function catchUp() {
   const button = find("catch-up");
   const on = button.getAttribute("aria-pressed") !== "true";
   button.setAttribute("aria-pressed", on);
-  ask("/api/v1/catch-up", on, on ? "catching up while there is time" : "catching up after acquisitions only");
+  ask("/api/v1/catch-up", on, on ? "catching up whenever workers are idle" : "catching up only after acquisitions");
 }
 
 function theme() {
@@ -279,7 +279,7 @@ function theme() {
   try {
     localStorage.setItem("refocusd.theme", next);
   } catch {
-    // Only for this page, then.
+    // Without storage, the theme holds for this page only.
   }
   contrast.draw();
   plot.draw();

@@ -1,9 +1,9 @@
-// One control for each axis of the acquisition.  Moving one freezes the view at that frame; a pin
-// keeps following, but only frames with that value.
+// One control for each axis of the acquisition.  Moving one freezes the view at that frame; with a
+// pin, the view keeps following, but only frames with that value.
 
 const PIN = '<svg viewBox="0 0 16 16" fill="none" stroke="currentColor" stroke-width="1.6"><path d="M4.5 7V5a3.5 3.5 0 0 1 7 0v2"/><rect x="3" y="7" width="10" height="7" rx="1.5" fill="currentColor" stroke="none"/></svg>';
 const ORDER = ["channel", "position", "z", "time"];
-//: Up to so many names are buttons, more are a list.
+//: Up to this many names are buttons; more are a list.
 const MOST_BUTTONS = 4;
 
 export class Axes extends EventTarget {
@@ -15,7 +15,7 @@ export class Axes extends EventTarget {
     this.current = {};
   }
 
-  // Values that exist, by axis; those seen live are added as they come.
+  // Offer these values, by axis: added to the known ones, or instead of them.
   offer(values, { replace = false } = {}) {
     if (replace) {
       for (const name of this.rows.keys()) if (!(name in values)) this.remove(name);
@@ -43,7 +43,7 @@ export class Axes extends EventTarget {
     delete this.pinned[name];
   }
 
-  // Show where the frame on the stage lies.
+  // Set the controls to the axes of the frame on the stage.
   show(axes) {
     this.current = { ...axes };
     for (const [name, row] of this.rows) row.show(axes[name]);
@@ -105,7 +105,7 @@ export class Axes extends EventTarget {
     row.show = (value) => {
       row.shown = value;
       row.control?.show(value);
-      // Nothing to choose, nothing shown.
+      // An axis with one value offers no choice.
       element.hidden = row.values.length < 2;
     };
     this.rows.set(name, row);

@@ -4,7 +4,7 @@ const LOW = 0.001;
 const HIGH = 0.999;
 const MOST_SAMPLES = 1 << 16;
 const BINS = 128;
-//: How far an automatic window moves to where a new frame wants it: it must not flicker.
+//: Part of the way that an automatic window moves towards that of a new frame, so that it does not flicker.
 const EASE = 0.3;
 
 export class Contrast extends EventTarget {
@@ -22,7 +22,7 @@ export class Contrast extends EventTarget {
     this.counted = { raw: new Uint32Array(65536), refocused: new Uint32Array(65536) };
     this.top = 1;
     this.due = null;
-    this.alone = false; // one channel is looked at, not all in turn
+    this.alone = false; // whether only one channel is shown, not all in turn
     this.current = this.of("");
     for (const [input, end] of [[this.low, "low"], [this.high, "high"], [this.lowNumber, "low"], [this.highNumber, "high"]]) {
       input.addEventListener("input", () => this.set({ [end]: Number(input.value) }));
@@ -33,7 +33,7 @@ export class Contrast extends EventTarget {
 
   of(channel) {
     if (!this.channels.has(channel)) {
-      // What is locked holds for channels that come later as well.
+      // A locked window also holds for channels that come later.
       const { low, high, auto } = this.current ?? { low: 0, high: 1, auto: true };
       this.channels.set(channel, { low, high, auto, fresh: true, reach: 1 });
     }
@@ -48,7 +48,7 @@ export class Contrast extends EventTarget {
     return this.clip.checked;
   }
 
-  // Look at a new frame.
+  // Take in a new frame.
   take(frame) {
     const channel = String(frame.header.axes.channel ?? "");
     this.current = this.of(channel);
@@ -68,7 +68,7 @@ export class Contrast extends EventTarget {
     }
     if (!samples) return;
     this.wanted = this.percentiles(samples, top);
-    // The sliders reach a little beyond what is seen, and further once a frame needs it.
+    // The sliders reach a little beyond the brightest pixel so far.
     const reach = Math.min(this.full, Math.ceil((Math.max(top, this.wanted.high) * 1.08) / 16) * 16);
     if (reach > this.current.reach || reach < 0.5 * this.current.reach) this.current.reach = reach;
     if (this.current.auto) {
@@ -88,7 +88,7 @@ export class Contrast extends EventTarget {
     for (let value = 0; value <= top; value++) {
       seen += raw[value] + refocused[value];
       if (low < 0 && seen >= LOW * samples) low = value;
-      // A frame of one value is as bright as it is: a saturated one is white.
+      // A frame with a single value keeps its brightness: a saturated one is white.
       if (seen >= HIGH * samples) return value > low ? { low, high: value } : { low: 0, high: Math.max(1, value) };
     }
     return { low: Math.max(0, low), high: Math.max(1, top) };
@@ -98,7 +98,7 @@ export class Contrast extends EventTarget {
     if (!Number.isFinite(low) || !Number.isFinite(high)) return;
     const black = Math.min(Math.max(0, Math.round(low)), 65534);
     const white = Math.min(Math.max(black + 1, Math.round(high)), 65536);
-    // While the channels go by, what is set holds for all of them.
+    // While channels alternate, the window that is set holds for all of them.
     const meant = this.alone ? [this.current] : [...this.channels.values()];
     for (const channel of meant) Object.assign(channel, { auto: false, low: black, high: white });
     this.changed();
@@ -126,7 +126,7 @@ export class Contrast extends EventTarget {
     this.note.textContent = auto ? "counts, automatic" : "counts, locked";
     this.dispatchEvent(new Event("change"));
     if (!quietly) this.draw();
-    // Some eight times a second while frames come, the last one included.
+    // About eight times per second while frames come, including the last one.
     else this.due ??= setTimeout(() => this.draw(), 120);
   }
 

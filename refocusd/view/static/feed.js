@@ -1,7 +1,7 @@
-// What comes from the view's process: state and notices as events, frames one at a time.
+// Receives from the view's process: state and notices as events, frames one at a time.
 //
-// A notice has no pixels.  The newest frame is asked for when the last one has arrived, so a slow
-// page sees fewer frames, never late ones.  A hidden page listens to nothing.
+// A notice has no pixels.  The newest frame is requested when the last one has arrived, so a slow
+// page sees fewer frames, never late ones.  A hidden page receives nothing.
 
 import { decodeFrame } from "./frame.js";
 
@@ -30,7 +30,7 @@ export class Feed extends EventTarget {
     source.addEventListener("frame", (event) => this.tell("notice", JSON.parse(event.data)));
     source.addEventListener("error", () => {
       if (this.source !== source) return;
-      // Tried anew by ourselves: browsers give up after some answers, and wait long after others.
+      // We retry ourselves: browsers give up after some answers, and wait long after others.
       this.stop();
       this.become("lost");
       this.retry = setTimeout(() => this.start(), RETRY_MS);
@@ -53,7 +53,7 @@ export class Feed extends EventTarget {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
 
-  // Ask for a frame; of several that are asked for meanwhile, only the last is got.
+  // Request a frame; of the requests made while one is being answered, only the last is sent.
   want(path, parameters, take) {
     this.waiting = { path, parameters, take };
     if (!this.busy) this.next();
@@ -86,7 +86,7 @@ export function get(path, parameters = {}) {
   return fetch(`${path}?${query}`, { signal: AbortSignal.timeout(FETCH_MS), cache: "no-store" });
 }
 
-// In words: browsers say "Failed to fetch", each another way.
+// The error in our words, because each browser words "Failed to fetch" differently.
 async function reached(request) {
   try {
     return await request;

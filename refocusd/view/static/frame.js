@@ -17,8 +17,8 @@ export function decodeFrame(buffer) {
   return frame;
 }
 
-// Counts at a place of the whole frame: exactly what was measured there, or at the nearest pixel
-// that was sent (then `x` and `y` say which one).
+// Counts at a pixel of the whole frame, or in a preview, at the nearest pixel that was sent; `x` and
+// `y` say which one.
 export function countsAt(frame, x, y) {
   const { step, left, top, rows, columns, width, height } = frame.header;
   if (x < 0 || y < 0 || x >= width || y >= height) return null;

@@ -1,4 +1,4 @@
-// Jobs: refocusd's own commands, started and watched here by those who open no terminal.
+// Jobs: refocusd's own commands, started and watched from the page instead of a terminal.
 
 import { getJson, post } from "./feed.js";
 
@@ -46,7 +46,7 @@ export class Jobs {
     this.show();
   }
 
-  // Which fields a command has.
+  // Show the fields that the command has.
   fit() {
     const command = this.find("job-command").value;
     const show = (id, shown) => (this.find(id).closest("label").hidden = !shown);
@@ -66,7 +66,7 @@ export class Jobs {
     this.find("calibration").hidden = !calibrate;
     const wanted = `${this.field("measure").value}-${this.find("calibrate-from").value}`;
     for (const element of this.find("calibration").querySelectorAll("[data-for]")) {
-      // A question mark: may be left empty.
+      // A question mark marks a field that may be left empty.
       const found = element.dataset.for.split(" ").find((each) => each.replace("?", "") === wanted);
       element.hidden = !found;
       for (const input of element.querySelectorAll("input")) input.required = calibrate && Boolean(found) && !found.endsWith("?");
@@ -78,7 +78,7 @@ export class Jobs {
     return this.find("job-form").elements[name];
   }
 
-  // Where the file is written, until somebody names another place.
+  // Suggest a file beside the dataset, until the user names another.
   suggestFile() {
     const ending = this.find("job-command").value === "export" ? ".ome.tif" : ".json";
     const given = this.find("job-file");
@@ -101,7 +101,7 @@ export class Jobs {
     return about;
   }
 
-  // What lies in the folder that is being typed.
+  // Suggest the entries of the folder that is being typed.
   async suggest() {
     this.suggestFile();
     const folder = /^.*[\\/]/.exec(this.path)?.[0] ?? "";
@@ -111,14 +111,14 @@ export class Jobs {
       const { entries } = await getJson("/api/v1/folder", { path: folder });
       if (this.folder === folder) this.find("job-paths").replaceChildren(...entries.map((path) => new Option("", path)));
     } catch {
-      // Not there (yet): nothing is suggested.
+      // There is no such folder (yet): suggest nothing.
     }
   }
 
   async models() {
     const select = this.find("job-model");
     if (select.options.length > 1) return;
-    const models = await getJson("/api/v1/models").then((told) => told.models, () => []); // the next time, then
+    const models = await getJson("/api/v1/models").then((told) => told.models, () => []); // retried at the next opening
     for (const { name, description } of models) {
       const option = new Option(name, name);
       option.title = description;
@@ -129,7 +129,7 @@ export class Jobs {
     say();
   }
 
-  // What the form says.
+  // The order that the form describes.
   get order() {
     const command = this.find("job-command").value;
     const hidden = this.find("job-path").closest("label").hidden;
@@ -169,7 +169,7 @@ export class Jobs {
     this.show();
   }
 
-  // All jobs, as the view tells them after each change.
+  // Take in all jobs, which the view sends after each change.
   take({ jobs }) {
     const running = jobs.find((job) => job.state === "running");
     const part = running && share(running.progress);
@@ -223,7 +223,7 @@ export class Jobs {
     if (part === null) bar.removeAttribute("value");
     else bar.value = part;
     put(this.find("job-state"), said(job) + (live && job.progress ? `: ${counted(job.progress)}` : ""));
-    // For screen readers, at every tenth only.
+    // For screen readers: changes only with every tenth of the way.
     const spoken = `${said(job)}${live && part !== null ? `, ${10 * Math.floor(10 * part)} percent` : ""}`;
     put(this.find("job-spoken"), spoken);
     this.find("job-cancel").hidden = !live || job.state === "cancelled";
@@ -259,7 +259,7 @@ function put(element, words) {
   return true;
 }
 
-// As Explorer copies a path: in quotes.
+// Windows Explorer copies paths in quotes.
 const unquoted = (text) => text.trim().replace(/^"(.*)"$/, "$1");
 const called = ({ command, calibration }) => (calibration ? `${command} ${calibration.measure}${calibration.dry_run ? " (dry run)" : ""}` : command);
 const name = (path) => path.split(/[\\/]/).filter(Boolean).at(-1) ?? path;
@@ -267,13 +267,13 @@ const share = (progress) => (progress?.total ? Math.min(1, progress.done / progr
 const counted = ({ what, done, total }) => `${what}, ${done}${total === null ? "" : ` of ${total}`}`;
 
 function said({ state, status, ended_at: ended }) {
-  if (state === "queued") return "waits for its turn";
-  if (state === "running") return "at work";
+  if (state === "queued") return "waiting";
+  if (state === "running") return "running";
   if (state === "cancelled") return ended === null ? "being cancelled" : "cancelled";
   return status === 0 ? "done" : status === 1 ? "done, with problems" : "not done";
 }
 
-// What can be done once a calibration has gone well: move as the dry run has told, or use the profile.
+// The job that may follow a successful calibration: the same without dry run, or to use the profile.
 function following({ command, path, file, status, calibration }) {
   if (!calibration || status !== 0 || calibration.measure === "use") return null;
   if (calibration.dry_run) return { command, path, file, calibration: { ...calibration, dry_run: false } };

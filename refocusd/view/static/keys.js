@@ -1,4 +1,4 @@
-// The keyboard.  What is listed here is what works, and what `?` shows.
+// The keyboard shortcuts, and the list of them that `?` shows.
 
 const KEYS = [
   [" ", "Space", "freeze, or follow live", (a) => a.live()],
@@ -17,14 +17,14 @@ const KEYS = [
   ["ArrowRight", "", "", (a) => a.pan(-60, 0)],
   ["ArrowUp", "", "", (a) => a.pan(0, 60)],
   ["ArrowDown", "", "", (a) => a.pan(0, -60)],
-  [",", ", .", "time before, after", (a) => a.step("time", -1)],
+  [",", ", .", "previous, next time", (a) => a.step("time", -1)],
   [".", "", "", (a) => a.step("time", 1)],
-  ["PageDown", "PgDn PgUp", "z before, after", (a) => a.step("z", -1)],
+  ["PageDown", "PgDn PgUp", "previous, next z", (a) => a.step("z", -1)],
   ["PageUp", "", "", (a) => a.step("z", 1)],
   ["c", "C", "next channel", (a) => a.step("channel", 1)],
   ["x", "X", "next position", (a) => a.step("position", 1)],
   ["a", "A", "contrast: automatic, locked", (a) => a.auto()],
-  ["h", "H", "colour what is out of range", (a) => a.clip()],
+  ["h", "H", "colour pixels out of range", (a) => a.clip()],
   ["s", "S", "snapshot, PNG", (a) => a.snapshot("png")],
   ["S", "Shift S", "snapshot, TIFF", (a) => a.snapshot("tif")],
   ["p", "P", "pause refocusing", (a) => a.pause()],
@@ -39,7 +39,7 @@ export function listen(actions, list) {
   byKey.set("=", byKey.get("+"));
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    // The button of a dialog that was just closed keeps the focus until the next drawing.
+    // After a dialog closes, its button keeps the focus until the page is next drawn.
     const target = event.target.closest?.("dialog:not([open])") ? document.body : event.target;
     if (target.matches?.("input[type=text], textarea")) return;
     if (target.matches?.("input[type=number], select, dialog *") && event.key !== "?") return;

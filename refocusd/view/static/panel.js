@@ -1,4 +1,4 @@
-// The state in words and numbers: verdict of the frame, pipeline, workers, what happened.
+// The state in words and numbers: verdict on the frame, pipeline, workers, events.
 
 import { shortNumber } from "./plot.js";
 
@@ -57,14 +57,14 @@ function said({ state, reason, facts, missing, caught_up: late }) {
   return { level: "bad", title: state === "failed" ? "Failed" : state, why: reason || "This frame was not refocused." };
 }
 
-// What the worker said of the frame, in its words.
+// The worker's reasons for its verdict on the frame.
 const because = (facts) => (facts?.reasons ?? []).join("; ");
 
 function oddities(facts) {
   const odd = [];
   if (!facts) return odd;
   if (facts.flux_ratio !== null && Math.abs(facts.flux_ratio - 1) > 0.1) odd.push(`flux changed by ${percent(facts.flux_ratio - 1)}`);
-  if (facts.clipped > 0) odd.push(`${facts.clipped} pixels cut at the ends of the counts scale`);
+  if (facts.clipped > 0) odd.push(`${facts.clipped} pixels clipped`);
   if (facts.focus_after !== null && facts.focus_after < facts.focus_before) odd.push("less sharp than the raw frame");
   return odd;
 }
@@ -148,8 +148,8 @@ function showLink({ link, health, daemon }) {
   pill.title = link.reason || health.reason || link.endpoint;
   pill.lastElementChild.textContent = words;
   if (level === "good") showAlert("");
-  else if (daemon?.paused && health.ready) showAlert("Refocusing is paused. Acquisitions go on, raw frames are saved; what is left out is caught up.", "wait");
-  else if (level === "bad") showAlert(link.state === "lost" ? `${link.reason} Raw frames are saved by the acquisition itself.` : "No worker is running: a new one is being started. Raw frames are saved, nothing is lost.");
+  else if (daemon?.paused && health.ready) showAlert("Refocusing is paused. Acquisitions continue and raw frames are saved; frames that are left out are caught up later.", "wait");
+  else if (level === "bad") showAlert(link.state === "lost" ? `${link.reason} Raw frames are saved by the acquisition itself.` : "No worker is running: a new one is being started. Raw frames are saved; nothing is lost.");
   else showAlert(link.state === "searching" ? link.reason : "", "wait");
 }
 
@@ -230,7 +230,7 @@ export function showAcquisitions(daemon, current) {
   const shown = acquisitions.find((a) => a.id === current) ?? acquisitions.at(-1);
   badge.hidden = !shown;
   showFocus(shown?.state === "ended" ? null : shown?.focus);
-  // Those of every acquisition that is open: a full disk is no matter of who is looked at.
+  // Warnings of all open acquisitions: a full disk matters whichever of them is shown.
   const warnings = acquisitions.filter((a) => a.state !== "ended").flatMap((a) => a.warnings.map((words) => `${a.name}: ${words}`));
   find("warnings").hidden = !warnings.length;
   put("warnings", warnings.join("; "));

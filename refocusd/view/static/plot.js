@@ -1,5 +1,5 @@
-// Focus scores of the frames shown, over the last two minutes of looking: dots, for frames of
-// several planes and channels follow one another.
+// Focus scores of the frames shown in the last two minutes: as dots, because frames of several
+// planes and channels follow one another.
 
 const MOST = 600;
 const SPAN_S = 120;

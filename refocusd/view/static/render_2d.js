@@ -1,4 +1,4 @@
-// The same with Canvas 2D, where there is no WebGL2: a table from counts to grey levels.
+// Draws as `render_gl.js` does, with Canvas 2D where there is no WebGL2: a table from counts to grey levels.
 
 export class FlatRenderer {
   constructor(canvas) {

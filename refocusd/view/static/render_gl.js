@@ -6,7 +6,7 @@ void main() {
   gl_Position = vec4(corner * 2.0 - 1.0, 0.0, 1.0);
 }`;
 
-// Pixels are shown as they are when enlarged; when reduced, a few are averaged after windowing.
+// An enlarged frame shows its pixels unchanged; in a reduced one, a few are averaged after windowing.
 const FRAGMENT = `#version 300 es
 precision highp float;
 precision highp usampler2D;
@@ -62,7 +62,7 @@ class Texture {
     this.size = "";
   }
 
-  // The same memory for every frame of one size.
+  // Frames of the same size reuse the same texture memory.
   fill(pixels, columns, rows) {
     const gl = this.gl;
     const wide = pixels instanceof Uint16Array;
@@ -122,8 +122,8 @@ export class GlRenderer {
     if (frame.refocused) this.textures[refocusedName].fill(frame.refocused, columns, rows);
   }
 
-  // Panes: {which, left, width, middle, down} in screen pixels from the top left corner; the camera
-  // looks at (middle, down).
+  // Panes: {which, left, width, middle, down} in screen pixels from the top left corner; the centre of
+  // the camera is at (middle, down).
   draw(panes, camera, window, mark) {
     const { gl, at, canvas, frame, fine } = this;
     gl.viewport(0, 0, canvas.width, canvas.height);

@@ -1,4 +1,4 @@
-// Settings that take effect from the next acquisition on: the daemon starts anew with them.
+// Settings for the next acquisition: the daemon restarts with them.
 
 import { getJson, post } from "./feed.js";
 
@@ -6,12 +6,12 @@ export function offerSettings(find) {
   const say = (words) => (find("settings-said").textContent = words);
 
   const sayWhen = (after) => say(after
-    ? `These take effect when ${after} has ended: the daemon starts anew then.`
-    : "The daemon starts anew; the page comes back by itself.");
+    ? `These take effect when ${after} has ended: the daemon restarts then.`
+    : "The daemon restarts; the page reconnects by itself.");
 
   async function fill() {
     if (!find("settings").open) return;
-    // What is typed or sent before they are there would be lost, or empty.
+    // Hidden until the settings arrive: anything typed before would be lost, and fields be sent empty.
     find("settings-form").hidden = true;
     say("");
     try {

@@ -1,9 +1,9 @@
-// How likely each part of the refocused frame is wrong, laid over it; and the frames to look at.
+// The trust map over the refocused frame: how likely each part is wrong; and the list of frames to look at.
 
 import { keyOf } from "./frame.js";
 
 const AS_ACQUIRED = 255;
-// From so many percent on: colour with its opacity.  Yellow to violet, which the colour-blind tell apart.
+// From this percentage on: colour with opacity, and word.  The colour-blind can tell these colours apart.
 const CLASSES = [
   [50, [176, 38, 255, 130], "likely"],
   [25, [255, 176, 0, 110], "possible"],
@@ -45,7 +45,7 @@ export class TrustOverlay {
     this.sheet.getContext("2d").putImageData(image, 0, 0);
   }
 
-  // Probability in percent that the frame is wrong there; null where nobody knows, or nothing was estimated.
+  // Probability in percent that the frame is wrong there; null if it is unknown or nothing was estimated.
   at(x, y) {
     if (!this.map) return null;
     const { columns, cell_px: cell } = this.map;
@@ -77,7 +77,7 @@ export class TrustOverlay {
   }
 }
 
-// Frames whose result is doubted, the newest first, as buttons that show them.
+// The doubted frames, newest first, as buttons that show them.
 export function showDoubted(card, frames, show) {
   const known = frames.map(({ acquisition, axes }) => acquisition + keyOf(axes)).join();
   card.hidden = !frames.length;

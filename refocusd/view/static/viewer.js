@@ -13,7 +13,7 @@ function makeRenderer(canvas) {
     try {
       return new GlRenderer(canvas);
     } catch {
-      // A canvas that was asked for WebGL2 cannot be drawn in 2D: a new one takes its place.
+      // A canvas that was asked for a WebGL2 context gives no 2D context: a new one takes its place.
       const fresh = canvas.cloneNode();
       canvas.replaceWith(fresh);
       return new FlatRenderer(fresh);
@@ -118,7 +118,7 @@ export class Viewer extends EventTarget {
     return window.devicePixelRatio || 1;
   }
 
-  // Longest side of a preview that this stage can show, in steps so that it seldom changes.
+  // Longest side of a preview that this stage can show, px, in steps so that it seldom changes.
   get side() {
     const { width, height } = this.frame?.header ?? { width: 1, height: 1 };
     const whole = Math.max(this.stage.clientWidth, this.stage.clientHeight) * this.ratio;
@@ -126,8 +126,8 @@ export class Viewer extends EventTarget {
     return Math.min(1024, Math.max(256, 128 * Math.ceil(most / 128)));
   }
 
-  // In device pixels.  Middles are whole: at 1:1 a pixel of the frame is a pixel of the screen,
-  // and none lies between two.
+  // In device pixels.  Middles are whole numbers, so that at 1:1 each pixel of the frame is exactly
+  // one pixel of the screen.
   panes() {
     const { width, height } = this.renderer.canvas;
     const down = Math.floor(height / 2);
@@ -154,7 +154,7 @@ export class Viewer extends EventTarget {
     if (canvas.width !== width || canvas.height !== height) {
       canvas.width = width;
       canvas.height = height;
-      // Exactly as large as it is drawn: a stage of 655.6 px would have it resampled.
+      // Exactly the size that is drawn: on a stage of 655.6 px the browser would resample it.
       canvas.style.width = `${width / this.ratio}px`;
       canvas.style.height = `${height / this.ratio}px`;
     }
@@ -181,7 +181,7 @@ export class Viewer extends EventTarget {
     this.moved();
   }
 
-  // One pixel of the frame is one pixel of the screen.
+  // Show one pixel of the frame as one pixel of the screen.
   actual(at = null) {
     this.zoomTo(1, at);
   }
@@ -227,7 +227,7 @@ export class Viewer extends EventTarget {
     this.dispatchEvent(new Event("moved"));
   }
 
-  // Where a point of the page lies in the frame.
+  // The frame's coordinates, px, of a point of the page.
   spot(clientX, clientY) {
     const box = this.stage.getBoundingClientRect();
     const x = (clientX - box.left) * this.ratio;
@@ -240,7 +240,7 @@ export class Viewer extends EventTarget {
     };
   }
 
-  // The part of the frame that can be seen, in its pixels.
+  // The visible part of the frame, in its pixels.
   visible() {
     const { width, height } = this.frame.header;
     const pane = this.panes().at(-1);
@@ -304,7 +304,7 @@ export class Viewer extends EventTarget {
     const { interval_counts: dark, interval_share: share, offset } = this.frame.header.facts ?? {};
     const error = dark && counts.refocused !== null ? dark + share * Math.max(0, counts.refocused - offset) : 0;
     refocused.textContent = `${said(counts.refocused)}${error ? ` ± ${error < 10 ? error.toFixed(1) : Math.round(error)}` : ""}`;
-    refocused.title = error ? "90 % of true pixels lie within this" : "";
+    refocused.title = error ? "90 % of true values lie within this range" : "";
     const percent = this.trust.at(counts.x, counts.y);
     if (percent !== null) box.append(`   error over 10 %: ${percent} % likely`);
     box.dataset.error = error ?? "";
