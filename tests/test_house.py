@@ -1,4 +1,4 @@
-"""What the repository says of itself is true: package tables, examples in docstrings."""
+"""What the repository states about itself is true: package tables, examples in docstrings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def with_examples() -> list[str]:
-    """Dotted names of the modules whose docstrings hold examples."""
+    """Dotted names of the modules whose docstrings contain examples."""
     return [
         ".".join(path.relative_to(top.parent).with_suffix("").parts)
         for top in TOPS

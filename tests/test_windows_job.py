@@ -1,4 +1,4 @@
-"""The Windows job fails for what the product does wrong, and for nothing that Wine does."""
+"""The Windows job fails for faults of the product, but not for those of Wine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LATE = "echo 'FAILED tests/a.py::d - AssertionError: the end: not within 100 s';
 
 
 def attempt(script: str, tmp_path: Path, limit_s: int = 60) -> tuple[int, str]:
-    """Exit status and output of a job with one step."""
+    """Run a job with one step; returns exit status and output."""
     job = 'set -euo pipefail; limit=$1 least=0 log=$2; clear_up() { :; }; . "$3"; attempt step bash -c "$4"'
     done = subprocess.run(
         ["bash", "-c", job, "job", str(limit_s), str(tmp_path / "log"), str(ATTEMPT), script],
@@ -30,7 +30,7 @@ def attempt(script: str, tmp_path: Path, limit_s: int = 60) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_step_that_passes_is_told(tmp_path: Path) -> None:
+def test_a_step_that_passes_is_reported(tmp_path: Path) -> None:
     status, said = attempt("echo fine", tmp_path)
     assert status == 0
     assert "fine" in said

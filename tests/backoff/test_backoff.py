@@ -1,4 +1,4 @@
-"""The waits between attempts grow to a limit, differ, and start over after a success."""
+"""Waits between attempts grow up to a limit, vary, and start over after a success."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from refocusd.errors import InputError
 
 
 @given(st.floats(0.01, 10.0), st.floats(1.0, 100.0), st.integers(1, 2000))
-def test_waits_double_to_their_limit_and_start_anew(first: float, times: float, tries: int) -> None:
+def test_waits_double_to_their_limit_and_start_again(
+    first: float, times: float, tries: int
+) -> None:
     back_off = BackOff(first, first * times)
     whole = first
     for _ in range(tries):

@@ -1,4 +1,4 @@
-"""Tiles that `bench --tune` measured: kept, looked up by engines, and ignored when in doubt."""
+"""Tile sizes that `bench --tune` measured are kept, used by engines, and ignored when in doubt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refocusd.engines.runtimes.openvino import OpenVinoEngine
 from refocusd.models.bundle import load_bundle
 
 SHAPE = (1500, 1400)
-#: So little memory that a frame of that shape does not go whole.
+#: Too little memory for a whole frame of that shape.
 OPTIONS = EngineOptions("openvino", "f32", 1, engine_mib=300)
 TILED = Combination("live-nuclei", OPTIONS, SHAPE)
 BEST = EngineOptions("openvino", "f32", 1, 704, 2, 300)
@@ -37,7 +37,7 @@ def engine_key() -> str:
 
 
 def times(monkeypatch: pytest.MonkeyPatch, engine_ms: dict[tuple[int, int], float]) -> list[Order]:
-    """Measure nothing: candidates take so long, and those that are not named do not run."""
+    """Replace the measurement: candidates take these times, and others do not run."""
     asked: list[Order] = []
 
     def answer(order: Order) -> Report:
@@ -58,7 +58,7 @@ def test_the_fastest_that_runs_is_kept(
     tune(TILED)
     found = recalled(engine_key(), SHAPE, OPTIONS)
     assert (found.tile_px, found.tile_batch) == fastest
-    # A tile as large as the frame is none.
+    # A tile as large as the frame does not count as one.
     assert len(asked) == sum(side < max(SHAPE) for side, _ in CANDIDATES)
 
 
@@ -144,7 +144,7 @@ def test_a_cache_that_cannot_be_written_does_not_matter(
 
 
 def test_tiles_that_no_model_could_take_are_not_taken() -> None:
-    """Of a damaged cache, or of an older refocusd's."""
+    """Entries of a damaged cache or of an older refocusd are ignored."""
     engine = OpenVinoEngine(load_bundle("live-nuclei"), OPTIONS)
     expected = engine.tiles(SHAPE)
     keep(engine.description.key, SHAPE, OPTIONS, EngineOptions(tile_px=64, tile_batch=1))
@@ -157,7 +157,7 @@ def test_tiles_that_no_model_could_take_are_not_taken() -> None:
 def test_bench_measures_tiles_for_the_memory_that_a_run_may_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An entry counts for one `engine_mib`: bench must be able to say which."""
+    """An entry is valid for one `engine_mib`, which bench must be able to set."""
     tried: list[Combination] = []
     monkeypatch.setattr("refocusd.cli.commands.bench.tune", tried.append)
     monkeypatch.setattr("refocusd.cli.commands.bench.run_session", lambda *_, **__: [])
@@ -168,7 +168,7 @@ def test_bench_measures_tiles_for_the_memory_that_a_run_may_take(
 
 
 def test_an_engine_takes_the_tiles_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of frames that do not go whole, and where nobody set others."""
+    """They are used for frames that do not fit whole, unless the user set others."""
     bundle = load_bundle("live-nuclei")
     engine = OpenVinoEngine(bundle, OPTIONS)
     before = engine.tiles(SHAPE)[0].shape

@@ -1,4 +1,4 @@
-"""The bench: what it counts, what it measures, and what it says of what cannot be measured."""
+"""The bench: what it counts and measures, and what it reports if it cannot measure."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_a_backend_that_does_not_work_here_starts_no_process(
 def test_tables_show_a_models_folder_as_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Another test may have made the console, in a narrow terminal.
+    # Another test may have created the console in a narrow terminal.
     monkeypatch.setattr(console, "_width", 400)
     wanted = Combination("/models/[/red]", CPU, (64, 64))
     report = Report(engine_ms=[1.0], worker_ms=[2.0], precision="f32", device="CPU")
@@ -205,7 +205,7 @@ def test_the_command_writes_table_figures_and_plot(
         ["--model", "no-such-model"],
     ],
 )
-def test_a_wrong_flag_is_told_before_any_work(
+def test_a_wrong_flag_is_reported_before_any_work(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bench", *flags]) == 2
@@ -213,7 +213,7 @@ def test_a_wrong_flag_is_told_before_any_work(
 
 
 @pytest.mark.parametrize("size", ["12", "axb", "99999", "64x", ""])
-def test_a_wrong_size_is_told_before_any_work(
+def test_a_wrong_size_is_reported_before_any_work(
     size: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:

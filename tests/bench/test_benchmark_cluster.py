@@ -1,4 +1,4 @@
-"""The plates of the cluster's benchmark, and what the guide shows of its figures."""
+"""The plates of the cluster benchmark, and its figures in the guide."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_plan_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
         guide.write_text(into_guide(figures, guide), encoding="utf-8")
     page = guide.read_text(encoding="utf-8")
     assert page.count("| cost of cores | ") == 1
-    # 40 ms a frame, 5 % more for two workers, half of what two cores cost.
+    # 40 ms per frame, 5 % more with two workers, half the price of two cores.
     assert "| time of one worker | 11 h |" in page
     assert "| cost of cores | $0.48, at $0.0816 an hour for two cores" in page
     assert "| jobs | 50,000 positions of 20 frames |" in page

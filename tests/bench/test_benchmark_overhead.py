@@ -18,13 +18,13 @@ from benchmarks.overhead.goals import goals
 from benchmarks.shared.statistics import Pair, percentiles, slow_down
 
 ROOT = Path(__file__).resolve().parents[2]
-#: One of these words must be in the name of every number of the file.
+#: The name of every number in the file must contain one of these words.
 UNITS = {"ms", "s", "percent", "mib", "gib", "px", "frames", "count"}
 
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All three parts, as small as they go, in a process of its own (a core is one a process)."""
+    """All three parts, as small as possible, in a separate process: a core is one per process."""
     folder = tmp_path_factory.mktemp("overhead")
     file = folder / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "overhead"), "--quick"]
@@ -34,7 +34,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    # Nothing stays but the figures.
+    # Only the figures remain.
     assert [path.name for path in folder.iterdir()] == [file.name]
     return found
 
@@ -85,7 +85,7 @@ def test_a_constant_slow_down_is_found_exactly() -> None:
 
 
 def test_the_interval_is_that_of_student_on_the_logarithms() -> None:
-    """By hand: logs 0 and 0.1 have mean 0.05 and standard error 0.05; t(0.975, 1) = 12.706."""
+    """By hand: logarithms 0 and 0.1 have mean and standard error 0.05; t(0.975, 1) = 12.706."""
     found = slow_down([_pair(1.0, 1.0), _pair(math.exp(0.1), 1.0)])
     assert found.mean == pytest.approx(100 * (math.exp(0.05) - 1))
     assert found.low == pytest.approx(100 * (math.exp(0.05 - 12.7062 * 0.05) - 1), rel=1e-4)

@@ -21,7 +21,7 @@ def test_data() -> Path:
 
 @pytest.fixture
 def scope() -> Microscope:
-    """Give a microscope that is fully known."""
+    """Give a microscope with all parameters known."""
     return Microscope(
         camera="Zyla",
         objective="20x/0.45",
@@ -34,7 +34,7 @@ def scope() -> Microscope:
 
 @pytest.fixture
 def camera_section() -> CameraSection:
-    """Give a camera section with the numbers that every one has."""
+    """Give a camera section with only the mandatory numbers."""
     return CameraSection(
         offset_counts=Measured(value=100.0, uncertainty=0.05),
         gain_e_per_count=Measured(value=0.46, uncertainty=0.002),

@@ -1,4 +1,4 @@
-"""A simulated camera is measured, and its numbers come back."""
+"""A simulated camera is measured, and its parameters are recovered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DARK_MS = (1.0, 100.0, 400.0)
 
 
 def brightness(camera: SimulatedCamera, top: float) -> float:
-    """Electrons per ms that bring the centre to `top` of saturation in 100 ms."""
+    """Electrons per ms with which the centre reaches `top` of saturation in 100 ms."""
     full = min((camera.full_scale - camera.offset) * camera.gain, camera.full_well_e)
     return top * full / 100
 
@@ -78,7 +78,7 @@ def test_gain_and_read_noise_come_back(camera: SimulatedCamera) -> None:
 
 
 def deviations(values: Sequence[Measured], truths: Sequence[float]) -> list[float]:
-    """In stated standard uncertainties."""
+    """Errors in units of the stated standard uncertainties."""
     return [
         abs(item.value - truth) / item.uncertainty
         for item, truth in zip(values, truths, strict=True)
@@ -119,7 +119,7 @@ def test_the_stated_uncertainty_covers_the_truth_as_often_as_it_claims(
         ),
     }
     for name, deviation in quantities.items():
-        # 68 % and 95 % are claimed; of 60 trials, binomial bounds of 1 in 1000.
+        # 68 % and 95 % are nominal; the limits are binomial bounds of 1 in 1000 for 60 trials.
         within = [float(np.mean(np.array(deviation) < k)) for k in (1, 2)]
         assert 0.48 <= within[0] <= 0.87, f"{name}: {within[0]:.2f} within u"
         assert within[1] >= 0.84, f"{name}: {within[1]:.2f} within 2 u"
@@ -195,7 +195,7 @@ def test_the_flat_field_comes_back_and_pixels_only_where_frames_suffice() -> Non
     error = flat - truth / truth.mean()
     assert float(np.std(error)) < 0.003
     assert float(np.abs(flat.mean() - 1)) < 1e-5
-    # Two dim frames a level: the pixels drown in noise, the shading does not.
+    # Two dim frames per level: noise hides the pixels, but not the shading.
     few = measured(SimulatedCamera(shape=(128, 128), prnu=0.003, shading=0.4), frames=2, top=0.2)
     smooth = few.maps["flat"].values[20:-20, 20:-20]
     light = SimulatedCamera(shape=(128, 128), shading=0.4).light
@@ -215,13 +215,13 @@ def test_maps_of_an_scmos_come_with_many_frames() -> None:
     assert float(np.corrcoef(noise.ravel(), camera.noise.ravel())[0, 1]) > 0.97
     gain = found.maps["gain"].values
     assert float(np.median(gain)) == pytest.approx(0.5, rel=0.02)
-    # 5 levels, 595 degrees of freedom: 6 % a pixel.
+    # 5 levels, 595 degrees of freedom: 6 % per pixel.
     assert float(np.std(gain / 0.5)) < 0.09
     few = measured(camera, frames=8, levels=6, dark_ms=[1.0])
     assert set(few.maps) == {"flat", "offset"}
 
 
-def test_a_flickering_lamp_is_not_taken_for_noise_of_the_camera() -> None:
+def test_a_flickering_lamp_is_not_mistaken_for_noise_of_the_camera() -> None:
     camera = SimulatedCamera(shape=(96, 96), gain=0.5, bits=16, shading=0.4, prnu=0.01)
     dark = camera.series(DARK_MS, 4)
     light = brightness(camera, 0.9)
@@ -244,7 +244,7 @@ def test_memory_does_not_grow_with_the_frames() -> None:
     rng = np.random.default_rng(0)
 
     def series(levels: Sequence[tuple[float, float]], frames: int) -> Series:
-        """Frames that are made as they are read, as a recording's are."""
+        """A series whose frames are made as they are read, like those of a recording."""
 
         def frame(mean: float) -> Pixels:
             return rng.normal(100 + mean, np.sqrt(9 + mean), shape).astype(np.uint16)

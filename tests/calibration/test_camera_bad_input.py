@@ -1,4 +1,4 @@
-"""Series that do not show the camera are refused, or flagged, with what to do."""
+"""Series that do not characterise the camera are refused or flagged, with advice."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_leak_on_one_side_is_flagged_by_its_shape() -> None:
     side = np.linspace(0, 0.06, 128)[None, :] * np.ones((128, 1))
     levels = [level_of(ms, [camera.expose(ms, side, rng) for _ in range(8)]) for ms in DARK_MS]
     found = measure_camera(series_of_frames(levels), flat(camera, light=150.0))
-    # 30 e-/s on average would pass for dark current.
+    # 30 e-/s on average could be dark current.
     assert "one part of the field" in failed(found)["light leak"]
 
 
@@ -200,7 +200,7 @@ def test_a_recording_without_exposures_needs_them_as_a_list(tmp_path: Path) -> N
 
 def test_a_recording_is_grouped_by_its_exposures(tmp_path: Path) -> None:
     frames = [np.full((24, 32), 100 + index, np.uint16) for index in range(6)]
-    # Up and down again: each exposure twice.
+    # Up and down again: each exposure comes twice.
     said = [{"Exposure": ms, "BitDepth": 12, "Camera": "Zyla"} for ms in (1, 2, 4, 4, 2, 1)]
     path = write_ndtiff(
         tmp_path / "flat",
@@ -220,7 +220,7 @@ def test_a_recording_is_grouped_by_its_exposures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_any_series_gives_numbers_or_one_clear_error(seed: int) -> None:
-    """Offsets, noises, gains and lights that do not go together: no crash, no NaN, no warning."""
+    """Implausible combinations of offset, noise, gain and light: no crash, no NaN, no warning."""
     rng = np.random.default_rng(seed)
     top = int(rng.choice([255, 1023, 65535]))
     shape = (int(rng.integers(16, 40)), int(rng.integers(16, 40)))

@@ -81,7 +81,7 @@ def test_a_profile_is_written_from_recordings(
     assert "read noise" in capsys.readouterr().out
 
 
-def test_a_measurement_that_fails_its_checks_is_told_but_not_written(
+def test_a_measurement_that_fails_its_checks_is_reported_but_not_written(
     series: tuple[Path, Path], tmp_path: Path
 ) -> None:
     leaking = recorded(tmp_path / "leak", DARK_MS, 0.3)
@@ -113,7 +113,7 @@ def test_recordings_without_metadata_take_their_exposures_from_flags(tmp_path: P
     assert camera.gain_e_per_count.value == pytest.approx(0.5, rel=0.02)
 
 
-def test_without_an_output_the_figures_are_told_only(
+def test_without_an_output_the_figures_are_only_printed(
     series: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--from-recording", *series, "--json", tmp_path / "figures.json") == 0
@@ -139,7 +139,7 @@ def test_a_dry_run_prints_every_move_and_does_nothing(
     flags = ("--dark-exposures-ms", "7,70", "--flat-exposures-ms", "3,30,60,90")
     assert run("--dry-run", "--output", tmp_path / "scope.json", *flags) == 0
     printed = capsys.readouterr().out
-    # Two dark moves of 16 frames; flat ones up and down, of 2 frames each.
+    # Two dark moves of 16 frames; flat moves up and down with 2 frames each.
     assert "2 moves, 32 frames" in printed
     assert "8 moves, 16 frames" in printed
     assert printed.count("closed") == 2
@@ -152,7 +152,7 @@ def test_a_dry_run_prints_every_move_and_does_nothing(
 def test_the_real_core_measures_a_camera(
     demo_microscope: DemoMicroscope, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything but the pixels is real: they follow the core's exposure and shutter."""
+    """Only the pixels are simulated; they follow the core's exposure and shutter."""
     core = demo_microscope.core
     camera = SimulatedCamera(shape=(512, 512), gain=0.5, read_noise=2.0, bits=12, shading=0.2)
     rng = np.random.default_rng(0)
@@ -183,7 +183,7 @@ def test_the_real_core_measures_a_camera(
         assert raw_data("", raw.path).sha256 == raw.sha256
 
 
-def test_a_microscope_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_microscope_that_is_not_there_is_reported(tmp_path: Path) -> None:
     code = (
         "from refocusd_calibration.stage.microscope import microscope_core, JAVA_PORT, _listens\n"
         "from refocusd.errors import ConfigError\n"

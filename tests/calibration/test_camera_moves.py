@@ -1,4 +1,4 @@
-"""Moves on a real Micro-Manager core: planned, limited, verified, recorded."""
+"""Moves of a real Micro-Manager core are planned, limited, verified and recorded."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ LIMITS = MoveLimits(-10, 10, longest_exposure_ms=100)
 
 @pytest.fixture
 def core(demo_microscope: DemoMicroscope) -> Iterator[Any]:
-    """Give the demo's core, at z = 0 and dark; others go on with it as it was."""
+    """Give the demo's core at z = 0 with the shutter closed; its state is restored afterwards."""
     core = demo_microscope.core
     exposure_ms, z_um, shutter = core.get_exposure(), core.get_position(), core.get_shutter_open()
-    # It starts with either state.
+    # The shutter may be open or closed at first.
     core.set_shutter_open(False)
     core.set_position(0.0)
     core.wait_for_device(core.get_focus_device())
@@ -47,7 +47,7 @@ def core(demo_microscope: DemoMicroscope) -> Iterator[Any]:
 def test_planes_are_taken_where_and_in_the_order_asked_for(core: Any, tmp_path: Path) -> None:
     core.set_position(2.5)
     core.set_exposure(33.0)
-    # Up and down again: planes may come twice.
+    # Up and down again: a plane may come twice.
     z_um = [-4.0, 0.0, 4.0, 0.0, -4.0]
     moves = plane_moves(z_um, exposure_ms=5, repeats=2, channel="DAPI")
     path = run_series(moves, tmp_path, "planes", limits=MoveLimits(-5, 5), settle_ms=0)
@@ -61,7 +61,7 @@ def test_planes_are_taken_where_and_in_the_order_asked_for(core: Any, tmp_path: 
             assert said["ZPosition_um_Intended"] == z_um[int(axes["z"])]
             assert said["Exposure"] == 5.0
             assert axes["channel"] == "DAPI"
-    # As it was before.
+    # The state from before.
     assert core.get_position() == pytest.approx(2.5)
     assert core.get_exposure() == pytest.approx(33.0)
 
@@ -134,7 +134,7 @@ def test_moves_with_equal_axes_are_refused(tmp_path: Path) -> None:
 def test_a_stage_that_refuses_is_an_error(
     core: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # The demo stage ends at 300 um; the engine prints its refusal and carries on.
+    # The demo stage ends at 300 um; the engine prints the error and continues.
     with pytest.raises(InputError, match=r"move 2 to z = 400 um.*kept in"):
         run_series(
             plane_moves([0.0, 400.0, 1.0], exposure_ms=5),
@@ -150,7 +150,7 @@ def test_a_stage_that_refuses_is_an_error(
 def test_a_stage_that_stops_short_is_an_error(
     core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Goals above 5 um are ignored without an error, as by a stage that a focus drive has locked.
+    # Targets above 5 um are ignored without an error, as with a stage locked by a focus drive.
     move = core.set_position
 
     goals = []
@@ -170,7 +170,7 @@ def test_a_stage_that_stops_short_is_an_error(
             settle_ms=0,
         )
     assert goals == [0.0, 3.0, 6.0, 0.0], "nothing moves any more, but back"
-    # What was taken is kept.
+    # Frames that were taken are kept.
     with open_dataset(tmp_path / "stuck_1") as recording:
         assert len(recording) == 2
 
@@ -190,14 +190,14 @@ def test_an_interrupted_series_goes_no_further_and_puts_everything_back(
     def interrupted() -> None:
         taken.append(core.get_position())
         if len(taken) == 3:
-            signal.raise_signal(signal.SIGINT)  # handled by the main thread, this is the engine's
+            signal.raise_signal(signal.SIGINT)  # handled in the main thread; this is the engine's
 
     monkeypatch.setattr(core, "set_position", moved)
     moves = plane_moves([float(z) for z in range(-8, 9)], exposure_ms=5)
     with pytest.raises(InputError, match=r"the series was interrupted; .* kept in"):
         run_series(moves, tmp_path, "cut", limits=LIMITS, settle_ms=0, on_frame=interrupted)
     assert taken[:3] == [-8.0, -7.0, -6.0]
-    # The main thread may be late for the signal; the series has 17.
+    # The main thread may handle the signal late; the series has 17 frames.
     assert len(taken) < 17
     assert went_to == [*taken, 1.5]
     assert core.get_position() == pytest.approx(1.5)

@@ -1,4 +1,4 @@
-"""Two profiles of one microscope tell whether it has drifted."""
+"""Two profiles of one microscope show whether it has drifted."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_profile_has_not_drifted_from_itself(
 @pytest.mark.parametrize(
     ("gain", "uncertainty", "expected"),
     [
-        (0.47, 0.002, []),  # 2 %, allowed are 3
+        (0.47, 0.002, []),  # 2 %, with 3 % allowed
         (0.48, 0.002, ["camera.gain_e_per_count"]),
         (0.48, 0.02, []),  # beyond the limit, but within two standard uncertainties
     ],

@@ -1,4 +1,4 @@
-"""Through-focus measurements: known truth recovered, real stacks, bad input refused or flagged."""
+"""Through-focus measurements: recovery of the truth, real stacks, bad input refused or flagged."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_best_focus_lies_within_a_tenth_of_the_depth_of_field(na: float, light: 
         assert best.value == pytest.approx(focus * depth, abs=0.1 * depth)
         assert abs(best.value - focus * depth) < 4 * best.uncertainty
         assert best.uncertainty < 0.1 * depth
-        # The metric's depth is of the order of the quarter-wave criterion's.
+        # The depth of the metric is of the order of the quarter-wave criterion.
         width = result.section.depth_of_field_um
         assert width is not None
         assert 0.5 < width.value / depth < 2.5
@@ -101,10 +101,10 @@ def test_uncertainties_cover_the_truth_as_often_as_they_say() -> None:
             for found, true in zip(section.tilt_mrad, (a, 0.0), strict=True)
         ]
     for pulls in (np.abs(focus), np.abs(tilt)):
-        # 68 % and 95 % are claimed; of 30 draws these are two standard errors below.
+        # 68 % and 95 % are nominal; the limits are two standard errors lower for 30 draws.
         assert np.mean(pulls < 1) >= 0.50
         assert np.mean(pulls < 2) >= 0.86
-        # And not by claiming nothing.
+        # And not because the uncertainties are too large to be of use.
         assert np.mean(pulls < 0.3) <= 0.6
 
 
@@ -119,7 +119,7 @@ def test_backlash_and_drift_of_a_stage_are_recovered() -> None:
         z.extend(part if sweep == 0 else part[1:])
         direction.extend([1 if sweep % 2 == 0 else -1] * (len(up) - (sweep > 0)))
     times = np.arange(len(z)) * 2.0
-    # Coming from below, the specimen is in focus at a higher reading.
+    # Approached from below, the specimen is in focus at a higher reading.
     true = np.array(z) - np.array(direction) * backlash / 2 - drift_um_per_min * times / 60
     result = measure_focus(
         series_of_stack(scene.stack(true.tolist()), z, time_s=times), pixel_um=0.645
@@ -277,7 +277,7 @@ def test_a_stack_that_does_not_say_its_steps_is_refused(tmp_path: Path) -> None:
 
 def test_a_series_may_lie_in_an_ome_zarr(tmp_path: Path) -> None:
     path = tmp_path / "series.zarr"
-    write_image(path, axes="zyx", levels=1)  # its planes are 2 um apart
+    write_image(path, axes="zyx", levels=1)  # plane distance 2 um
     planes = FocusScene(TWENTY, (64, 64)).stack(PLANES)
     zarr.create_array(path / "0", data=planes, chunks=(1, 64, 64), overwrite=True)
     with open_series([path]) as series:

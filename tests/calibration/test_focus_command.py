@@ -27,9 +27,9 @@ TWENTY = Optics(0.45, 0.52)
 DEPTH = depth_of_field_um(TWENTY)
 Z_UM = np.arange(-8, 9) * 0.45 * DEPTH
 
-#: Runs in a process of its own, as a process takes one core.  The beads lie at z = 0 (the
-#: demo stage has no other zero); neither series has a plane there, and the second has it
-#: far from its middle.
+#: Runs in a separate process, because a process can have only one core.  The beads are at z = 0
+#: (the demo stage has no other zero); neither series has a plane there, and it is far from the
+#: middle of the second.
 ON_THE_DEMO_CAMERA = """
 import argparse, sys
 from pathlib import Path
@@ -79,7 +79,7 @@ def calibrate(*arguments: object) -> int:
 
 
 def recorded(folder: Path, focus_um: float = 0.4, **metadata: Any) -> Path:
-    """Write an NDTiff dataset of a through-focus series, as the acquisition engine says it."""
+    """Write an NDTiff dataset of a through-focus series with the acquisition engine's metadata."""
     scene = FocusScene(TWENTY, (160, 160), surface_um=(focus_um, 0, 0, 0))
     planes = scene.stack(Z_UM.tolist())
     return write_ndtiff(
@@ -157,7 +157,7 @@ def test_several_recordings_are_sweeps_of_one_field(tmp_path: Path) -> None:
     told = json.loads(figures.read_text(encoding="utf-8"))
     assert told["focus"]["repeatability_um"]["value"] == pytest.approx(0.2, abs=0.05)
     assert told["focus"]["best_um"]["value"] == pytest.approx(0.2, abs=0.1)
-    # They differ more than each is uncertain: that counts.
+    # They differ by more than their uncertainties, and that decides.
     assert told["focus"]["best_um"]["uncertainty"] > 0.08
     assert any("clock" in note for note in told["notes"])
 
@@ -276,7 +276,7 @@ def test_a_stage_needs_limits_and_stays_within(capsys: pytest.CaptureFixture[str
 
 
 def test_a_good_stack_of_a_commercial_confocal_passes(test_data: Path, tmp_path: Path) -> None:
-    """Ten planes 5 um apart; out of focus the microscope rejects three quarters of the light."""
+    """Ten planes, 5 um apart; out of focus, the microscope rejects three quarters of the light."""
     path, figures = test_data / "z_stacks/faim_beads_E07_s2_w1.tif", tmp_path / "f.json"
     status = calibrate("--from-recording", path, "--json", figures)
     told = json.loads(figures.read_text(encoding="utf-8"))

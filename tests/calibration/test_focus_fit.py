@@ -1,4 +1,4 @@
-"""Peaks between planes, metrics without their defects, the stage's habits, the focal surface."""
+"""Peaks between planes, corrected metrics, behaviour of the stage, the focal surface."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_peak_of_any_shape_is_found_between_planes(shape: object, focus_um: fl
     z = np.arange(-8.0, 8.1, 0.8)
     peak = fit_peak(z, 5 + 3 * shape((z - focus_um) / 2.1))
     assert peak is not None
-    # Within a hundredth of the half width.
+    # Within a hundredth of the half-width.
     assert peak.z_um == pytest.approx(focus_um, abs=0.02)
     assert peak.height + peak.base == pytest.approx(8, rel=0.03)
 
@@ -84,7 +84,7 @@ def test_peaks_are_counted_with_those_at_the_ends() -> None:
     assert count_peaks(np.ones(9), 0.0) == 0
 
 
-def test_noise_is_told_from_the_curve_under_it() -> None:
+def test_noise_is_distinguished_from_the_curve_under_it() -> None:
     rng = np.random.default_rng(0)
     z = np.linspace(-10, 10, 81)
     assert noise_of(np.exp(-(z**2) / 18) + 0.01 * rng.standard_normal(81)) == pytest.approx(
@@ -136,7 +136,7 @@ def test_the_metric_that_decides_has_one_peak_and_little_uncertainty() -> None:
     broad = figures("focus_score", 1, 0.1)
     sharp = figures("dct_entropy", 1, 0.02)
     assert choose_metric([two, broad, sharp]) is sharp
-    # Nearly equal: the order of preference decides, not chance.
+    # If they are nearly equal, the order of preference decides, not chance.
     assert choose_metric([two, figures("focus_score", 1, 0.03), sharp]).metric == "focus_score"
     assert choose_metric([two]) is two
 
@@ -152,7 +152,7 @@ def passages(places: list[tuple[int, float, float | None]]) -> list[Passage]:
     return [Passage(direction, z, 0.01, time) for direction, z, time in places]
 
 
-def test_backlash_drift_and_repeatability_are_told_apart() -> None:
+def test_backlash_drift_and_repeatability_are_distinguished() -> None:
     rng = np.random.default_rng(1)
     truth = [
         (1 if i % 2 == 0 else -1, 5 + 0.15 * (1 if i % 2 == 0 else -1) + 0.2 * i, 60.0 * i)

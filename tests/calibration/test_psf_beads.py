@@ -1,4 +1,4 @@
-"""The kernel from beads: what was put in is found again, and what cannot be measured is refused."""
+"""The kernel from beads: the truth is recovered, and what cannot be measured is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Z_NEAR = np.linspace(-16, 16, 9)
 def near_series(
     electrons: float, spherical: float = 0.0, seed: int = 0, na: float = 0.45
 ) -> PlaneStack:
-    """Ten beads within 16 um of focus, which lies at 1.3 um."""
+    """Ten beads within 16 um of focus, which is at 1.3 um."""
     optics = Optics(na, WAVELENGTH, 1.0, PIXEL, spherical)
     places = scattered(10, 256, 50, 26, np.random.default_rng(seed))
     frames = simulate_beads(
@@ -40,7 +40,7 @@ def near_series(
 def truth_um(
     z_um: NDArray[np.float64], na: float, spherical: float, focus_um: float
 ) -> NDArray[np.float64]:
-    """Widths of the true kernels, by the definition of the profile."""
+    """Widths of the true kernels, in the profile's definition."""
     law = WaveLaw(
         na, WAVELENGTH, 1.0, PIXEL, focus_um, (-50.0, 50.0), reach_um=10.0, defocus_um=40.0
     )
@@ -64,7 +64,7 @@ def test_optics_are_recovered_over_32_um_of_defocus(
     places = scattered(10, 360, 85, 45, np.random.default_rng(3))
     optics = Optics(na, WAVELENGTH, 1.0, PIXEL, spherical)
     frames = simulate_beads(optics, list(Z_FAR), places, 360, focus_um=-0.7, electrons=electrons)
-    # The nominal NA is off: it is a start, not a result.
+    # The nominal NA is wrong: it is a start value, not a result.
     measured = measure_beads(in_order(list(Z_FAR), frames, PIXEL), Stated(na * 1.06, WAVELENGTH))
     section = measured.section
     assert section.model == "wave"
@@ -93,7 +93,7 @@ def test_stated_uncertainties_cover_the_truth_at_the_claimed_rate() -> None:
         truth = truth_um(measured.observed.z_um, 0.45, 0.2, 1.3)
         apart = np.abs(np.array(section.sigma_um) - truth)
         widths += list(apart / np.array(section.sigma_uncertainty_um))
-    # 68 and 95 % are claimed; of 30 and of 90 values, correlated within a series.
+    # 68 % and 95 % are nominal, for 30 and 90 values that are correlated within a series.
     assert np.mean(np.array(off) < 1) >= 0.5
     assert np.mean(np.array(off) < 2) >= 0.85
     assert np.mean(np.array(widths) < 1) >= 0.55
@@ -130,12 +130,12 @@ def test_the_sign_of_defocus_is_observable_with_spherical_aberration_only() -> N
     for spherical in (0.5, -0.5):
         aberrated, some = said(spherical)
         assert aberrated.startswith("observable")
-        # Positive aberration widens what lies below focus.
+        # Positive aberration widens the kernels below focus.
         assert np.sign(some.value) == -np.sign(spherical)
         assert abs(some.value) > 10 * some.uncertainty
 
 
-def test_a_gaussian_blur_is_told_from_wave_optics() -> None:
+def test_a_gaussian_blur_is_distinguished_from_wave_optics() -> None:
     rng = np.random.default_rng(5)
     places = scattered(10, 256, 50, 30, rng)
     rows, columns = np.indices((256, 256))
@@ -176,7 +176,7 @@ def test_without_the_wavelength_the_simple_laws_are_fitted() -> None:
 
 
 def test_a_real_bead_is_measured_and_its_aberrations_are_not_hidden(test_data: Path) -> None:
-    """A light sheet's PSF: its light fades off focus, and one bead is too few."""
+    """A light sheet's PSF: its light fades away from focus, and one bead is too few."""
     planes = tifffile.imread(test_data / "psf" / "pycudadecon_psf.tif")[18:43]
     z = 0.1 * (np.arange(18, 43) - 30)
     measured = measure_beads(in_order(list(z), planes, 0.1), Stated(1.1, 0.525, 1.33), reach_um=2.6)
@@ -192,7 +192,7 @@ def test_a_real_bead_is_measured_and_its_aberrations_are_not_hidden(test_data: P
 
 
 def test_beads_of_a_20x_objective_are_described_by_an_apodised_pupil(test_data: Path) -> None:
-    """20x/0.75, 5 um steps, beads of 16 um; the file's pixel of 1 um is a placeholder."""
+    """20x/0.75, 5 um steps, beads of 16 um; the file's pixel size of 1 um is a placeholder."""
     path = test_data / "z_stacks" / "faim_beads_E07_s2_w1.tif"
     measured = measure_beads(read_planes(path, pixel_um=1.3668), Stated(0.75, 0.52))
     section = measured.section
@@ -214,7 +214,7 @@ def test_beads_with_a_bright_rim_are_found_once_each(test_data: Path) -> None:
     path = test_data / "z_stacks" / "faim_beads_E08_s1_w2.tif"
     stack = read_planes(path, pixel_um=1.3668)
     beads = find_beads(stack, reach_um=42)
-    # Of 21 patches of light some are several beads that touch.
+    # Some of the 21 patches of light are several touching beads.
     assert beads.found < 30
     assert len(beads.centres) >= 6
 
@@ -249,7 +249,7 @@ def crowded(count: int, apart_px: float) -> PlaneStack:
 
 
 def test_the_light_of_neighbouring_beads_is_subtracted() -> None:
-    """Kernels reach 23 px; few of these beads have that much room around them."""
+    """Kernels reach 23 px, and few of these beads have that much room around them."""
     measured = measure_beads(crowded(60, 14), STATED)
     section = measured.section
     assert measured.passed

@@ -25,7 +25,7 @@ from refocusd.profiles.profile import Microscope, Profile, load_profile, save_pr
 OPTICS = Optics(0.45, 0.52, 1.0, 0.645)
 Z_UM = np.linspace(-16, 16, 9)
 
-#: Runs in a process of its own, as a process takes one core.  The demo camera blurs by
+#: Runs in a separate process, because a process can have only one core.  The demo camera blurs by
 #: sigma^2 = 2^2 + (0.5 z)^2, in pixels, which are 1 um; its amplitude stays.
 ON_THE_DEMO_CAMERA = """
 import argparse, sys
@@ -73,7 +73,7 @@ def beads() -> NDArray[np.uint16]:
 
 
 def recorded(folder: Path, planes: NDArray[np.uint16], **more: Any) -> Path:
-    """Write an NDTiff dataset of a z series, as the acquisition engine says it."""
+    """Write an NDTiff dataset of a z series with the acquisition engine's metadata."""
     return write_ndtiff(
         folder,
         [
@@ -231,7 +231,7 @@ def test_unknown_pixel_sizes_and_stage_positions_are_refused(tmp_path: Path) -> 
 def test_the_widefield_channel_of_a_nucleus_is_measured_with_the_step_that_the_file_states(
     test_data: Path, tmp_path: Path
 ) -> None:
-    """45 planes through one nucleus in a field of 67 um, into which the widest kernel does not fit."""
+    """45 planes through one nucleus in a field of 67 um, smaller than the widest kernel."""
     figures = tmp_path / "figures.json"
     status = calibrate(
         "--from-recording", test_data / "z_stacks/neubias_dna_widefield_confocal.tif",

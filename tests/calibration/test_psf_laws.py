@@ -1,4 +1,4 @@
-"""The laws of blur: against closed forms, and against the optics that the product uses."""
+"""The laws of blur, compared with closed forms and with the optics that the product uses."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_kernels_have_unit_flux_and_the_transfer_function_that_is_claimed(
     z = np.array([3.0, -9.0])
     kernel = law.kernel(np.array(values), z, radius)
     ring = 2 * np.pi * radius * weight
-    # Diffraction throws a per cent of the light beyond any radius.
+    # Diffraction puts about one per cent of the light beyond any radius.
     np.testing.assert_allclose(kernel @ ring, 1.0, atol=0.02)
     frequency = np.array([0.05, 0.1])
     found = kernel @ (ring[:, None] * j0(2 * np.pi * np.outer(radius, frequency)))

@@ -1,4 +1,4 @@
-"""One stack of the specimen itself tells the PSF's form, which other frames of the microscope are refocused with."""
+"""One stack of the specimen gives the form of the PSF, with which other frames are refocused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from refocusd.profiles.profile import Microscope, Profile
 from refocusd.worker.blurs import Blurs, known_blur
 
 PIXEL_UM, WAVELENGTH_UM = 0.645, 0.461
-#: As the objective of a plate reader blurs, whose aperture is stated as 0.45.
+#: The optics of a plate reader, whose aperture is stated as 0.45.
 PLATE = Optics(0.51, WAVELENGTH_UM, 1.0, PIXEL_UM, spherical_waves=-1.17, apodisation=0.39)
 STATED = Stated(0.45, WAVELENGTH_UM)
 #: Planes of the stack, and which of them is in focus.
@@ -38,7 +38,7 @@ UPPER, LOWER = slice(0, 448), slice(448, 896)
 
 
 def exposed(plane: NDArray[np.float64], z_um: float, rows: slice) -> Pixels:
-    """The plane as the plate's objective shows it, light from beyond the borders included."""
+    """The plane as the plate reader images it, including light from beyond the borders."""
     psf = defocus_psf(PLATE, best_focus_um(PLATE) + z_um - Z_UM[IN_FOCUS])
     seen = fftconvolve(np.pad(plane, psf.shape[0] // 2, mode="wrap"), psf, mode="valid")
     light = np.random.default_rng(0).poisson(np.maximum(seen, 0.01)[rows] * 40)
@@ -57,7 +57,7 @@ def measured(plane: NDArray[np.float64]) -> PsfMeasurement:
 
 
 def known(measured: PsfMeasurement, **changed: Any) -> BlurEstimate | None:
-    """What a daemon knows of plane 4 of another recording, whose files say nothing of the stage."""
+    """A daemon's prior blur of plane 4 of another recording, which states no stage positions."""
     section = measured.section
     profile = Profile(
         created="2026-01-01T00:00:00+00:00",
@@ -77,7 +77,7 @@ def known(measured: PsfMeasurement, **changed: Any) -> BlurEstimate | None:
     )
 
 
-def test_an_apodised_pupil_is_found_and_not_taken_for_another_pixel_size(
+def test_an_apodised_pupil_is_found_and_not_mistaken_for_another_pixel_size(
     measured: PsfMeasurement,
 ) -> None:
     section = measured.section
@@ -91,7 +91,7 @@ def test_an_apodised_pupil_is_found_and_not_taken_for_another_pixel_size(
     assert section.pixel_um is None
 
 
-def test_another_field_gains_by_what_one_stack_told(
+def test_another_field_gains_from_what_one_stack_showed(
     measured: PsfMeasurement, plane: NDArray[np.float64]
 ) -> None:
     raw, truth = exposed(plane, 8.0, LOWER), plane[LOWER].astype(np.float32)

@@ -78,7 +78,7 @@ def test_stated_uncertainties_cover_the_truth_at_the_claimed_rate() -> None:
             sigmas_off(section.spherical_waves, 0.2),
             sigmas_off(section.focus_um, 1.3),
         ]
-    # 68 and 95 % are claimed; 36 values, those of a series correlated.
+    # 68 % and 95 % are nominal, for 36 values that are correlated within a series.
     assert np.mean(np.array(off) < 1) >= 0.5
     assert np.mean(np.array(off) < 2) >= 0.83
 
@@ -87,7 +87,7 @@ def test_the_in_focus_frame_may_be_a_frame_of_its_own() -> None:
     stack = series(300.0)
     optics = Optics(0.45, WAVELENGTH, 1.0, PIXEL)
     apart = simulate_planes(optics, [1.3, 17.3], 192, focus_um=1.3, electrons=300.0, seed=9)
-    # The field of `simulate_planes` depends on how far its planes reach: cut both alike.
+    # The field of `simulate_planes` depends on the range of its planes: cut both alike.
     section = measure_planes(stack, apart[0].astype(np.float32), STATED).section
     assert len(section.defocus_um) == len(Z_NEAR)
     assert section.na is not None

@@ -1,4 +1,4 @@
-"""A profile is shown as numbers, as a picture and as one page."""
+"""A profile is shown as numbers, as a figure and as a page."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_picture_shows_every_section(whole: Path, tmp_path: Path) -> None:
     picture = pixels((tmp_path / "report.png").read_bytes())
     height, width = picture.shape[:2]
     assert width > 1000
-    # Something is drawn in each of the six panels, and in the strip of kernels below.
+    # Each of the six panels and the strip of kernels below contains something.
     for row in range(3):
         for column in range(2):
             top, left = int(height * (0.05 + 0.27 * row)), column * width // 2
@@ -115,7 +115,7 @@ def test_the_picture_shows_every_section(whole: Path, tmp_path: Path) -> None:
 
 
 class Page(HTMLParser):
-    """Collects what a page refers to, and its text."""
+    """Collects the references and the text of a page."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The PSF is measured on z-stacks without anybody's asking, and serves frames of that microscope."""
+"""The PSF is measured automatically on z-stacks, and used for frames of that microscope."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from refocusd.worker import blurs
 
 PIXEL_UM = 0.645
 PLATE = Optics(0.51, 0.461, 1.0, PIXEL_UM, spherical_waves=-1.17, apodisation=0.39)
-#: Where the stage stood, um, and where the focus is.
+#: Stage positions and focus, um.
 Z_UM, FOCUS_UM = np.arange(100.0, 141.0, 4.0), 128.0
 SIDE = 448
 SCOPE = {"Camera": "Zyla", "PixelSizeUm": PIXEL_UM, "TIObjective-Label": "20x"}
@@ -60,7 +60,7 @@ ID = "00000000-0000-4000-8000-000000000001"
 
 @pytest.fixture(scope="module")
 def stack() -> NDArray[np.uint16]:
-    """Planes of a thin specimen, as the plate's objective shows them."""
+    """Planes of a thin specimen, as the plate reader images them."""
     plane = np.tile(Specimen().sharp("DAPI").astype(np.float64), (2, 2))[:SIDE, :SIDE]
     rng, planes = np.random.default_rng(0), []
     for um in Z_UM:
@@ -97,7 +97,7 @@ def test_a_recording_is_refocused_with_the_psf_that_its_own_stack_tells(
     said = [metadata["refocusd"] for _, metadata in frames.values()]
     assert {each["calibration"] for each in said} == {profile.id()}
     assert "stack" in {each["blur_source"] for each in said}
-    # Nothing is measured, or refocused, twice.
+    # Nothing is measured or refocused twice.
     again = refocusd("process", path, place=tmp_path, **environment(tmp_path))
     assert "nothing to do" in again.stdout
     assert "measuring" not in again.stderr
@@ -135,7 +135,7 @@ def test_a_daemon_learns_from_a_stack_what_the_next_acquisition_is_refocused_wit
 
 
 def test_planes_that_no_optics_explain_are_not_believed(stack: NDArray[np.uint16]) -> None:
-    """Sharp things at two depths, as in a thick specimen."""
+    """Sharp structures at two depths, as in a thick specimen."""
     thick = stack[2:] + np.roll(stack[:-2], (90, 60), (1, 2))
     measured = measure_automatically(in_order(list(Z_UM[2:]), thick, PIXEL_UM), None)
     assert not measured.passed
@@ -161,7 +161,7 @@ def test_few_planes_are_no_stack_and_each_channel_has_its_own(tmp_path: Path) ->
 def learned(
     folder: Path, *, elsewhere: bool = True, acquisition: str = ID, **microscope: Any
 ) -> Profile:
-    """A profile that refocusd measured by itself, kept where those are."""
+    """A profile that refocusd measured automatically, in the folder of such profiles."""
     one = Measured(value=100.0, uncertainty=0.1)
     profile = Profile(
         created=datetime.now(UTC).isoformat(),
@@ -188,7 +188,7 @@ def learned(
 
 
 def applied(folder: Path, first: dict[str, Any]) -> list[str]:
-    """Ids of the profiles of an acquisition that begins now."""
+    """Ids of the profiles for an acquisition that begins now."""
     catalogue = Catalogue(folder)
     lately = catalogue.learned_lately(first)
     return apply_profiles(catalogue, first, (64, 64), learned=lately).selection.ids
@@ -227,7 +227,7 @@ def test_it_applies_to_that_channel_only(tmp_path: Path) -> None:
 
 
 def a_persons(folder: Path, **sections: Any) -> Profile:
-    """A profile that somebody measured and put into the folder of those in use."""
+    """A profile that a person measured and put into use."""
     now = datetime.now(UTC).isoformat()
     own = Profile(created=now, version="1", microscope=Microscope(camera="Zyla"), **sections)
     save_profile(own, folder / "own.json")
@@ -263,7 +263,7 @@ def test_a_camera_that_a_person_measured_stays_beside_it(tmp_path: Path) -> None
         assert told is not None
         assert told.source == "stack"
         assert told.form
-    # Another camera's frames get neither.
+    # Frames of another camera get neither.
     assert begun.profile_of('{"time":0}', '{"Camera":"Orca"}', psf=True) is None
 
 
@@ -318,7 +318,7 @@ def test_it_tells_the_blur_within_the_planes_that_it_was_measured_on(
 
 
 @pytest.mark.fast
-def test_without_calibration_nothing_is_measured_and_it_is_said(
+def test_without_calibration_nothing_is_measured_and_this_is_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
@@ -355,7 +355,7 @@ def test_a_stopped_daemon_measures_nothing(tmp_path: Path) -> None:
         ("import sys; sys.stdin.read()", 0.1, "could not be measured within"),
     ],
 )
-def test_a_measurement_that_failed_is_told_from_one_that_took_too_long(
+def test_a_measurement_that_failed_is_distinguished_from_one_that_took_too_long(
     monkeypatch: pytest.MonkeyPatch, program: str, limit_s: float, said: str
 ) -> None:
     module = "refocusd.processes.self_calibration"
@@ -399,5 +399,5 @@ def test_its_form_is_tried_where_the_stage_and_the_frame_agree(
     if not formed:
         assert found is None
         return
-    # The width is the frame's own, and is measured before it is believed.
+    # The width is the frame's own, and is measured before it is relied on.
     assert found == BlurEstimate(by_frame_px, 0.15, "stack", FORM)

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, files, exit statuses."""
+"""The command line as users see it: real processes, files, exit statuses."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_stack_is_replayed_and_its_figures_are_written(tmp_path: Path) -> None
     assert "PSNR" in done.stdout
     written = read_all(tmp_path / "out" / "cells_refocused")
     assert all((written[f'{{"z":{z}}}'][0] == frame).all() for z, frame in enumerate(frames))
-    # Raw is left as it was.
+    # Raw is unchanged.
     np.testing.assert_array_equal(tifffile.imread(path), frames)
 
 
@@ -85,8 +85,8 @@ def test_frames_are_replayed_at_the_rate_asked_for(tmp_path: Path) -> None:
         tmp_path=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    # 20 frames a fifth of a second apart: 19 intervals, and the last frame's latency, less what the
-    # first frame was late: half a second more where the computer is busy.
+    # 20 frames a fifth of a second apart take 19 intervals plus the last frame's latency, minus the
+    # delay of the first frame; allow half a second more on a busy computer.
     assert 4.2 < json.loads(figures.read_text())["frames_per_s"] < 6
 
 
@@ -119,7 +119,7 @@ def test_the_refocused_dataset_can_be_replayed_itself(tmp_path: Path) -> None:
 
 
 def unreadable_page(path: Path) -> Path:
-    """A TIFF that claims more rows than it has pixels for."""
+    """A TIFF that states more rows than it has pixels."""
     tifffile.imwrite(path, stack(1)[0])
     data = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:
@@ -301,7 +301,7 @@ def test_a_signal_stops_the_daemon_cleanly(tmp_path: Path, name: str) -> None:
         assert daemon.wait(20) == 0
 
 
-def test_stopping_what_does_not_run_is_told(tmp_path: Path) -> None:
+def test_stopping_what_does_not_run_is_reported(tmp_path: Path) -> None:
     done = refocusd("run", "--stop", "--endpoint", "tcp://127.0.0.1:9", tmp_path=tmp_path)
     assert done.returncode == 2
     assert "no refocusd daemon answers" in done.stderr
@@ -364,7 +364,7 @@ def test_the_demo_goes_from_the_microscope_to_the_picture(tmp_path: Path) -> Non
 def test_a_command_that_is_named_imports_no_other_and_no_web_server(
     tmp_path: Path, line: str, imported: list[str]
 ) -> None:
-    """A daemon, and each of thousands of commands in a script, starts in half the time."""
+    """It halves the start of a daemon, and of each of thousands of commands in a script."""
     script = (
         f"import sys; from refocusd.cli.main import build_parser; build_parser(*{line.split()});"
         "print(*(name for name in sys.modules if name.startswith(('refocusd.cli.commands.', 'starlette'))))"

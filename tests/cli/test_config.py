@@ -1,4 +1,4 @@
-"""Settings: where they come from, and what is refused."""
+"""Settings: their sources, and what is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from refocusd.toml_value import toml_value
 
 pytestmark = pytest.mark.fast
 
-#: Values that differ from the defaults, of settings that are no switches.
+#: Values other than the defaults, for settings that are not switches.
 OTHER: dict[str, Any] = {
     "device": "GPU",
     "psf": "bead.tif",
@@ -106,7 +106,7 @@ def test_what_is_no_file_is_an_error_at_once(tmp_path: Path, kind: str) -> None:
     if kind == "folder":
         place.mkdir()
     elif kind != "device":
-        os.mkfifo(place)  # nobody writes to it: opening it as a file would never end
+        os.mkfifo(place)  # without a writer: opening it as a file would block forever
     if kind == "link to a pipe":
         place = tmp_path / "link.toml"
         place.symlink_to(tmp_path / "refocusd.toml")
@@ -130,7 +130,7 @@ def test_a_windows_path_in_quotes_gets_a_hint(tmp_path: Path, path: str) -> None
     assert load_settings(file, environment={}).ledgers == path
 
 
-def test_a_wrong_value_is_told_with_where_it_comes_from(tmp_path: Path) -> None:
+def test_a_wrong_value_is_reported_with_where_it_comes_from(tmp_path: Path) -> None:
     file = tmp_path / "refocusd.toml"
     file.write_text("ring_mib = 0\n", encoding="utf-8")
     for arguments, source in (
@@ -142,7 +142,7 @@ def test_a_wrong_value_is_told_with_where_it_comes_from(tmp_path: Path) -> None:
             load_settings(**arguments)
 
 
-def test_an_unknown_key_is_told_with_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_key_is_reported_with_the_nearest(tmp_path: Path) -> None:
     file = tmp_path / "refocusd.toml"
     file.write_text('modle = "live-nuclei"\n', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"'modle' .*did you mean model\?"):
@@ -174,7 +174,7 @@ def test_a_setting_is_the_same_by_flag_variable_and_file(name: str, tmp_path: Pa
         }.get(type(value), [setting.flag, str(value)])
         arguments = parser.parse_args(words)
         assert settings_of(arguments) == wanted
-        # A daemon that is started as a child gets the same, but for its address.
+        # A daemon that is started as a child gets the same settings except the address.
         assert daemon_flags(arguments) == ([] if name == "endpoint" else words)
 
 

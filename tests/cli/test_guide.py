@@ -24,7 +24,7 @@ from refocusd.sources.pycromanager import Source
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted([*(DOCS / "guide").glob("*.md"), *(DOCS / "service").glob("*.md")])
-#: Programs of others that the guide uses.
+#: Other programs that the guide uses.
 OTHERS = {
     "Activate", "Add-MpPreference", "New-NetFirewallRule", "New-ScheduledTaskAction",
     "New-ScheduledTaskSettingsSet", "New-ScheduledTaskTrigger", "Register-ScheduledTask",
@@ -58,7 +58,7 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def command_lines() -> Iterator[tuple[str, list[str]]]:
-    """Where it stands, and its words from the program on; variables before it left out."""
+    """Yield the place of each command, and its words without leading variables."""
     for block in blocks("sh", "powershell"):
         windows = block.language == "powershell"
         for text in block.text.replace("\\\n", " ").splitlines():
@@ -81,7 +81,7 @@ IN_TEXT = [
 ]
 
 
-#: Commands that the text names alone; they take a path or a command of their own.
+#: Commands that the text names without the path or sub-command that they need.
 NEED_MORE = {"calibrate", "ctl", "demo", "process"}
 
 
@@ -89,7 +89,7 @@ NEED_MORE = {"calibrate", "ctl", "demo", "process"}
 def parser() -> argparse.ArgumentParser:
     made = build_parser()
     (commands,) = (a for a in made._actions if isinstance(a, argparse._SubParsersAction))
-    if "calibrate" not in commands.choices:  # installed before it was there
+    if "calibrate" not in commands.choices:  # the installed metadata are older than the command
         from refocusd_calibration.cli.commands import register
 
         register(commands)
@@ -152,7 +152,7 @@ def test_an_example_of_the_guide_runs(
     monkeypatch.setattr(refocusd, "Source", remembered, raising=False)
     with running(quick_settings(tmp_path)) as daemon:
         monkeypatch.setenv("REFOCUSD_ENDPOINT", daemon.endpoint)
-        # The examples are for a computer with a screen.
+        # Without a display: the examples assume a computer with a screen.
         text = block.text.replace('name="cells")', 'name="cells", show_display=False)')
         exec(compile(text, str(block), "exec"), {})
         (source,) = sources

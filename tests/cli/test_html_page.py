@@ -1,4 +1,4 @@
-"""The pages of reports: what others wrote is text in them, and pictures lie inside."""
+"""The pages of reports: foreign text is escaped, and pictures are embedded."""
 
 from __future__ import annotations
 

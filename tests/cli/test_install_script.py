@@ -1,4 +1,7 @@
-"""The installer for Windows. There is no PowerShell here: `install.ps1` is parsed, and `install.py`, which does the work, is run."""
+"""The installer for Windows.
+
+Without PowerShell, `install.ps1` is only parsed; `install.py`, which does the work, is run.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ SERVICE = Path(__file__).parents[2] / "docs" / "service"
 SCRIPT, INSTALLER = SERVICE / "install.ps1", SERVICE / "install.py"
 #: Commands of PowerShell 5.1 that `install.ps1` uses.
 CMDLETS = {"ForEach-Object", "Get-Command", "Join-Path", "Out-Null", "Set-StrictMode"}
-#: What stands for refocusd's wheel: it writes down how it is called, and is stopped as often as
-#: the file `daemons` beside that says.
+#: A stand-in for refocusd's wheel: it records its calls, and `run --stop` succeeds as often as the
+#: file `daemons` beside the record says.
 PRODUCT = """
 import os, sys
 from pathlib import Path
@@ -61,7 +64,7 @@ def parse(text: str) -> Node:
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return SCRIPT.read_text(encoding="ascii")  # PowerShell 5.1 reads others as the code page's
+    return SCRIPT.read_text(encoding="ascii")  # PowerShell 5.1 reads others in the code page
 
 
 @pytest.mark.fast
@@ -102,7 +105,7 @@ def test_every_command_it_calls_exists(text: str) -> None:
 
 @pytest.mark.fast
 def test_every_variable_is_set_before_it_is_used(text: str) -> None:
-    # `@name` spreads the list `$name`.
+    # `@name` expands the list `$name`.
     used = {told(n).lower().replace("@", "$") for n in nodes(parse(text)) if n.type == "variable"}
     builtin = {"$_", "$args", "$false", "$lastexitcode", "$psscriptroot", "$erroractionpreference"}
     for name in used - builtin:
@@ -173,7 +176,7 @@ def test_it_installs_updates_and_removes(wheelhouse: Path, tmp_path: Path) -> No
     done = installer(*given, *extras, "-Wheelhouse", wheelhouse, calls=calls)
     assert done.returncode == 0, done.stdout + done.stderr
     assert calls.read_text().split("\n") == ["doctor", ""]
-    # The doctor of that wheel finds something.
+    # The doctor of that wheel reports a problem.
     assert "is installed; the lines above marked !!" in done.stdout
 
     # A daemon that takes its time to end.
@@ -205,7 +208,7 @@ def test_it_installs_updates_and_removes(wheelhouse: Path, tmp_path: Path) -> No
 def test_a_wheelhouse_has_the_installer_and_only_wheels_for_windows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
 ) -> None:
-    """What downloads is stood in for; `.ci/wine-setup` does it in earnest."""
+    """The download is simulated here; `.ci/wine-setup` really does it."""
 
     def run(command: list[str], check: bool) -> None:
         if "download" in command:
@@ -230,7 +233,7 @@ def test_a_wheelhouse_has_the_installer_and_only_wheels_for_windows(
         (["-Remove"], "unrecognized arguments: -remove"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_made(
+def test_what_is_wrong_is_reported_before_anything_is_made(
     tmp_path: Path, words: list[str], why: str
 ) -> None:
     empty, folder = tmp_path / "empty", tmp_path / "refocusd"
@@ -258,7 +261,7 @@ def test_a_shortcut_starts_what_it_should(tmp_path: Path) -> None:
 
 @pytest.mark.fast
 def test_a_desktop_that_is_protected_leaves_the_installation_whole(tmp_path: Path) -> None:
-    """Windows can keep unknown programs from writing there."""
+    """Windows can prevent unknown programs from writing there."""
     refuse = (
         "import install, pathlib\ndef refuse(*_): raise PermissionError(13, 'Access is denied')\n"
     )
@@ -281,7 +284,7 @@ def test_a_desktop_that_is_protected_leaves_the_installation_whole(tmp_path: Pat
 def test_an_error_of_the_daemon_stays_in_its_window(
     tmp_path: Path, status: int, waits: bool
 ) -> None:
-    """It waits for a key, which the end of standard input is.  What runs is a file `run`, by Python."""
+    """The window waits for a key; the end of standard input counts as one.  Python runs `run`."""
     (tmp_path / "run").write_text(f"print('begun'); raise SystemExit({status})", encoding="ascii")
     write = "import install, sys; print(install.run_in_shell(sys.executable))"
     words = subprocess.run(

@@ -1,4 +1,4 @@
-"""The log: where its lines go, and that no file stops a command."""
+"""The log: where its lines go, and that no log file stops a command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refocusd(*arguments: object, tmp_path: Path) -> subprocess.CompletedProcess[
 
 
 def stopped_run(tmp_path: Path, *flags: object) -> subprocess.CompletedProcess[str]:
-    """A daemon whose parent is gone before it starts: it logs a little and ends."""
+    """Run a daemon whose parent is gone before it starts, so that it logs a little and ends."""
     settings = ["--backend", "identity", "--endpoint", "tcp://127.0.0.1:0", "--no-view"]
     settings += ["--studio", "off", "--no-live", "--ledgers", str(tmp_path / "ledgers")]
     return refocusd(*flags, "run", "--with-parent", *settings, tmp_path=tmp_path)
@@ -98,7 +98,7 @@ def test_the_file_is_rotated_and_old_ones_go(tmp_path: Path, small_files: None) 
 def test_where_rotation_fails_nothing_is_lost(
     tmp_path: Path, small_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on Windows, where a file that another process holds open cannot be renamed."""
+    """Like Windows, where a file that another process holds open cannot be renamed."""
 
     def refuse(*_: Any) -> None:
         raise PermissionError("in use by another process")
@@ -132,7 +132,7 @@ def test_after_a_command_its_file_is_closed(tmp_path: Path) -> None:
 
 
 def test_a_daemon_whose_standard_error_nobody_reads_goes_on(tmp_path: Path) -> None:
-    """A full pipe, as under a program that started it and never looks."""
+    """The pipe is full, as under a program that started it and never reads."""
     code = (
         "import logging, sys\n"
         "from refocusd.cli.logs import logged\n"
@@ -146,7 +146,7 @@ def test_a_daemon_whose_standard_error_nobody_reads_goes_on(tmp_path: Path) -> N
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline().strip() == b"worked"
-        # It ends as well, though its last lines can go nowhere.
+        # It ends too, although its last lines cannot be written.
         assert child.wait(60) == 0
     assert (
         "line 0 x"
@@ -161,7 +161,7 @@ def test_every_process_writes_its_log_in_the_background(module: str) -> None:
 
 
 class Stuck:
-    """Where lines go, until it is blocked like a pipe that nobody reads."""
+    """A stream that can be blocked like a pipe that nobody reads."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -181,7 +181,7 @@ def test_lines_that_find_the_queue_full_are_dropped_and_counted(
     stuck = Stuck()
     handler = background_log.BackgroundHandler(stuck.write)
     handler.handle(logging.makeLogRecord({"msg": f"{0:09}"}))
-    # A writer that takes its first line later would make room for one in the middle.
+    # If the writer took its first line later, there would be room for another line.
     assert stuck.called.wait(60)
     for number in range(1, 300):
         handler.handle(logging.makeLogRecord({"msg": f"{number:09}"}))
@@ -234,7 +234,7 @@ def test_a_disk_that_is_full_counts_as_dropped() -> None:
 def test_a_rotation_that_fails_again_and_again_pushes_no_older_file_out(
     tmp_path: Path, small_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another program holds the newest file open, hour after hour."""
+    """Another program holds the newest file open for hours."""
     file = tmp_path / "log"
     older = {f"log.{number}": f"older {number}" for number in range(1, logs.KEPT_FILES + 1)}
     for name, text in older.items():

@@ -1,4 +1,4 @@
-"""`refocusd report`, and the frames that it is about."""
+"""`refocusd report` and the frames that it covers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ACQUISITION, RUN = "7a6f1e36-5f06-4b4c-9a06-0d5c1f0c7a11", "0123456789abcdef"
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a raw dataset whose three frames were refocused; the second has a tenth clipped."""
+    """Give a raw dataset with three refocused frames; a tenth of the second is clipped."""
     folder = tmp_path_factory.mktemp("report")
     specimen, rng = Specimen(), np.random.default_rng(0)
     output = folder / "cells_1_refocused"
@@ -59,7 +59,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 )
             )
     write_ndtiff(folder / "cells_1", planes)
-    # A frame of an older version, which had other verdicts.
+    # A frame from an older version, which had other verdicts.
     attempts.append(
         Attempt(RUN, ACQUISITION, '{"time":3}', "passed_through", facts={"verdict": "in focus"})
     )

@@ -1,4 +1,4 @@
-"""Text that a terminal or a code page cannot show, and text that would command the terminal."""
+"""Text that a terminal or a code page cannot show, and text that would control the terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWS = [["models", "list"], ["models", "show", "live-nuclei"], ["config"], ["co
 
 
 def run(folder: Path, encoding: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
-    """A command whose output is redirected, on a computer with this code page."""
+    """Run a command with redirected output, as on a computer with this code page."""
     return subprocess.run(
         [sys.executable, "-m", "refocusd", *map(str, arguments)],
         capture_output=True,
@@ -46,7 +46,7 @@ def encoding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 @contextmanager
 def redirected(encoding: str) -> Iterator[Callable[[], str]]:
-    """Standard output as a file of a code page, as Python opens it; gives what was written."""
+    """Redirect standard output to a file in a code page; yields a function for what was written."""
     file = io.BytesIO()
     stream = io.TextIOWrapper(file, encoding=encoding, errors="strict")
 

@@ -1,4 +1,4 @@
-"""Screens on a cluster: a job a position, the ledger complete, whatever is killed."""
+"""Screens on a cluster: one job per position, and a complete ledger whatever is killed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from refocusd.worker.refocus import refocus_frame
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
-#: Dask leaves a few of them at the end of its processes.
+#: Dask leaves some of these at the end of its processes.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -75,7 +75,7 @@ def test_a_job_does_its_position_once(tmp_path: Path) -> None:
 def test_a_job_knows_how_far_apart_planes_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By that a frame whose metadata do not say where the stage stood has a distance from focus."""
+    """With it, a frame without a stage position in its metadata has a distance from focus."""
     raw, out = prepared(tmp_path)
     summaries = []
     monkeypatch.setattr(
@@ -122,7 +122,7 @@ def test_a_job_reads_the_next_frame_and_writes_the_last_one_while_the_engine_wor
 
     def overtaken(*arguments: Any, **more: Any) -> FrameFacts:
         begun.append(None)
-        # Its own frame and the next one; the last frame has none after it.
+        # Wait until its own frame and the next one are read; the last frame has no next one.
         for _ in range(2 if len(begun) == 1 else 1 if len(begun) < len(order.keys) else 0):
             assert read.acquire(timeout=60)
         if len(begun) > 1:
@@ -154,7 +154,7 @@ keep_memory()
 np.ones(1 << 20, np.uint8)
 print(given_back, faults())
 """
-    # As Dask begins its workers.
+    # As Dask starts its workers.
     found = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"},
@@ -273,7 +273,7 @@ def test_the_positions_of_a_plate_share_its_blur(tmp_path: Path) -> None:
     results = [JobResult.unpack(refocus_position(order.pack())) for order in orders]
     first = [dict(result.attempts[0].facts or {}) for result in results]
     assert {facts["blur_source"] for facts in first} == {"memory"}
-    # Without it a position begins with nothing but its first frame.
+    # Without it, a position begins with its first frame only.
     alone = msgspec.structs.replace(orders[0], blurs={})
     list_path(Path(alone.output), alone.position).unlink()
     facts = dict(JobResult.unpack(refocus_position(alone.pack())).attempts[0].facts or {})
@@ -324,7 +324,7 @@ def test_a_plate_on_local_workers_is_refocused_once_and_verified(tmp_path: Path)
         np.testing.assert_array_equal(zarr.open_array(out / field / "0")[:], wanted)
     status, said = verify(raw, place=tmp_path)
     assert status == 0, said
-    # Done by one command, the others have nothing left to do.
+    # After one command has done everything, the others have nothing left to do.
     before = snapshot(out)
     assert process(raw, place=tmp_path) == 0
     assert snapshot(out) == before
@@ -332,7 +332,7 @@ def test_a_plate_on_local_workers_is_refocused_once_and_verified(tmp_path: Path)
 
 @contextmanager
 def a_cluster(workers: int) -> Iterator[Any]:
-    """A scheduler with workers of its own, as others start them."""
+    """Run a scheduler with workers that were started by somebody else."""
     with distributed.LocalCluster(
         n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1"
     ) as cluster:
@@ -351,7 +351,7 @@ def test_killed_workers_lose_no_frame_and_do_none_twice(tmp_path: Path) -> None:
 
     def kill(cluster: Any) -> None:
         while not ended.wait(float(rng.uniform(0.01, 0.05))):
-            # In mid-work: once there are frames, and before all of them are there.
+            # In the middle: once there are some frames, and before all are done.
             lists = [list_path(out, field) for field in fields]
             lines = sum(len(p.read_bytes().splitlines()) for p in lists if p.exists())
             started = [nanny.process for nanny in cluster.workers.values() if nanny.process]

@@ -1,4 +1,4 @@
-"""Workers, schedulers and commands that end in mid-work: nothing is lost, and nothing done twice."""
+"""Workers, schedulers and commands are killed at work: nothing is lost or done twice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from refocusd.formats.open_sink import append_sink
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
-#: Dask leaves a few of them at the end of its processes.
+#: Dask leaves some of these at the end of its processes.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -71,7 +71,7 @@ def test_a_full_disk_is_said_to_be_full_and_the_plate_goes_on_once_there_is_room
         def frames_listed() -> int:
             return sum(place.read_bytes().count(b"\n") for _, place in listed(out))
 
-        # Others fill the disk after it was looked at: room for the store, and for some of 96 frames.
+        # Others fill the disk after it was checked: room for the store and some frames is left.
         ballast = fill(disk, 0.5)
         with mock.patch("refocusd.daemon.output.dataset.check_free_space"):
             assert process(*asked, place=tmp_path) == 2

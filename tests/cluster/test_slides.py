@@ -1,4 +1,4 @@
-"""Large images: refocused in tiles without seams, in little memory."""
+"""Large images are refocused in tiles, without seams and in little memory."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_deconvolved_tiles_make_no_seams(tmp_path: Path) -> None:
     begun = notes.begun
     assert begun is not None
     assert begun.iterations > 1
-    # In one piece, with a side that is reduced as the tiles are.
+    # In one piece, with a side that is reduced like the tiles.
     side = min(400 * begun.numerator // 16, len(raw))
     whole = np.empty((side, side), raw.dtype)
     shared = WholeImage(begun.offset, begun.pedestal, begun.iterations)
@@ -136,7 +136,7 @@ def test_deconvolved_tiles_make_no_seams(tmp_path: Path) -> None:
     inner = (slice(0, side - 250),) * 2
     off = np.abs(whole[inner].astype(int) - out[inner].astype(int))
     assert np.percentile(off, 99.9) <= 1
-    # And as the whole frame is refocused: only its sum of light is kept there besides.
+    # The whole frame as usual differs only in that its sum of light is preserved as well.
     alone = np.empty_like(raw)
     engine.refocus(raw, alone)
     assert np.percentile(np.abs(alone.astype(int) - out)[inner], 90) < 0.05 * float(np.ptp(alone))
@@ -145,8 +145,8 @@ def test_deconvolved_tiles_make_no_seams(tmp_path: Path) -> None:
 def assert_as_untiled(
     engine: ScaledEngine, raw: Pixels, out: Pixels, blur: BlurEstimate, counts: CountsRange
 ) -> None:
-    """Tiles have no seams: they are what the engine makes of the image in one piece."""
-    # A side that the whole image's reduction shares with the tiles'.
+    """Assert that tiles have no seams: they equal the engine's result for the whole image."""
+    # A side for which the reduction of the whole image is that of the tiles.
     numerator = round(blur.sigma_px / engine.grid[0] * 16)
     side = max(n for n in (480, 640, 720, 800, 960, 1200) if n * numerator // 16 <= len(raw))
     side = side * numerator // 16
@@ -180,7 +180,7 @@ def test_a_job_goes_on_with_the_tiles_that_a_killed_one_has_left(tmp_path: Path)
     engine = engines_of(SETTINGS).engines[""]
 
     def refocus(out: Pixels, most: int, checksum: int = 7) -> list[tuple[int, int]]:
-        """Tiles that were written before the job was killed, if it was."""
+        """Refocus until `most` tiles are written; returns the tiles."""
         written: list[tuple[int, int]] = []
 
         def write(pixels: Pixels, rows: slice, columns: slice) -> None:
@@ -206,16 +206,16 @@ def test_a_job_goes_on_with_the_tiles_that_a_killed_one_has_left(tmp_path: Path)
         notes.unlink()
         first = refocus(parts, 2)
         with notes.open("ab") as file:
-            file.write(b"\n[12, 5")  # killed while it noted one
+            file.write(b"\n[12, 5")  # killed while it recorded a tile
         assert refocus(parts, 10_000) == every[2:]
         assert first == every[:2]
         np.testing.assert_array_equal(parts, whole)
-        # What was begun of other pixels counts for nothing.
+        # What was begun with other pixels does not count.
         assert refocus(parts, 10_000, checksum=8) == every
 
 
 def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
-    """Of all but the network, which sees windows of one size."""
+    """Memory of everything except the network, which sees windows of one size."""
     part = specimen(1024, 6.0)
     engine = engines_of(SETTINGS).engines[""]
     counts, blur = CountsRange(200, 1000), BlurEstimate(6.0, 0.1, "frame")
@@ -375,7 +375,7 @@ def test_an_output_that_was_not_begun_in_tiles_is_not_continued_in_tiles(
     raw = tmp_path / "slide.tif"
     tifffile.imwrite(raw, specimen(400, 2.0), tile=(64, 64))
     with mock.patch.dict(os.environ, environment(tmp_path), clear=True):
-        # As a version without slides did it; then the frame is lost.
+        # As a version without tiles wrote it; then the frame is lost.
         assert main(["process", str(raw)]) == 0
         (pixels,) = (tmp_path / "slide_refocused").glob("*.tif")
         pixels.write_bytes(pixels.read_bytes()[:1000])

@@ -1,4 +1,4 @@
-"""refocusd as a step of the field's workflow managers: a Fractal task, a Nextflow process."""
+"""refocusd as a step in workflow managers of the field: a Fractal task, a Nextflow process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MANIFEST = Path(fractal.__file__).parents[2] / "__FRACTAL_MANIFEST__.json"
 
 
 def iohub_plate(path: Path, fields: tuple[str, ...] = ("A/1/0", "A/1/1", "B/3/0")) -> Path:
-    """A plate by iohub, with a table of regions as Fractal's tasks add it."""
+    """A plate written by iohub, with a table of regions as Fractal's tasks add it."""
     ngff = pytest.importorskip("iohub.ngff", reason="iohub is not installed")
     with ngff.open_ome_zarr(
         path, layout="hcs", mode="w", channel_names=["DAPI", "GFP"], version="0.4"
@@ -45,7 +45,7 @@ def iohub_plate(path: Path, fields: tuple[str, ...] = ("A/1/0", "A/1/1", "B/3/0"
 
 
 def fractal_runs(executable: str, place: Path, number: int = 0, **arguments: Any) -> Any:
-    """A task as Fractal's server starts it, but in this process; what it returned."""
+    """Run a task as Fractal's server does, but in this process; returns its result."""
     given, returned = place / f"{number}.args.json", place / f"{number}.out.json"
     given.write_text(json.dumps(arguments))
     argv = [executable, "--args-json", str(given), "--out-json", str(returned)]
@@ -86,7 +86,7 @@ def test_fractal_refocuses_the_images_that_were_chosen_of_a_plate(tmp_path: Path
         (url, url.replace("plate.zarr", "plate_refocused.zarr")) for url in chosen
     ]
     assert {u["attributes"]["plate"] for (u,) in updates} == {"plate_refocused.zarr"}
-    # Of the same plate as raw, with the regions that Fractal's next tasks ask for.
+    # They belong to the same plate as raw, with the regions that Fractal's next tasks need.
     assert zarr.open_group(out).attrs["plate"] == zarr.open_group(raw).attrs["plate"]
     assert (out / "A" / "1" / "0" / "tables" / ".zattrs").is_file()
     for url in chosen:
@@ -95,7 +95,7 @@ def test_fractal_refocuses_the_images_that_were_chosen_of_a_plate(tmp_path: Path
             np.asarray(zarr.open_array(out / field / "0")[:]),
             np.asarray(zarr.open_array(raw / field / "0")[:]),
         )
-    # What is left is done by the command, which also records what Fractal's jobs did.
+    # The command refocuses the remaining frames, and records what Fractal's jobs did.
     with mock.patch.dict(os.environ, environment(tmp_path), clear=True):
         assert main(["process", str(raw)]) == 0
     status, said = verify(raw, place=tmp_path)
@@ -105,7 +105,7 @@ def test_fractal_refocuses_the_images_that_were_chosen_of_a_plate(tmp_path: Path
 
 
 def nextflow_process() -> str:
-    """The pipeline that the guide shows."""
+    """The Nextflow pipeline in the guide."""
     (found,) = re.findall(r"```nextflow\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     return str(found)
 
@@ -119,7 +119,7 @@ def test_the_guides_nextflow_process_is_one(tmp_path: Path) -> None:
     ((process,),) = (module.processes for module in parsed.results)
     assert process.name == "REFOCUS"
     assert [each.num for each in process.cpus] == [2]
-    # What is cut off in the middle is none: the parser does read it.
+    # A truncated pipeline is refused, so the parser really reads it.
     pipeline.write_text(nextflow_process().rpartition("script:")[0])
     assert reftrace.parse_modules(str(tmp_path)).errors
 
@@ -133,7 +133,7 @@ def test_what_the_nextflow_process_runs_refocuses_a_plate(tmp_path: Path) -> Non
         (work / "refocus.nf").write_text(nextflow_process())
         line = f"{program} run refocus.nf --plates {raw} --out {tmp_path / 'data'}"
     else:
-        # As Nextflow would: the input is a link in the folder of the task.
+        # As with Nextflow, the input is a link in the task's folder.
         (work / "plate.zarr").symlink_to(raw)
         (script,) = re.findall(r'"(refocusd .*)"', nextflow_process())
         line = script.replace("$plate", "plate.zarr").replace("$task.cpus", "2")

@@ -37,7 +37,7 @@ def remembered(path: Path, *sessions: list[float], kind: Kind = DAPI) -> BlurMem
     return BlurMemory(path)
 
 
-def test_a_session_begins_with_what_earlier_ones_told(tmp_path: Path) -> None:
+def test_a_session_begins_with_what_earlier_ones_measured(tmp_path: Path) -> None:
     found = remembered(tmp_path / "blurs.json", [8.0] * 9, [10.0] * 9).of(DAPI)
     assert found is not None
     assert found.frames == 18

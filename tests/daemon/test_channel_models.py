@@ -159,7 +159,7 @@ def test_a_channel_is_not_skipped_and_refocused() -> None:
         Settings(channel_models={"BF": "live-nuclei"}, skip_channels=["BF"])
 
 
-def test_a_channels_missing_model_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_a_channels_missing_model_is_reported_before_anything_starts(tmp_path: Path) -> None:
     settings = Settings(
         endpoint="tcp://127.0.0.1:0",
         channel_models={"GFP": str(tmp_path / "nowhere")},

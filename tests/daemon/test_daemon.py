@@ -192,7 +192,7 @@ def test_a_stop_writes_what_was_submitted(tmp_path: Path) -> None:
     assert len(keys(tmp_path / "out")) == 8
 
 
-def test_a_stop_in_mid_acquisition_is_not_taken_for_its_end(tmp_path: Path) -> None:
+def test_a_stop_in_mid_acquisition_is_not_mistaken_for_its_end(tmp_path: Path) -> None:
     with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
         upload = opened(connection, tmp_path / "out")
         upload.submit(stack(1)[0], '{"time":0}', "{}", time.perf_counter_ns())

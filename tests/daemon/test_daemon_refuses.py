@@ -34,14 +34,14 @@ def test_a_second_daemon_on_the_port_is_told_who_has_it(tmp_path: Path) -> None:
             pass
 
 
-def test_a_port_of_another_program_is_told_apart(tmp_path: Path) -> None:
+def test_a_port_of_another_program_is_recognised(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         settings = quick_settings(tmp_path, endpoint=f"tcp://127.0.0.1:{other.getsockname()[1]}")
         with pytest.raises(TransportError, match="another program"), Daemon(settings):
             pass
 
 
-def test_no_daemon_is_told_with_what_to_do() -> None:
+def test_no_daemon_is_reported_with_what_to_do() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with (
@@ -51,7 +51,7 @@ def test_no_daemon_is_told_with_what_to_do() -> None:
         connection.welcome(0.3)
 
 
-def test_a_missing_model_is_told_before_any_work(tmp_path: Path) -> None:
+def test_a_missing_model_is_reported_before_any_work(tmp_path: Path) -> None:
     settings = quick_settings(tmp_path, backend="auto", model=str(tmp_path / "absent"))
     with pytest.raises(BundleError, match="no model bundle at"), Daemon(settings):
         pass
@@ -83,7 +83,7 @@ def test_an_output_that_exists_is_refused_and_left_alone(tmp_path: Path) -> None
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["precious"]
 
 
-def test_too_little_disk_is_told_before_the_first_frame(tmp_path: Path) -> None:
+def test_too_little_disk_is_reported_before_the_first_frame(tmp_path: Path) -> None:
     with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
         upload = opened(connection, tmp_path / "out", expected=10**12)
     assert "GiB" in upload.refused

@@ -95,7 +95,7 @@ def test_a_stage_that_stands_still_shows_no_direction(
 
 
 @pytest.mark.parametrize("side", [-1.0, 1.0], ids=["below", "above"])
-def test_both_sides_are_told_apart_in_the_same_words(side: float) -> None:
+def test_both_sides_are_distinguished_in_the_same_words(side: float) -> None:
     advice = looked_at([0.0, 0.0, side * 3.0, side * 3.0], side * 10.0).advice
     assert advice is not None
     assert advice.direction_known
@@ -166,7 +166,7 @@ def test_drift_is_found_with_its_sign() -> None:
     assert "drifts by +0." in advice.text
 
 
-def test_farther_than_can_be_told_is_said_so() -> None:
+def test_a_distance_too_far_to_measure_is_reported_as_such() -> None:
     advice = looked_at([0.0] * 3, 50.0).advice
     assert advice is not None
     assert advice.beyond

@@ -1,4 +1,4 @@
-"""Whatever axes pycromanager, Micro-Manager or useq make: read, refocused, recorded, verified and exported."""
+"""All axes of pycromanager, Micro-Manager or useq are read, refocused, verified and exported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MOST = 40
 
 @st.composite
 def by_pycromanager(draw: st.DrawFn) -> list[Axes]:
-    """Axes of `multi_d_acquisition_events`, with or without each of its axes."""
+    """Axes of `multi_d_acquisition_events`, each of them present or not."""
     told: dict[str, Any] = {"order": draw(st.sampled_from(["tpcz", "tpzc", "ptzc"]))}
     if draw(st.booleans()):
         told |= {"num_time_points": draw(st.integers(1, 3))}
@@ -61,7 +61,7 @@ def by_pycromanager(draw: st.DrawFn) -> list[Axes]:
 
 @st.composite
 def by_useq(draw: st.DrawFn) -> list[Axes]:
-    """Axes that our source gives the events of a sequence: grids, positions by name, channel groups."""
+    """Axes that our source gives to a sequence's events: grids, named positions, channel groups."""
     told: dict[str, Any] = {}
     if draw(st.booleans()):
         told["time_plan"] = {"interval": 0, "loops": draw(st.integers(1, 3))}
@@ -84,7 +84,7 @@ def by_useq(draw: st.DrawFn) -> list[Axes]:
 
 @st.composite
 def by_micromanager(draw: st.DrawFn) -> list[Axes]:
-    """Axes of Micro-Manager's GUI: numbers, also for channels; planes from below 0, rows and columns."""
+    """Axes of Micro-Manager's GUI: numbers, even for channels; negative planes; rows, columns."""
     named = st.sampled_from(["time", "z", "channel", "position", "row", "column"])
     names = draw(st.lists(named, min_size=1, max_size=4, unique=True))
     along = []
@@ -94,7 +94,7 @@ def by_micromanager(draw: st.DrawFn) -> list[Axes]:
     return [dict(zip(names, place, strict=True)) for place in itertools.product(*along)]
 
 
-#: What scripts add: the camera, an axis of their own, numbers that do not start at 0.
+#: What scripts add: the camera, their own axis, numbers that do not start at 0.
 by_scripts = st.lists(
     st.fixed_dictionaries(
         {},

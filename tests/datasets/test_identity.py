@@ -1,4 +1,4 @@
-"""A recording is known by its content: whatever its name, and wherever it lies."""
+"""A recording is identified by its content, whatever its name and wherever it is."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run_file(output: Path) -> Any:
 
 
 def forget_recording(output: Path) -> None:
-    """As 0.1.0 wrote it."""
+    """Remove the fingerprint, as in an output of 0.1.0."""
     said = run_file(output)
     del said["recording"]
     (output / RUN_FILE).write_text(json.dumps(said), encoding="utf-8")
@@ -113,7 +113,7 @@ def test_what_was_recorded_again_under_its_name_is_refused(
     before = snapshot(output)
     planes[changed] += 7
     write_stack(path, planes)
-    # A frame of which `verify` knows that it changed is nothing that `resume` could attempt.
+    # `resume` cannot attempt a frame that `verify` knows to have changed.
     for command in ("process", "resume") if len(changed) == 3 else ("process",):
         status, said = told(command, path, place=tmp_path)
         assert status == 2
@@ -125,7 +125,7 @@ def test_what_was_recorded_again_under_its_name_is_refused(
     (run,) = report["runs"]
     assert {p["axes"] for p in run["problems"]} == {f'{{"z":{n}}}' for n in changed}
     assert any("another recording" in fault for fault in run["faults"]) == (len(changed) == 3)
-    # What the message says helps.
+    # The advice in the message helps.
     output.rename(tmp_path / "old")
     done = refocusd("process", path, place=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -161,7 +161,7 @@ def test_an_output_of_0_1_0_without_checksums_is_matched_by_name_with_a_warning(
     assert [p.name for p in tmp_path.glob("raw_refocused*")] == ["raw_refocused"]
 
 
-def test_another_format_than_the_one_on_disk_is_told(tmp_path: Path) -> None:
+def test_another_format_than_the_one_on_disk_is_reported(tmp_path: Path) -> None:
     raw = raw_dataset(tmp_path / "raw", 3)
     assert refocusd("process", raw, place=tmp_path).returncode == 0
     output = tmp_path / "raw_refocused"
@@ -178,7 +178,7 @@ def test_another_format_than_the_one_on_disk_is_told(tmp_path: Path) -> None:
     assert snapshot(output) == before
     done = refocusd("process", raw, *flag, "--output", "zarr", place=tmp_path)
     assert done.returncode == 0, done.stderr
-    # Nobody asked for NDTiff: it goes on, and says so.
+    # NDTiff was not requested: it continues in the existing format, and says so.
     done = refocusd("process", raw, "--output", "zarr", place=tmp_path)
     assert done.returncode == 0
     assert "is continued in its format, ome-zarr" in done.stderr
@@ -186,7 +186,7 @@ def test_another_format_than_the_one_on_disk_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["raw renamed", "both renamed", "both moved"])
 def test_a_growing_acquisition_is_found_after_its_raw_was_renamed(tmp_path: Path, how: str) -> None:
-    """Half was refocused live; `verify` and `resume` are given the raw data where they are now."""
+    """Half was refocused live; `verify` and `resume` get the raw data at their present place."""
     frames = blurred(6)
     raw = raw_dataset(tmp_path / "run_1", 6)
     with running(quick_settings(tmp_path, pick_up=False)) as daemon, source(daemon) as connection:
@@ -201,7 +201,7 @@ def test_a_growing_acquisition_is_found_after_its_raw_was_renamed(tmp_path: Path
     raw.rename(now)
     if how != "raw renamed":
         output = output.rename(now.with_name(f"{now.name}_refocused"))
-    # Another one that lies beside them is not taken for it.
+    # Another recording beside them is not mistaken for it.
     other = raw_dataset(now.with_name("other"), 6, seed=5)
     assert verify(other, place=tmp_path)[1]["runs"] == []
     assert verify(now, place=tmp_path)[1]["runs"][0]["output"] == str(output)
@@ -243,7 +243,7 @@ def test_a_followed_dataset_recorded_again_is_refused(tmp_path: Path) -> None:
 def test_a_catch_up_leaves_another_recording_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The daemon ended; the raw data were deleted and recorded again before the next one began."""
+    """The raw data were deleted and recorded again between one daemon and the next."""
     frames = blurred(4)
     raw = raw_dataset(tmp_path / "run_1", 4)
     settings = quick_settings(tmp_path)
@@ -263,8 +263,8 @@ def test_a_catch_up_leaves_another_recording_alone(
     assert keys(tmp_path / "run_1_refocused") == [key(0)]
 
 
-def test_frames_of_the_same_pixels_are_told_apart_by_their_times(tmp_path: Path) -> None:
-    """A closed shutter, recorded on two days."""
+def test_frames_of_the_same_pixels_are_distinguished_by_their_times(tmp_path: Path) -> None:
+    """Black frames of a closed shutter, recorded on two days."""
     dark = np.full((64, 64), 100, np.uint16)
     for day in (1, 2):
         axes: dict[str, Any] = {"time": 0}
@@ -297,8 +297,10 @@ def test_beside_the_root_of_a_drive_nothing_can_lie(tmp_path: Path) -> None:
     assert refocused_path(tmp_path / "raw") == tmp_path / "raw_refocused"
 
 
-def test_what_lies_in_the_root_of_a_drive_is_told_from_its_output(tmp_path: Path) -> None:
-    """The folder stands for the root: of image files, the output is an NDTiff dataset in it."""
+def test_a_recording_in_the_root_of_a_drive_is_distinguished_from_its_output(
+    tmp_path: Path,
+) -> None:
+    """The folder stands for the root of a drive: the output of image files is NDTiff inside it."""
     write_ndtiff(tmp_path / "_refocused", [({"time": 0}, np.zeros((32, 32), np.uint16), {})])
     for time_point in range(2):
         tifffile.imwrite(tmp_path / f"img_t{time_point}.tif", blurred(1)[0])

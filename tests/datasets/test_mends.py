@@ -1,4 +1,4 @@
-"""What `refocusd verify` finds, something mends: it says what, and that is tried here."""
+"""`refocusd verify` says how to repair each fault that it finds; the advice is followed here."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_dataset_that_cannot_be_opened_is_not_to_be_resumed() -> None:
 
 
 def test_nothing_is_advised_of_frames_of_another_recording() -> None:
-    """What to do with another recording is said once; `resume` would refuse it."""
+    """The advice about another recording is given once; `resume` would refuse it."""
     other = Recognition(1, ("frame 0 is another one",), another=True)
     changed = Problem("raw changed since", key(0)), Problem("failed", key(1))
     assert check_of(*changed, recognition=other).advice() == []
@@ -93,7 +93,7 @@ def place(master: Path, tmp_path: Path) -> Path:
 
 
 def last_record(dataset: Path) -> int:
-    """Where the last record of an NDTiff index begins."""
+    """Offset of the last record of an NDTiff index."""
     data = (dataset / "NDTiff.index").read_bytes()
     return data.rindex(b"{", 0, data.rindex(b'"time"')) - 4
 
@@ -114,7 +114,7 @@ def cut_short(place: Path) -> None:
 
 
 def without_metadata(dataset: Path) -> None:
-    """The metadata of a frame are overwritten."""
+    """Overwrite the metadata of a frame."""
     entry = NDTiffReader(dataset)._frames[key(2)]
     with (dataset / entry.file).open("rb+") as file:
         file.seek(entry.metadata_offset)
@@ -122,7 +122,7 @@ def without_metadata(dataset: Path) -> None:
 
 
 def attempts(place: Path, *states: str) -> None:
-    """Record these attempts at frames 1, 2, ..., the last of which the dataset has lost."""
+    """Record these attempts at frames 1, 2, ...; the dataset has lost the last of them."""
     (run,) = verify(place / "raw", "--quick", place=place)[1]["runs"]
     with Ledger(ledger_of(place)) as ledger:
         for number, state in enumerate(states, start=1):
@@ -164,7 +164,7 @@ def recorded_again(place: Path) -> None:
     raw_dataset(place / "raw", 2, seed=9)
 
 
-#: How to bring about each kind of problem of a frame, and each fault of a whole dataset.
+#: How to cause each kind of problem of a frame and each fault of a whole dataset.
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "failed": failed,
     "missing from the dataset": lambda place: without_last_frame(place / "raw_refocused"),
@@ -193,28 +193,28 @@ def spoil(file: Path) -> None:
 
 
 def shown(capsys: pytest.CaptureFixture[str], dataset: Path, place: Path) -> tuple[int, str]:
-    """Exit status of `verify`, and all that it says."""
+    """Exit status and full output of `verify`."""
     capsys.readouterr()
-    # Lines of a narrow terminal would be broken within paths.
+    # A narrow terminal would break lines within paths.
     status, said = told("verify", dataset, place=place, COLUMNS="1000")
     return status, " ".join((capsys.readouterr().out + said).split())
 
 
 def aside(place: Path) -> None:
-    """Move the refocused dataset away, as the advice says."""
+    """Move the refocused dataset away, as advised."""
     (place / "aside").mkdir()
     (place / "raw_refocused").rename(place / "aside" / "raw_refocused")
 
 
 def words(command: str) -> list[str]:
-    """A command as the system's shell takes it apart."""
+    """Split a command as the system's shell does."""
     if os.name != "nt":
         return shlex.split(command)
     return [word.strip('"') for word in shlex.split(command, posix=False)]
 
 
 def follow(said: str, place: Path) -> Path:
-    """Do what `verify` says, word for word; where the refocused dataset is then."""
+    """Follow the advice of `verify` word for word; returns the path of the refocused dataset."""
     if "from a copy" in said:
         shutil.rmtree(place / "raw")
         (place / "copy").rename(place / "raw")
@@ -239,7 +239,7 @@ def test_what_verify_finds_is_mended_by_what_it_says(
     tmp_path: Path, master: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path
-    if kind.startswith(("the raw", "is another")):  # no copy: the same raw is to be nowhere else
+    if kind.startswith(("the raw", "is another")):  # no copy: raw must not exist elsewhere
         assert refocusd("process", raw_dataset(place / "raw", 2), place=place).returncode == 0
     else:
         shutil.copytree(master, place, dirs_exist_ok=True)
@@ -267,7 +267,7 @@ def test_what_the_ledger_says_of_frames_that_are_there_is_put_right_and_no_frame
 def test_a_ledger_is_put_right_without_raw_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Frames that were refocused live and saved nowhere else say of themselves what became of them."""
+    """Metadata of frames that were refocused live and exist nowhere else record their outcome."""
     place, output = tmp_path, tmp_path / "raw_refocused"
     with running(quick_settings(place)) as daemon, source(daemon) as connection:
         upload = opened(connection, output)
@@ -301,7 +301,7 @@ def test_a_command_that_is_advised_can_be_typed() -> None:
     assert words(command) == ["refocusd", "resume", str(output.path)]
 
 
-def test_of_frames_that_nobody_saved_it_is_said_that_nothing_brings_them_back() -> None:
+def test_frames_that_nobody_saved_are_reported_as_lost_for_good() -> None:
     check = check_of()
     lost = replace(check, report=replace(check.report, unnamed=2))
     (advice,) = lost.advice()

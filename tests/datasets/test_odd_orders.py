@@ -1,4 +1,4 @@
-"""Commands in orders that nobody planned: nothing is lost, merged or overwritten, and advice leads on."""
+"""Commands in unplanned orders: nothing is lost, merged or overwritten, and the advice helps."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from refocusd.ledger import Ledger
 
 
 def time_lapse(folder: Path, frames: int, seed: int = 0) -> Path:
-    """One recording, as it was when it had so many frames."""
+    """One recording in its state with `frames` frames."""
     shutil.rmtree(folder, ignore_errors=True)
     planes = blurred(12, seed=seed)[:frames]
     return write_ndtiff(folder, [({"time": n}, plane, {}) for n, plane in enumerate(planes)])
 
 
 def image_files(folder: Path, frames: int = 3) -> Path:
-    """A folder of images, one a frame."""
+    """A folder with one image file per frame."""
     folder.mkdir()
     for n, plane in enumerate(blurred(frames)):
         tifffile.imwrite(folder / f"img_t{n:03}.tif", plane)
@@ -52,7 +52,7 @@ def image_files(folder: Path, frames: int = 3) -> Path:
 
 
 def test_an_output_elsewhere_is_found_by_its_raw_data(tmp_path: Path) -> None:
-    """On another disk: nothing beside raw tells of it."""
+    """It is on another disk: nothing beside raw refers to it."""
     raw = time_lapse(tmp_path / "data" / "raw", 3)
     output = tmp_path / "disk" / "raw_refocused"
     assert refocusd("process", raw, "--output", output.parent, place=tmp_path).returncode == 0
@@ -63,7 +63,7 @@ def test_an_output_elsewhere_is_found_by_its_raw_data(tmp_path: Path) -> None:
     done = refocusd("resume", raw, place=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(keys(output)) == 5
-    # Where it is asked for once more, it is known where it is.
+    # Requested again with the same place, it is found there.
     assert f"{output}: nothing to do" in " ".join(
         refocusd("process", raw, place=tmp_path, COLUMNS="400").stdout.split()
     )
@@ -85,7 +85,7 @@ def test_every_output_of_a_recording_is_found_wherever_it_lies(tmp_path: Path) -
         assert told("report", recording, "--json", tmp_path / "r.json", place=tmp_path)[0] == 0
         files = json.loads((tmp_path / "r.json").read_text())["files"]
         assert [Path(file).parent for file in files] == outputs
-    # In another place it is the same; a copy may have outputs of its own, and so has one that begins alike.
+    # Moved, it is the same; a copy, or a recording that begins alike, may have its own outputs.
     shutil.copytree(raw, tmp_path / "copy")
     assert verify(tmp_path / "copy", place=tmp_path)[1]["runs"] == []
     moved = raw.rename(tmp_path / "run")
@@ -96,7 +96,7 @@ def test_every_output_of_a_recording_is_found_wherever_it_lies(tmp_path: Path) -
     planes = [blurred(12)[0], blurred(2, seed=9)[1]]
     alike = write_ndtiff(tmp_path / "alike", [({"time": n}, p, {}) for n, p in enumerate(planes)])
     assert verify(alike, place=tmp_path)[1]["runs"] == []
-    # One that was deleted is not missed; what another recording left in its place is not taken for it.
+    # A deleted output is no fault; another recording's output in its place is not mistaken for it.
     shutil.rmtree(one)
     other = time_lapse(tmp_path / "other" / "raw", 3, seed=5)
     assert refocusd("process", other, "--output", "one", place=tmp_path).returncode == 0
@@ -116,7 +116,7 @@ def test_resume_of_an_output_whose_raw_data_are_gone_says_so(tmp_path: Path) -> 
     assert status == 0, said
     done = json.loads((tmp_path / "r.json").read_text())["datasets"][0]["said"]
     assert f"every frame has its final state; its raw data are no longer at {raw}" in done
-    # As a command leaves it that was interrupted: nobody knows how many there were.
+    # As an interrupted command leaves it: the number of frames is not known.
     with Ledger(ledger_of(tmp_path)) as ledger:
         ledger._write("UPDATE acquisition SET closed = NULL, acquired = NULL", ())
     (output / LEDGER_COPY).unlink()
@@ -144,7 +144,7 @@ def test_a_run_is_not_resumed_with_other_settings_than_it_was_begun_with(tmp_pat
         assert "leave that flag out" in said
         assert f"`refocusd process {raw}`" in said.replace("\n", " ")
     assert snapshot(output) == before
-    # What is only configured is for new runs; flags that agree are none that differ.
+    # Settings from a file apply to new runs only; flags that agree with the run are accepted.
     done = refocusd("resume", raw, "--backend", "identity", place=tmp_path, REFOCUSD_BLUR_PX="3")
     assert done.returncode == 0, done.stderr
     assert len(keys(output)) == 4
@@ -190,12 +190,12 @@ def test_nothing_is_written_into_raw_data(tmp_path: Path) -> None:
         assert status == 2, arguments
         assert "lies within the dataset" in said.replace("\n", " ")
     assert snapshot(tmp_path) == before
-    # A file that is raw data stays, whatever is asked for.
+    # A raw file stays, whatever is requested.
     taken = one.read_bytes()
     over = ("export", tmp_path / "one_refocused", "--output", one, "--overwrite")
     assert told(*over, place=tmp_path)[0] == 2
     assert one.read_bytes() == taken
-    # Where many recordings lie, an export may lie as well.
+    # An export may be written beside many recordings.
     status, said = told("export", output, "--output", tmp_path / "all.ome.tif", place=tmp_path)
     assert status == 0, said
 
@@ -214,7 +214,7 @@ def test_an_export_does_not_become_a_part_of_what_others_recorded(tmp_path: Path
             assert status == 2
             assert f"lies within the dataset {folder}" in said.replace("\n", " ")
     assert snapshot(tmp_path) == before
-    # Stacks that are recordings of their own, and exports, may lie side by side.
+    # Exports may be beside stacks that are separate recordings.
     (tmp_path / "stacks").mkdir()
     for name in ("control", "treated"):
         write_stack(tmp_path / "stacks" / f"{name}.tif", blurred(2))
@@ -250,7 +250,7 @@ def test_what_was_followed_is_not_refocused_again_by_process(tmp_path: Path) -> 
 def test_what_process_began_is_continued_where_it_is_when_it_is_followed(
     tmp_path: Path, folder: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And while a command writes the output, the follower waits for it and says so."""
+    """While a command writes the output, the follower waits for it and says so."""
     raw = tmp_path / "data" / "raw"
     time_lapse(raw, 2)
     output = tmp_path / folder / "raw_refocused"
@@ -268,7 +268,7 @@ def test_what_process_began_is_continued_where_it_is_when_it_is_followed(
     assert status == 0, said
 
 
-def test_recordings_of_one_name_and_several_kinds_are_told_apart(tmp_path: Path) -> None:
+def test_recordings_of_one_name_and_several_kinds_are_distinguished(tmp_path: Path) -> None:
     planes = blurred(6)
     one = write_stack(tmp_path / "a.tif", planes[:3])
     two = write_ndtiff(tmp_path / "a", [({"z": n}, p, {}) for n, p in enumerate(planes[3:])])
@@ -297,7 +297,7 @@ def test_two_commands_at_once_make_one_output(tmp_path: Path, sink: SinkKind) ->
     ended = [(each.communicate(timeout=2 * PATIENCE_S)[1], each.returncode) for each in both]
     assert sorted(status for _, status in ended)[0] == 0, ended
     for said, status in ended:
-        # One that comes when the other has ended has nothing to do.
+        # If it starts after the other has ended, it has nothing to do.
         assert status == 0 or "wait until it has finished" in said, said
     status, report = verify(raw, place=tmp_path)
     assert status == 0, report
@@ -306,7 +306,7 @@ def test_two_commands_at_once_make_one_output(tmp_path: Path, sink: SinkKind) ->
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names there are always Unicode")
-def test_a_name_that_is_not_utf8_is_told_and_costs_no_other_recording(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_reported_and_costs_no_other_recording(tmp_path: Path) -> None:
     odd = image_files(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
     good = write_stack(tmp_path / "s.tif", blurred(2))
     status, said = verify(odd, place=tmp_path)

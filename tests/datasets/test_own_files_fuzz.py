@@ -1,4 +1,4 @@
-"""What refocusd wrote itself, damaged: never overwritten, never a crash of `verify` or `resume`."""
+"""Damaged files of refocusd's own are never overwritten, and never crash `verify` or `resume`."""
 
 from __future__ import annotations
 
@@ -87,12 +87,11 @@ def _damaged_ledger(weak: Sequence[int], content: bytes, rng: Random) -> bytes:
     return damaged(content, rng, weak=weak)
 
 
-#: Every reader of our own files; each makes its good inputs in a folder of its own.
+#: Every reader of our own files; each makes its valid inputs in a separate folder.
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "refocused dataset": _sink_target,
     "ledger": _ledger_target,
 }
-#: Reproducers of what is not refused yet; a mark goes with the fix that makes its test pass.
 
 
 @pytest.mark.parametrize("kind", list(TARGETS))
@@ -103,14 +102,14 @@ def test_a_damaged_file_of_ours_is_an_error_or_goes_on(tmp_path: Path, kind: str
     assert ROUNDS // 20 < refused < ROUNDS
 
 
-def test_an_index_damaged_at_its_start_is_not_taken_for_an_empty_dataset(tmp_path: Path) -> None:
-    """The frames behind it are there, and would be overwritten."""
+def test_an_index_damaged_at_its_start_is_not_mistaken_for_an_empty_dataset(tmp_path: Path) -> None:
+    """The frames behind it exist and would be overwritten."""
     path = tmp_path / "run_refocused"
     _write_dataset(path)
     before = (path / "NDTiffStack.tif").read_bytes()
     index = path / "NDTiff.index"
     content = bytearray(index.read_bytes())
-    content[4] ^= 0xFF  # the first record's axes are no JSON any more
+    content[4] ^= 0xFF  # the first record's axes are not valid JSON any more
     index.write_bytes(content)
     with pytest.raises(RefocusdError), NDTiffSink.append(path) as sink:
         sink.write(frames(1, side=SIDE)[0], {"z": 99}, {})
@@ -122,7 +121,7 @@ def test_an_index_damaged_at_its_start_is_not_taken_for_an_empty_dataset(tmp_pat
     ["'{'", "'no json'", "x'ff22'", "NULL"],
 )
 def test_a_ledger_whose_facts_are_damaged_is_an_error_of_ours(tmp_path: Path, facts: str) -> None:
-    """A flipped byte that SQLite cannot notice."""
+    """A flipped byte that SQLite does not notice."""
     path = tmp_path / "ledger.sqlite"
     with Ledger(path) as ledger:
         ledger.begin_run("run", version="1", engine="{}", settings="{}")
@@ -130,7 +129,7 @@ def test_a_ledger_whose_facts_are_damaged_is_an_error_of_ours(tmp_path: Path, fa
             "a", name="n", raw="/raw", output="/out", shape=SIDE, dtype="uint16"
         )
         ledger.record([Attempt("run", "a", '{"z":0}', "refocused")])
-        # As a damaged page would: past the rules of the table.
+        # Like a damaged page, this bypasses the constraints of the table.
         ledger._db.execute("PRAGMA writable_schema = ON")
         ledger._db.execute(
             "UPDATE sqlite_schema SET sql = replace(sql, 'facts TEXT NOT NULL', 'facts')"

@@ -1,4 +1,4 @@
-"""``refocusd process``: what lies on disk, refocused from scratch, once."""
+"""``refocusd process``: recordings on disk are refocused from scratch, once."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_several_kinds_in_turn_and_a_bad_one_stops_none(tmp_path: Path) -> None:
     for name in ("raw_refocused", "cells_refocused", "planes_refocused"):
         assert name in done.stdout
         assert verify(tmp_path / name, place=tmp_path)[0] == 0
-    # Raw is left as it was.
+    # Raw is unchanged.
     assert snapshot(raw, folder) | {str(stack): stack.read_bytes()} == before
 
 
@@ -93,7 +93,7 @@ def test_killed_before_the_run_was_noted_it_goes_on(tmp_path: Path) -> None:
     output = tmp_path / "raw_refocused"
     stop_midway(["process", "raw"], output, tmp_path, KILL, 5)
     (output / RUN_FILE).unlink()
-    # Without that file nobody takes refocused frames for raw ones.
+    # Even without that file, refocused frames are not mistaken for raw ones.
     for command in ("verify", "process", "resume"):
         status, said = told(command, output, place=tmp_path)
         assert status == 2
@@ -133,7 +133,7 @@ def test_output_goes_where_it_is_asked_for(tmp_path: Path) -> None:
     assert "nothing to do" in done.stdout
     assert not (tmp_path / "raw_refocused").exists()
     assert verify(tmp_path / "out" / "raw_refocused", place=tmp_path)[0] == 0
-    # And in another folder, once more.
+    # And again in another folder.
     done = refocusd("process", raw, "--output", tmp_path / "two", place=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(keys(tmp_path / "two" / "raw_refocused")) == 3
@@ -195,7 +195,7 @@ def test_two_copies_of_a_dataset_are_two_acquisitions(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there the folder's access list decides")
 def test_what_a_computer_keeps_for_its_user_no_other_user_reads(tmp_path: Path) -> None:
-    """Logs, ledgers and lists of outputs; what lies beside the frames is shared as they are."""
+    """Logs, ledgers and lists of outputs are private; files beside frames are shared like these."""
     raw = raw_dataset(tmp_path / "raw", 2)
     before = os.umask(0o022)
     try:

@@ -23,7 +23,7 @@ def attributes(group: Path) -> Any:
 
 
 def assert_same_plate(raw: Path, refocused: Path) -> None:
-    """Wells, fields, axes, scales, channels and resolutions are those of raw, and valid."""
+    """Assert that wells, fields, axes, scales, channels and resolutions are raw's, and valid."""
     yaozarrs.validate_zarr_store(str(refocused))
     groups = ["", *{field.rpartition("/")[0] for field in FIELDS}, *FIELDS]
     for place in groups:
@@ -46,7 +46,7 @@ def test_a_plate_comes_out_as_a_plate(tmp_path: Path, version: str) -> None:
     assert snapshot(raw) == before
     assert_same_plate(raw, out)
     for field in FIELDS:
-        # The engine of these tests changes nothing.
+        # The engine of these tests does not change frames.
         np.testing.assert_array_equal(zarr.open_array(out / field / "0")[:], pixels[field])
         half = pixels[field].astype(float).reshape(2, 2, 3, 24, 2, 32, 2).mean((4, 6))
         assert np.abs(zarr.open_array(out / field / "1")[:] - half).max() <= 0.5

@@ -1,4 +1,4 @@
-"""Raw, ledger and refocused frames held against each other: every trouble has its name."""
+"""Raw, ledger and refocused frames are compared, and every discrepancy has a name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALTERED = '{"raw":"altered"}'
 
 @dataclass
 class Listed:
-    """Outcomes in memory."""
+    """A ledger of outcomes in memory."""
 
     fates: dict[str, Fate]
 
@@ -38,7 +38,7 @@ class Listed:
 
 @dataclass
 class Written:
-    """Refocused frames in memory."""
+    """A refocused dataset in memory."""
 
     counts: Counter[str]
 

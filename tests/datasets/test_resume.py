@@ -1,4 +1,4 @@
-"""``refocusd resume``: whatever stopped a run, it ends complete."""
+"""``refocusd resume`` completes a run, whatever stopped it."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from refocusd.ledger import Attempt, Ledger, marked
 from refocusd.models.bundle import load_bundle
 
 MANY = 250
-#: Ends a process at once, as `Popen.terminate` does on Windows, which has no SIGKILL.
+#: Ends a process at once: SIGKILL, or what `Popen.terminate` does on Windows.
 KILL = signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL
 
 
 def written(dataset: Path) -> int:
-    """Frames in a dataset that may be being made."""
+    """Number of frames in a dataset that may not be complete yet."""
     try:
         return len(open_dataset(dataset))
     except InputError:
@@ -54,13 +54,13 @@ def written(dataset: Path) -> int:
 def stop_midway(
     arguments: list[str], dataset: Path, place: Path, how: int, after: int, **more: str
 ) -> int:
-    """Run a command until so many frames are written, then signal it; its exit status.
+    """Run a command until `frames` frames are written, then signal it; returns its exit status.
 
-    The disk stands still then, so that the command cannot have finished before it is signalled.
+    The disk then stops writing, so that the command cannot finish before it gets the signal.
     """
     gate = place / "write on"
     gate.unlink(missing_ok=True)
-    # Some more: other blocks than frames may be as large.
+    # A few more, because blocks other than frames may be as large.
     now = after - written(dataset) + 5
     process = subprocess.Popen(
         command(*arguments),
@@ -84,7 +84,7 @@ def stop_midway(
 
 
 def same_pixels(raw: Path, refocused: Path) -> None:
-    """Of the identity engine."""
+    """Assert that refocused pixels are raw's, as the identity engine makes them."""
     before, after = read_all(raw), read_all(refocused)
     assert set(before) == set(after)
     for axes, (pixels, _) in before.items():
@@ -98,7 +98,7 @@ def test_killed_again_and_again_it_ends_complete(tmp_path: Path) -> None:
     stop_midway(["resume", "raw"], output, tmp_path, KILL, written(output) + 30)
     status, said = verify(raw, place=tmp_path)
     assert status == 1
-    # Killed between dataset and ledger: a frame is in the one and not in the other.
+    # Killed between dataset and ledger: a frame is in the dataset but not in the ledger.
     assert {p["kind"] for p in said["runs"][0]["problems"]} <= {"not in the ledger"}
     done = refocusd("resume", raw, "--json", tmp_path / "done.json", place=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -116,7 +116,7 @@ def test_interrupted_it_says_so_and_goes_on_later(tmp_path: Path) -> None:
     raw = raw_dataset(tmp_path / "raw", MANY)
     output = tmp_path / "raw_refocused"
     assert stop_midway(["process", "raw"], output, tmp_path, signal.SIGINT, 30) == 130
-    # A clean end: what is in the dataset is in the ledger.
+    # A clean end: all frames of the dataset are in the ledger.
     status, said = verify(output, place=tmp_path)
     assert status == 1
     assert said["runs"][0]["problems"] == []
@@ -127,7 +127,7 @@ def test_interrupted_it_says_so_and_goes_on_later(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is POSIX")
 def test_interrupted_again_and_again_it_ends_all_the_same(tmp_path: Path) -> None:
-    """A second Ctrl-C while it was stopping left a process that never ended."""
+    """A second Ctrl-C during the stop used to leave a process that never ended."""
     raw_dataset(tmp_path / "raw", 20)
     output = tmp_path / "raw_refocused"
     held = held_disk(5, tmp_path / "never")
@@ -180,12 +180,12 @@ def test_a_real_acquisition_whose_daemon_was_killed_is_finished(
 
 
 def with_an_odd_frame(folder: Path) -> Path:
-    """A raw dataset whose frame 3 is of another size, so that it fails."""
+    """A raw dataset whose frame 3 has another size, so that it fails."""
     return written_as(folder, [p if n != 3 else p[:32].copy() for n, p in enumerate(blurred(6))])
 
 
 def repair(raw: Path) -> None:
-    """The same dataset with a frame 3 that fits."""
+    """Write the same dataset with a frame 3 that fits."""
     shutil.rmtree(raw)
     written_as(raw, list(blurred(6)))
 
@@ -206,7 +206,7 @@ def test_what_failed_is_attempted_again_unless_that_is_not_wanted(
     ((problem),) = said["runs"][0]["problems"]
     assert (problem["kind"], problem["axes"]) == ("failed", key(3))
     assert "64×32" in problem["detail"]
-    # Once more, in vain: it is still the frame that it was.
+    # A further attempt fails too, because the frame is unchanged.
     assert refocusd("resume", raw, place=tmp_path).returncode == 1
     repair(raw)
     assert told("resume", raw, "--no-retry-failed", place=tmp_path)[0] == 1
@@ -215,7 +215,7 @@ def test_what_failed_is_attempted_again_unless_that_is_not_wanted(
     assert done.returncode == 0, done.stderr
     assert verify(raw, place=tmp_path)[0] == 0
     with Ledger(ledger_of(tmp_path), read_only=True) as ledger:
-        assert len(ledger) == 6 + 2  # no attempt is forgotten
+        assert len(ledger) == 6 + 2  # every attempt is kept
 
 
 @pytest.mark.parametrize("sink", ["ndtiff", "ome-zarr"])
@@ -253,7 +253,7 @@ def test_a_lost_or_damaged_ledger_is_put_right(tmp_path: Path, damage: str) -> N
     assert len(list((tmp_path / "ledgers").glob("*.damaged-*[0-9]"))) == (damage == "truncated")
     status, said = verify(raw, place=tmp_path)
     assert status == 0, said
-    # Told by the frames' own metadata, where nothing else was left.
+    # Known from the frames' own metadata, since nothing else was left.
     assert said["runs"][0]["refocused_pixels_compared"] == 8
     assert said["runs"][0]["notes"] == []
 
@@ -307,7 +307,7 @@ def test_a_run_goes_on_with_its_own_model_or_not_at_all(tmp_path: Path) -> None:
     assert status == 2
     assert load_bundle(tmp_path / "moved").sha256[:12] in said
     assert "refocusd process" in said
-    # Wherever it is now, and whatever precision it runs in: the same model is the same run.
+    # The same model is the same run, wherever it is and in whatever precision it runs.
     flags = ["--model", tmp_path / "moved", "--precision", "f32"]
     done = refocusd("resume", raw, *flags, place=tmp_path, **more)
     assert done.returncode == 0, done.stderr
@@ -332,7 +332,7 @@ def test_what_a_running_daemon_works_on_is_left_to_it(
         assert (status, said["runs"][0]["running"]) == (1, True)
         assert said["runs"][0]["problems"] == []
         assert len(said["runs"][0]["pending"]) == 3
-        # Nobody answers there: it cannot be known who is writing.
+        # Nobody answers there, so it is unknown who is writing.
         status, said = told("resume", raw, place=tmp_path)
         assert status == 2
         assert "being written by another process" in said

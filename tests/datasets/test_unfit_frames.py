@@ -1,4 +1,4 @@
-"""Frames that cannot be refocused among others: each is refused by itself, counted and told."""
+"""Frames that cannot be refocused among others: each is refused, counted and reported alone."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def java_ndtiff(folder: Path, odd: dict[int, Any], frames: int = 5) -> Path:
 
 
 def compressed(folder: Path) -> Path:
-    """The index says of one frame that its pixels are compressed."""
+    """A dataset whose index states that the pixels of one frame are compressed."""
     dataset = JavaNDTiff(folder)
     for n, plane in enumerate(blurred(5, SIDE)):
         axes, name, place = dataset.put_image({"time": n}, plane, {"Axes": {"time": n}})
@@ -56,7 +56,7 @@ def compressed(folder: Path) -> Path:
 
 
 def java_stack(folder: Path) -> Path:
-    """Image stack of Micro-Manager, one page of which is half as wide as its bytes are long."""
+    """A Micro-Manager image stack, one page of which states half the width of its bytes."""
     sizes = {"Frames": 5, "Slices": 1, "Channels": 1, "Positions": 1}
     summary = {name: value for name, value in SUMMARY.items() if name != "ChNames"} | sizes
     path = folder / "run_MMStack_Pos0.ome.tif"
@@ -72,7 +72,7 @@ def java_stack(folder: Path) -> Path:
 
 
 def image_files(folder: Path) -> Path:
-    """The names say which frame each is; one file was copied in part."""
+    """A folder whose file names identify the frames; one file was copied only in part."""
     folder.mkdir()
     for n, plane in enumerate(blurred(5, SIDE)):
         tifffile.imwrite(folder / f"img_t{n}.tif", plane)
@@ -92,7 +92,7 @@ def two_pages(folder: Path) -> Path:
 
 
 def pages(folder: Path, odd: Any) -> Path:
-    """A TIFF stack that another program wrote page by page, one of them unlike the others."""
+    """A TIFF stack that another program wrote page by page, one page unlike the others."""
     folder.mkdir()
     with tifffile.TiffWriter(folder / "stack.tif") as writer:
         for n, plane in enumerate(blurred(5, SIDE)):
@@ -132,7 +132,7 @@ def led_nowhere(path: Path, page: int) -> None:
 
 
 def odd_axes(folder: Path) -> Path:
-    """A script counts halves, and whole numbers as numpy gives them."""
+    """Axes of a script that counts in halves, with whole numbers as floats."""
     dataset = JavaNDTiff(folder)
     for n, plane in zip([0, 1.0, 2.5, 3, 4], blurred(5, SIDE), strict=True):
         dataset.put({"time": n}, plane, {"Axes": {"time": n}})

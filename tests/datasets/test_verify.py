@@ -1,4 +1,4 @@
-"""``refocusd verify``: proves a dataset frame by frame, and changes nothing."""
+"""``refocusd verify`` checks a dataset frame by frame, and changes nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(master: Path, tmp_path: Path) -> Path:
-    """All of it, moved to a folder of the test's own."""
+    """A copy of raw, output and ledger in the test's folder."""
     shutil.copytree(master, tmp_path / "moved")
     return tmp_path / "moved"
 
@@ -68,7 +68,7 @@ def test_a_dataset_that_is_well_is_proven_frame_by_frame(place: Path) -> None:
         assert run["states"] == {"refocused": FRAMES}
         assert run["refocused_pixels_compared"] == run["raw_pixels_compared"] == FRAMES
         assert run["problems"] == run["pending"] == run["faults"] == []
-    # It was copied here: what lies beside it counts, not where the original is.
+    # It was copied: what is beside it counts, not where the original is.
     assert said["raw"] == str(place / "raw")
     assert "they were recorded at" in run["notes"][0]
     assert snapshot(place / "raw", place / "raw_refocused") == before
@@ -137,7 +137,7 @@ def test_the_copy_beside_the_output_stands_in_for_a_lost_ledger(place: Path, how
     status, said = verify(place / "raw", place=place)
     assert status == 0
     assert any(LEDGER_COPY in note for note in said["runs"][0]["notes"])
-    # It is put back by `resume`: this command changes nothing.
+    # `resume` restores it; `verify` changes nothing.
     assert snapshot(place / "ledgers").items() >= there.items()
 
 
@@ -182,14 +182,14 @@ def test_a_damaged_index_of_the_refocused_dataset_is_a_fault(place: Path) -> Non
     assert "cannot be read" in said["runs"][0]["faults"][0]
 
 
-def test_raw_that_is_gone_or_cut_short_is_told(place: Path) -> None:
+def test_raw_that_is_gone_or_cut_short_is_reported(place: Path) -> None:
     stack = next((place / "raw").glob("*.tif"))
     os.truncate(stack, stack.stat().st_size - 3 * 64 * 64)
     status, said = verify(place / "raw", "--quick", place=place)
     assert status == 1
     assert {kind for kind, _ in problems(said)} == {"raw incomplete", "not in raw"}
     shutil.rmtree(place / "raw")
-    # The original is found where it was recorded, unless that is gone as well.
+    # The original is found where it was recorded, unless it is gone from there too.
     run_file = place / "raw_refocused" / RUN_FILE
     run_file.write_text(run_file.read_text().replace("master", "nowhere"))
     status, said = verify(place / "raw_refocused", place=place)
@@ -199,7 +199,7 @@ def test_raw_that_is_gone_or_cut_short_is_told(place: Path) -> None:
 
 @pytest.mark.parametrize("command", ["verify", "process", "resume", "replay"])
 def test_a_dataset_without_its_stack_names_the_file(tmp_path: Path, command: str) -> None:
-    """Its index was copied, the large file was not: another command would not help."""
+    """Its index was copied but not the large file, and no other command would help."""
     raw = raw_dataset(tmp_path / "raw", 3)
     (stack,) = raw.glob("*.tif")
     stack.unlink()
@@ -209,7 +209,7 @@ def test_a_dataset_without_its_stack_names_the_file(tmp_path: Path, command: str
     assert f"the pixels of 3 frames are not there: {stack.name} is missing" in said
 
 
-def test_what_was_never_refocused_is_told(tmp_path: Path) -> None:
+def test_what_was_never_refocused_is_reported(tmp_path: Path) -> None:
     raw = raw_dataset(tmp_path / "raw", 3)
     done = refocusd("verify", raw, place=tmp_path)
     assert done.returncode == 1
@@ -231,7 +231,7 @@ def test_what_is_no_dataset_is_one_clear_error(place: Path, case: str) -> None:
     assert [line for line in said.splitlines() if "error:" in line]
 
 
-def test_while_frames_are_written_nothing_new_is_taken_for_lost(place: Path) -> None:
+def test_while_frames_are_written_nothing_new_counts_as_lost(place: Path) -> None:
     """Frames of raw that have no attempt yet, or are in the dataset before the ledger, are pending."""
     for path in (ledger_of(place), place / "raw_refocused" / LEDGER_COPY):
         execute(path, "DELETE FROM attempt WHERE axes LIKE '%:11}'")
@@ -257,11 +257,11 @@ def test_the_output_of_an_open_acquisition_is_found_wherever_it_is(place: Path) 
     mark_open(place / "ledgers", text.encode(), acquisition)
     status, said = verify(place / "raw", place=place)
     assert [Path(run["output"]).name for run in said["runs"]] == ["elsewhere"]
-    # No daemon has it open any more: what is pending is not being worked on.
+    # No daemon has it open any more, so pending frames are not being refocused.
     assert (status, said["runs"][0]["running"]) == (0, False)
 
 
-def test_an_acquisition_without_raw_is_held_against_what_went_by(tmp_path: Path) -> None:
+def test_an_acquisition_without_raw_is_compared_with_what_was_acquired(tmp_path: Path) -> None:
     output = tmp_path / "out"
     with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
         upload = opened(connection, output)
@@ -276,7 +276,7 @@ def test_an_acquisition_without_raw_is_held_against_what_went_by(tmp_path: Path)
     for path in (ledger_of(tmp_path), output / LEDGER_COPY):
         execute(path, "UPDATE acquisition SET acquired = 6")
     assert verify(output, place=tmp_path)[1]["runs"][0]["pending_without_axes"] == 2
-    # Its daemon was killed: nobody knows what else went by.
+    # Its daemon was killed, so it is unknown what else was acquired.
     for path in (ledger_of(tmp_path), output / LEDGER_COPY):
         execute(path, "UPDATE acquisition SET acquired = NULL, closed = NULL")
     status, said = verify(output, place=tmp_path)

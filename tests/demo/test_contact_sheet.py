@@ -1,4 +1,4 @@
-"""The contact sheet shows what it is given, on one honest grey scale."""
+"""The contact sheet shows the given frames on one common grey scale."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def noise(seed: int, shape: tuple[int, int] = (300, 400)) -> NDArray[np.uint16]:
 
 
 def grey(truth: NDArray[np.uint16], shown: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Compute what a picture must look like beside this truth."""
+    """Compute the grey values that a picture must have beside this truth."""
     black, white = np.percentile(truth, (1.0, 99.7))
     scaled = (shown.astype(np.float32) - black) / (white - black) * 255 + 0.5
     return np.asarray(np.clip(scaled, 0, 255), np.uint8)
 
 
 def places(sheet: Path, picture: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """Where on the sheet (left, top) the picture lies pixel by pixel, two grey values being slack."""
+    """Positions (left, top) of the picture on the sheet, matched within two grey values."""
     image = np.asarray(Image.open(sheet).convert("L")).astype(np.int16)
     height, width = picture.shape
     found = []
@@ -43,7 +43,7 @@ def sheet_of(folder: Path, *rows: SheetRow, pixel_um: float = 0.645) -> Path:
     return contact_sheet(rows, folder / "s.png", title="t", pixel_um=pixel_um, caption="c")
 
 
-#: The part of `noise` that is shown, without the lines of pixels of the scale bar.
+#: The part of `noise` that is shown, without the rows of the scale bar.
 SHOWN = np.s_[22:278, 72:328]
 ABOVE_THE_BAR = np.s_[:200]
 
@@ -77,7 +77,7 @@ def test_the_scale_bar_has_the_length_it_names(tmp_path: Path, pixel_um: float) 
     black = np.zeros((256, 256), np.uint16)
     sheet = sheet_of(tmp_path, SheetRow("in focus", black, black, black, 20, 21), pixel_um=pixel_um)
     image = np.asarray(Image.open(sheet).convert("RGB"))
-    # The only pure white rows of pixels that are that long are the bar's.
+    # Only the bar has pure white rows of pixels of that length.
     white = (image == 255).all(axis=-1)
     length = max(run for line in white for run in _runs(line))
     length_um = length * pixel_um
@@ -151,12 +151,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_signs_that_a_font_may_lack_are_drawn_and_dollars_are_no_formulas(tmp_path: Path) -> None:
-    """Matplotlib warns of signs that it cannot draw, and a warning fails a test."""
+    """Matplotlib warns of characters that it cannot draw, and a warning fails a test."""
     row = SheetRow("−16 µμ → 5–6 × $2^8$", noise(1), noise(2), noise(3), 20, 21)
     contact_sheet([row], tmp_path / "s.png", title="μ $5", pixel_um=1.0, caption="→ $ × $")
 
 
-def test_without_matplotlib_it_is_said_how_to_get_it(
+def test_without_matplotlib_the_message_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed

@@ -1,4 +1,4 @@
-"""The demo's specimen, and the real Micro-Manager core that looks at it."""
+"""The demo's specimen, and the real Micro-Manager core that images it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_light_is_spread_but_not_lost_out_of_focus(specimen: Specimen) -> None:
 def test_a_field_is_the_plane_convolved_with_the_psf_and_has_no_wrap_around(
     specimen: Specimen,
 ) -> None:
-    """An independent way: pad by reflection, convolve in space, cut out."""
+    """Independently computed: pad by reflection, convolve in space, crop."""
     margin = 128
     sharp = np.pad(specimen.sharp("DAPI"), margin, mode="symmetric")
     psf = defocus_psf(specimen.optics("DAPI"), 16.0)
@@ -80,7 +80,7 @@ def test_channels_differ_in_content_and_brightness(specimen: Specimen) -> None:
     truths = {channel: specimen.truth(channel) for channel in specimen.channels}
     assert set(truths) == {"DAPI", "FITC", "Rhodamine", "Cy5"}
     peaks = [float(np.percentile(truth, 99)) for truth in truths.values()]
-    assert 580 <= peaks[0] <= 1090  # as the in-focus fields of BBBC006
+    assert 580 <= peaks[0] <= 1090  # like the in-focus fields of BBBC006
     correlations = np.corrcoef([t.ravel() for t in truths.values()])[~np.eye(4, dtype=bool)]
     assert np.abs(correlations).max() < 0.3
 
@@ -136,7 +136,7 @@ def test_a_frame_of_a_known_plane_takes_under_two_milliseconds(specimen: Specime
         start = time.perf_counter()
         specimen.frame("DAPI", 8.0, 10.0, rng)
         seconds.append(time.perf_counter() - start)
-    # The quickest, for other processes may have the processor.
+    # The fastest run, because other processes may use the processor.
     assert min(seconds) < 2e-3
 
 
@@ -169,7 +169,7 @@ def test_an_installation_without_the_sample_is_named(
 def acquire(
     microscope: DemoMicroscope, folder: Path, name: str, events: list[Event]
 ) -> tuple[Any, Counter[str]]:
-    """Run a real Acquisition; the raw dataset, re-read from disk, and what the camera did."""
+    """Run a real acquisition; returns the raw dataset, read from disk, and what the camera did."""
     from ndstorage import Dataset
     from pycromanager import Acquisition
 
@@ -204,7 +204,7 @@ def test_snapped_frames_show_the_specimen_at_the_stages_position(
             assert is_of(raw, expected), axes
             assert metadata["ZPosition_um_Intended"] == z_um
             assert metadata["PixelSize_um"] == 0.645
-            assert metadata["Width"] == 512  # a number, as snapped frames have it
+            assert metadata["Width"] == 512  # a number, as for snapped frames
     finally:
         dataset.close()
 
@@ -225,7 +225,7 @@ def test_sequenced_frames_come_from_the_cameras_own_sequences(
             z_um = [0.0, -8.0, 32.0][axes["z"]]
             expected = demo_microscope.specimen.expected(axes["channel"], z_um)
             assert is_of(raw, expected), axes
-            assert metadata["Width"] == "512"  # a string, as sequenced frames have it
+            assert metadata["Width"] == "512"  # a string, as for sequenced frames
             numbers[metadata["ImageNumber"]] += 1
         assert numbers == {str(number): 6 for number in range(8)}
     finally:
@@ -260,7 +260,7 @@ def test_the_cores_exposure_and_xy_stage_are_the_ones_that_count(
 def test_events_of_one_channel_and_plane_are_still_snapped(
     demo_microscope: DemoMicroscope, tmp_path: Path
 ) -> None:
-    """Nothing but time differs between these: the engine would love to merge them."""
+    """Only time differs between these events, so the engine would tend to merge them."""
     events = demo_microscope.events_snapped(30, [8.0])
     dataset, seen = acquire(demo_microscope, tmp_path, "time", events)
     dataset.close()
@@ -351,7 +351,7 @@ print("done")
 
 
 def test_a_process_can_open_it_twice_and_gets_the_same_frames_again(tmp_path: Path) -> None:
-    """Raw pixels are the specimen's to the last count, and closing leaves no thread."""
+    """Raw pixels are exactly the specimen's, and closing leaves no thread."""
     done = run_script(TWICE, str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "done"
@@ -370,7 +370,7 @@ except ConfigError as error:
 """
 
 
-def test_a_frame_that_cannot_be_shown_is_told_of_and_does_not_hang(tmp_path: Path) -> None:
+def test_a_frame_that_cannot_be_shown_is_reported_and_does_not_hang(tmp_path: Path) -> None:
     done = run_script(BINNED, str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "recorded black ones" in done.stdout

@@ -1,4 +1,4 @@
-"""A drifting time-lapse takes again only what was not trusted, on a real MMCore."""
+"""A drifting time-lapse retakes only frames that were not trusted, on a real MMCore."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_only_what_is_not_trusted_is_taken_again_and_the_stage_follows_the_drift
         daemon.wait_ready()
         cost = time_lapse(demo_microscope, tmp_path / "data", 4, daemon.endpoint)
     assert cost.planned == 4 * len(POSITIONS_UM)
-    # The third time point is 40 um away: it alone is taken again, on both sides.
+    # Only the third time point, 40 um away, is retaken, on both sides.
     assert 2 <= cost.retaken <= 2 * len(POSITIONS_UM)
     assert cost.saved == 2 * cost.planned - cost.retaken
     assert cost.stage_um[:2] == [0.0, 0.0]

@@ -1,4 +1,4 @@
-"""The doctor: what it finds on this computer, on broken ones, and that nothing stops it."""
+"""The doctor: what it finds on this computer and on broken ones, and that nothing stops it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def only(found: Iterable[Finding]) -> Finding:
 
 @contextmanager
 def silent_program() -> Iterator[int]:
-    """Somebody who takes connections and never says a word."""
+    """Run a program that accepts connections and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(8)
@@ -175,14 +175,14 @@ def test_a_plan_is_doubled() -> None:
 @pytest.mark.parametrize(
     "text", ["", "2048", "2048x2048,10", "0x1x8,1", "1x1x32,1", "1x1x8,0", "2048x2048x16,-1"]
 )
-def test_a_plan_that_is_none_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_plan_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ConfigError, match="--plan"):
         parse_plan(text)
 
 
 def test_a_running_daemon_and_its_view_are_recognised(tmp_path: Path) -> None:
     with Daemon(quick_settings(tmp_path)) as daemon:
-        daemon.wait_ready()  # the start of its worker keeps the processors busy
+        daemon.wait_ready()  # starting its worker keeps the processors busy
         looked = case(tmp_path, endpoint=daemon.endpoint)
         assert (
             only(network.daemon(looked)).says == f"version {__version__} runs at {daemon.endpoint}"
@@ -190,7 +190,7 @@ def test_a_running_daemon_and_its_view_are_recognised(tmp_path: Path) -> None:
         with ViewProcess(daemon.endpoint, ["--port", "0"]) as view:
             assert view.settled.wait(PATIENCE_S)
             port = int(view.url.rstrip("/").rpartition(":")[2])
-            # The first answer takes longest: much is loaded for it.
+            # The first answer takes longest, because much is loaded for it.
             assert ask(port, "/health").status in (200, 503)
             found = only(network.view_port(case(tmp_path, view_port=port)))
             assert (found.mark, found.says) == ("OK", f"http://127.0.0.1:{port}/")

@@ -1,4 +1,4 @@
-"""Which engine is taken, and what is said of the others."""
+"""Which engine is chosen, and why the others are not."""
 
 from __future__ import annotations
 

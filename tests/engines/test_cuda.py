@@ -1,4 +1,4 @@
-"""The torch engine: on a CPU here, where it equals OpenVINO's; on a card where there is one."""
+"""The torch engine: on a CPU, where it equals OpenVINO's; on a card if there is one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def engine(bundle: ModelBundle) -> TorchEngine:
 
 
 def frame(height: int, width: int, dtype: type = np.uint16) -> Pixels:
-    """Sharp nuclei, repeated where they do not suffice."""
+    """Sharp nuclei, repeated to fill the frame."""
     counts = np.resize(Specimen().truth("DAPI"), (height, width))
     return (counts / (1 if dtype is np.uint16 else 16)).clip(0, np.iinfo(dtype).max).astype(dtype)
 
@@ -146,18 +146,18 @@ def test_f32_is_not_tf32(engine: TorchEngine) -> None:
 def test_the_benchmark_counts_the_work_that_the_onnx_graph_has(bundle: ModelBundle) -> None:
     theirs = count_work(bundle.onnx, (COUNTED_PX, COUNTED_PX), bundle.size_multiple)
     ours = counted(bundle)
-    # The graph has the defocus head as well, which torch does not run.
+    # The graph also contains the defocus head, which torch does not run.
     assert ours.flops <= theirs.flops
     assert ours.flops == pytest.approx(theirs.flops, rel=0.01)
     assert ours.weights == pytest.approx(theirs.weights, rel=0.01)
-    # By hand: four times the pixels, and arithmetic is the limit.
+    # Four times the pixels, and arithmetic is the limit.
     rates = Rates(ours.flops, 1e15, "by hand")
     shape = (2 * COUNTED_PX, 2 * COUNTED_PX)
     assert bound_ms(ours, bundle, shape, "f16", rates) == pytest.approx(4000)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # it measures engines in a process of its own
+@pytest.mark.timeout(600)  # it measures engines in separate processes
 def test_the_benchmark_runs_on_a_cpu_and_says_what_it_could_not_measure(tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
     command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--json", str(file)]

@@ -1,4 +1,4 @@
-"""What OpenVINO computes on: the processor, graphics, an NPU, or what it chooses."""
+"""OpenVINO's devices: the processor, graphics, an NPU, or its own choice."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_device_that_is_not_here_is_one_error_that_lists_those_that_are(
 
 
 class Graphics:
-    """OpenVINO on a computer with two of Intel's graphics devices, up to the call that compiles."""
+    """OpenVINO on a computer with two Intel graphics devices, up to the call that compiles."""
 
     available_devices = ("CPU", "GPU.0", "GPU.1", "NPU")
 
@@ -105,7 +105,7 @@ class Graphics:
 def test_each_device_is_asked_in_its_own_words(
     bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch, device: str, asked: dict[str, str]
 ) -> None:
-    """Threads and pinning are the processor's alone: others refuse them."""
+    """Threads and pinning apply only to the processor; other devices refuse them."""
     computer = Graphics()
     monkeypatch.setattr("openvino.Core", lambda: computer)
     with pytest.raises(EngineError, match=r"cannot compile .*no such driver here"):
@@ -114,7 +114,7 @@ def test_each_device_is_asked_in_its_own_words(
 
 
 class Unread:
-    """A model that nobody looks into."""
+    """A model that is not inspected."""
 
     inputs = (None,)
 

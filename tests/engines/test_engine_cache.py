@@ -1,4 +1,4 @@
-"""Compiled engines are found again, whole and their own, or built again."""
+"""Compiled engines are found again if intact and matching, otherwise built again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_any_difference_in_the_key_is_another_engine(tmp_path: Path, field: str)
     cache.put(KEY, PAYLOAD)
     other = msgspec.structs.replace(KEY, **{field: "other"})
     assert cache.get(other) is None
-    # Nor does it pass under the other's name.
+    # Nor is it accepted under the other's name.
     cache.path(KEY).rename(cache.path(other))
     assert cache.get(other) is None
     assert not cache.path(other).exists()
@@ -93,7 +93,7 @@ def test_the_entry_used_least_recently_goes(tmp_path: Path) -> None:
     for age, key in enumerate(keys[:2]):
         cache.put(key, PAYLOAD)
         os.utime(cache.path(key), (age, age))
-    assert cache.get(keys[0]) == PAYLOAD  # used now
+    assert cache.get(keys[0]) == PAYLOAD  # marks it as used
     cache.put(keys[2], PAYLOAD)
     assert [cache.get(key) is not None for key in keys] == [True, False, True]
 

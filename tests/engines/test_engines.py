@@ -49,7 +49,7 @@ def network(bundle: ModelBundle) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module", params=["openvino", "deconvolution"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """Every kind of engine that a CPU runs: what follows is true of each."""
+    """Every kind of engine that runs on a CPU."""
     built = build_engine(MODEL, EngineOptions(backend=request.param, precision="f32"))
     yield built
     built.close()
@@ -214,7 +214,7 @@ def test_bf16_is_as_good_as_f32_where_the_processor_has_it(
 
 
 class Processor:
-    """A processor that computes in these types."""
+    """A processor that supports these types."""
 
     def __init__(self, *types: str) -> None:
         self._types = types
@@ -251,7 +251,7 @@ def test_a_precision_that_the_processor_lacks_is_refused_by_name(
 
 
 def engine_of(bundle: ModelBundle, network: Path) -> OpenVinoEngine:
-    """An engine of another network in the bundle's place."""
+    """An engine with another network in place of the bundle's."""
     return OpenVinoEngine(replace(bundle, onnx=network), EngineOptions(precision="f32"))
 
 
@@ -278,7 +278,7 @@ def test_pixels_that_are_not_finite_are_one_error_and_the_next_frame_is_taken(
     with closing(engine_of(bundle, network)) as broken:
         with pytest.raises(EngineError, match=r"live-nuclei-2.*not finite"):
             refocused(broken, ramp)
-        # At and above the offset the answers are finite: it is the frame that failed.
+        # At and above the offset the answers are finite, so only the frame failed.
         if operator == "Sqrt":
             assert refocused(broken, np.full((64, 64), 7, np.uint16)).mean() == 7
 
@@ -351,7 +351,7 @@ def test_int8_needs_a_network_made_for_it(bundle: ModelBundle) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads threads from /proc")
 def test_its_threads_come_after_the_acquisition() -> None:
-    """They take the priority of the worker that builds the engine."""
+    """They inherit the priority of the worker that builds the engine."""
     script = """
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Networks by ONNX Runtime, on its own kernels: the code that runs them on a card."""
+"""Networks on ONNX Runtime's own kernels, through the code that runs them on a card."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class CpuProvider:
         how = onnxruntime.SessionOptions()
         how.intra_op_num_threads = 1
         how.log_severity_level = 4
-        # An arena would keep what the largest frame took.
+        # An arena would keep the memory of the largest frame.
         how.enable_cpu_mem_arena = False
         return onnxruntime.InferenceSession(graph.model, how, ["CPUExecutionProvider"])
 
 
 class Short(CpuProvider):
-    """A device whose memory is enough for so many pixels at a time."""
+    """A device with memory for a limited number of pixels at a time."""
 
     def __init__(self, most_px: int, said: str = "Failed to allocate memory") -> None:
         self.most_px, self.said, self.sessions = most_px, said, 0
@@ -76,7 +76,7 @@ class _ShortSession:
 
 
 class Relieved(Short):
-    """Memory that is there again once it has run out: ONNX Runtime may hang when that happens twice."""
+    """A device that runs out of memory only once: ONNX Runtime may hang the second time."""
 
     def session(self, graph: Graph) -> Any:
         return _RelievedSession(CpuProvider.session(self, graph), self)
@@ -217,7 +217,7 @@ def test_layers_that_mix_channels_are_f16_and_deconvolution_is_not(name: str) ->
         assert half == (shapes[weights][1] > 1 and count == 1)
     # Iterations share their filters.
     assert max(uses.values()) == (61 if name == "live-fluorescence" else 1)
-    # What lies between two of them does not go back and forth.
+    # Nothing between two of them is converted back and forth.
     assert sum(node.op_type == "Cast" for node in model.graph.node) < 12
     ports = (*model.graph.input, *model.graph.output)
     assert {port.type.tensor_type.elem_type for port in ports} == {onnx.TensorProto.FLOAT}
@@ -251,7 +251,7 @@ def test_a_precision_that_it_lacks_is_refused_by_name(whole: ModelBundle, precis
         network(whole, EngineOptions(precision=precision))
 
 
-# -- networks of others --------------------------------------------------------------------
+# -- other people's networks ---------------------------------------------------------------------
 
 
 def test_the_output_named_refocused_is_the_frame(tmp_path: Path, blurred: Pixels) -> None:
@@ -384,7 +384,7 @@ print(len(engine.tiles(raw.shape)))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="takes memory away by resource limits")
 def test_onnx_runtime_says_that_memory_ran_out_as_expected_here() -> None:
-    """The words by which an exhausted memory is known are the real ones."""
+    """The words by which exhausted memory is recognised are the real ones."""
     done = subprocess.run(
         [sys.executable, "-c", SHORT],
         check=False, capture_output=True, text=True, timeout=100,

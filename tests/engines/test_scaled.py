@@ -1,4 +1,4 @@
-"""The engine at the scale of the blur, with a network whose answers are known."""
+"""The engine at the scale of the blur, with networks whose answers are known."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bundle() -> ModelBundle:
 
 
 class Copying:
-    """Answers with the frame itself; the first blurs are `off` times what they are told to be."""
+    """Returns the frame itself; the first blurs that it finds are `off` times the given ones."""
 
     description = EngineDescription("openvino", "f32", "CPU", "copying", "copying", "")
     onnx, outputs = Path("copying.onnx"), OUTPUTS
@@ -74,20 +74,20 @@ def test_a_frame_is_reduced_until_its_blur_fits_the_network() -> None:
     (seen,) = network.seen
     height, width = seen.shape[2:]
     assert height % 16 == width % 16 == 0
-    # A quarter of the side, and what is reflected around it.
+    # A quarter of the side, plus the margin around it.
     assert raw.shape[0] / 4 + 32 <= height < raw.shape[0] / 4 + 64
     assert seen[0, 1].min() == seen[0, 1].max() == pytest.approx(0.0, abs=0.02)
     assert seen[0, 2].max() == pytest.approx(0.2)
 
 
-def test_a_narrow_blur_is_told_and_nothing_is_reduced() -> None:
+def test_a_narrow_blur_is_stated_and_nothing_is_reduced() -> None:
     network = Copying()
     raw = blurred(4.0)
     out = np.empty_like(raw)
     ScaledEngine(bundle(), network).refocus(raw, out, BlurEstimate(2.0, 0.1, "optics"))
     (seen,) = network.seen
     assert seen[0, 1].max() == pytest.approx(math.log(2.0 / 3.0))
-    # What goes through at full size comes back as it was, but for the rounding and for pixels that stand alone.
+    # At full size the frame comes back unchanged except for rounding and isolated bright pixels.
     assert np.abs(out - without_hot_pixels(raw)).max() <= 1
 
 
@@ -116,7 +116,7 @@ def test_a_frame_is_refocused_with_less_than_the_width_that_was_found() -> None:
     assert found.blur.sigma_px == pytest.approx(4.0)
 
 
-def test_what_earlier_frames_told_spares_the_measurement_until_it_is_old() -> None:
+def test_what_earlier_frames_showed_saves_the_measurement_until_it_is_old() -> None:
     network = Copying()
     engine, raw = ScaledEngine(bundle(), network), blurred()
     fresh = engine.refocus(raw, np.empty_like(raw), BlurEstimate(9.0, 0.1, "frames"))
@@ -184,7 +184,7 @@ def test_a_blur_that_somebody_stated_is_kept() -> None:
 
 
 class Brightening(Copying):
-    """Adds one normalised unit."""
+    """Adds one normalised unit to the frame."""
 
     def run(self, seen: Floats) -> tuple[Floats, ...]:
         light, *others = super().run(seen)
@@ -192,7 +192,7 @@ class Brightening(Copying):
 
 
 class Certain(Copying):
-    """Knows the width well."""
+    """Is certain about the width."""
 
     def run(self, seen: Floats) -> tuple[Floats, ...]:
         light, interval, (told,) = super().run(seen)
@@ -341,7 +341,7 @@ def test_streams_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch
     assert blurs.of("d").blur is None
 
 
-#: As the objective of a plate reader blurs: apodised and aberrated.
+#: The optics of a plate reader: apodised and aberrated.
 PLATE = Optics(0.51, 0.461, pixel_um=0.645, spherical_waves=-1.17, apodisation=0.39)
 
 
@@ -351,7 +351,7 @@ PLAIN = Optics(0.45, 0.461, pixel_um=0.645, spherical_waves=0.5, apodisation=0.3
 def field(
     optics: Optics, defocus_um: float, rows: slice, columns: slice
 ) -> tuple[Pixels, Floats, Pixels]:
-    """A part of a blurred field: light of what lies outside comes in over its borders."""
+    """A part of a blurred field: light from outside enters across its borders."""
     plane = Specimen().sharp("DAPI").astype(np.float64)
     psf = defocus_psf(optics, defocus_um)
     seen = fftconvolve(np.pad(plane, psf.shape[0] // 2, mode="wrap"), psf, mode="valid")
@@ -387,7 +387,7 @@ def test_the_form_of_the_psf_is_worth_more_than_its_width(backend: Backend, tmp_
 
 
 def test_hot_pixels_are_no_focus_and_no_spots() -> None:
-    """A hot pixel is sharp: the network would find no blur, or make a star of it."""
+    """A hot pixel is sharp: the network would find no blur, or turn it into a star."""
     raw, spoilt = blurred(), blurred()
     rng = np.random.default_rng(1)
     places = rng.integers(20, min(raw.shape) - 20, (2, 80))

@@ -1,4 +1,4 @@
-"""The network at the scale of the blur on OpenVINO: two parts that answer as one, compiled by size."""
+"""The network at the scale of the blur on OpenVINO: two parts, compiled for frequent sizes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from refocusd.models.bundle import load_bundle
 def test_a_frame_that_comes_again_with_another_blur_is_deconvolved_once(
     blurs: tuple[tuple[float, float], ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In two parts the graph answers as in one, for new frames of the same size as well."""
+    """The graph in two parts gives the same results as whole, also for new frames of one size."""
     options = EngineOptions("openvino", "f32", threads=1)
     model = load_bundle("live-fluorescence")
     whole, parts = OpenVinoNetwork(model, options), OpenVinoScaleNetwork(model, options)
     seen = np.zeros((1, 3, 96, 80), np.float32)
     seen[0, 1] = blurs[0][0]
-    for _ in range(2):  # then it is compiled for this size, where that is worth it
+    for _ in range(2):  # the second time it is compiled for this size, if that is worthwhile
         parts.run(seen)
     computed: list[object] = []
     infer = OpenVinoNetwork._infer
@@ -84,7 +84,7 @@ def test_a_network_that_cannot_be_compiled_for_a_size_leaves_none_of_its_parts(
     compiled = OpenVinoNetwork._compile
 
     def full(self: OpenVinoNetwork, model: Any, **how: str) -> tuple[Any, Any]:
-        if not how:  # the layers after deconvolution, which is compiled by now
+        if not how:  # the layers after deconvolution, which is already compiled
             raise RuntimeError("not enough memory")
         return compiled(self, model, **how)
 
@@ -96,7 +96,7 @@ def test_a_network_that_cannot_be_compiled_for_a_size_leaves_none_of_its_parts(
         np.testing.assert_allclose(again, first, atol=1e-5)
 
 
-def test_a_deconvolution_that_was_not_computed_is_no_older_frames(
+def test_a_deconvolution_that_was_not_computed_is_not_that_of_an_older_frame(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = EngineOptions("openvino", "f32", threads=1)
@@ -104,7 +104,7 @@ def test_a_deconvolution_that_was_not_computed_is_no_older_frames(
     seen = np.full((1, 3, 96, 80), 0.1, np.float32)
     before = [answer.copy() for answer in network.run(seen)]
     with monkeypatch.context() as patch:
-        # As OpenVINO does where it cannot allocate: it says nothing.
+        # Like OpenVINO when it cannot allocate, without a message.
         patch.setattr(network, "_deconvolution", Silent(network._deconvolution))
         with pytest.raises(MemoryError):
             network.run(seen + np.float32(0.1))
@@ -132,4 +132,4 @@ class Silent:
         self.get_tensor = request.get_tensor
 
     def infer(self, *_: object, **__: object) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -1,7 +1,7 @@
 """TensorRT on NVIDIA cards.
 
-ONNX Runtime's processor stands in for the card: what compiles, keeps, loads and runs an engine is the
-real code.  What only a card can show is marked ``gpu``.
+ONNX Runtime's CPU provider stands in for the card; the code that compiles, keeps, loads and runs
+engines is the real one.  Tests that need a card are marked ``gpu``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ no_card = pytest.mark.skipif(count_cards() > 0, reason="there is an NVIDIA card"
 
 
 class Counting(TensorRtProvider):
-    """Compiles for the processor, and counts how often."""
+    """Compiles for the processor, and counts the compilations."""
 
     compiled = 0
 
@@ -128,7 +128,7 @@ def test_an_engine_that_is_refused_is_compiled_again(
     assert "it is built again" in caplog.text
 
 
-def test_what_tensorrt_leaves_to_the_processor_is_said(
+def test_what_tensorrt_leaves_to_the_processor_is_reported(
     tmp_path: Path, small: ModelBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine_of(small, provider(tmp_path / "cache")).close()
@@ -197,7 +197,7 @@ def test_a_precision_that_it_lacks_is_refused_by_name(tmp_path: Path, precision:
         engine_of(load_bundle(MODELS[0]), provider(tmp_path), EngineOptions(precision=precision))
 
 
-# -- what is there -------------------------------------------------------------------------
+# -- detection -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("capability", [(8, 6), (8, 9), (12, 0), (12, 1)])
@@ -233,7 +233,7 @@ def test_without_a_card_every_model_says_so(name: str) -> None:
     ],
 )
 def test_what_is_not_installed_is_named_with_the_command(hidden: str, package: str) -> None:
-    """In a process that sees a card, and not the package."""
+    """As in a process that sees a card but not the package."""
     code = f"""
 import sys, importlib.abc
 class Hidden(importlib.abc.MetaPathFinder):
@@ -258,7 +258,7 @@ print(tensorrt.probe())
 
 @no_card
 def test_the_plugin_without_a_driver_is_one_clear_error() -> None:
-    """The real one, in a process of its own: it loads 300 MB."""
+    """Tests the real one in a separate process, because it loads 300 MB."""
     pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the plug-in is not installed")
     code = """
 from refocusd.engines.runtimes.tensorrt import _plugin_device

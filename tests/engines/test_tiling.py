@@ -1,4 +1,4 @@
-"""Tiles cover a frame once, keep their halos, and are the frame that goes whole, in bounded memory."""
+"""Tiles cover a frame once, keep their halos, and equal the untiled frame in bounded memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from refocusd.models.bundle import ModelBundle, load_bundle
 MODEL = "live-nuclei"
 
 sides = st.integers(16, 8192)
-#: Width of a tile's part without its halos, as a share of the frame's longer side: at most
+#: Width of a tile without its halos, as a share of the frame's longer side: gives at most
 #: a few hundred tiles.
 shares = st.floats(0.06, 1.2)
 multiples = st.sampled_from([1, 4, 16, 32, 64])
@@ -49,7 +49,7 @@ def test_tiles_cover_a_frame_exactly_once(
 ) -> None:
     largest = smallest_tile(halo, multiple) + int(share * max(shape))
     tiles = plan_tiles(shape, largest, halo, multiple)
-    # Rows and columns are cut independently: the plan is a grid of both.
+    # Rows and columns are divided independently; the plan is the grid of both.
     for axis in (0, 1):
         spans = sorted({(tile.write[axis].start, tile.write[axis].stop) for tile in tiles})
         assert spans[0][0] == 0
@@ -76,7 +76,7 @@ def test_tiles_have_one_shape_lie_on_the_grid_and_keep_their_halos(
             assert (crop.start, crop.stop) == (write.start - read.start, write.stop - read.start)
             assert read.start == 0 or write.start - read.start >= halo
             assert read.stop == length or read.stop - write.stop >= halo
-            # Nothing is invented but beyond the frame, and no more than to the next multiple.
+            # Padding is only added beyond the frame, and only up to the next multiple.
             assert tile.pad[axis] == (-length % multiple if read.stop == length else 0)
 
 
@@ -127,7 +127,7 @@ def whole(bundle: ModelBundle) -> Iterator[OpenVinoEngine]:
 
 @pytest.fixture(scope="module")
 def scene() -> Pixels:
-    """Four fields of the demo's specimen at several defocus, side by side."""
+    """Four fields of the demo's specimen at different defocus, side by side."""
     rng = np.random.default_rng(0)
     fields = [Specimen().frame("DAPI", um, 10.0, rng) for um in (0.0, 8.0, 16.0, 30.0)]
     return np.ascontiguousarray(np.block([fields[:2], fields[2:]]))
@@ -176,7 +176,7 @@ def test_the_memory_allowed_decides_what_goes_whole(
     with closing(OpenVinoEngine(bundle, EngineOptions(precision="f32", engine_mib=256))) as engine:
         tiles = engine.tiles(shape)
         pixels = tiles[0].shape[0] * tiles[0].shape[1]
-        # About 200 bytes a pixel in f32: a frame of 1024² fits into 256 MiB, and no larger one.
+        # About 200 bytes per pixel in f32: a frame of 1024² fits into 256 MiB, but no larger one.
         assert pixels <= 1100**2
         assert (len(tiles) == 1) == (shape[0] * shape[1] <= 1100**2)
 
@@ -206,7 +206,7 @@ def test_options_that_cannot_work_are_refused_by_name(
 
 # -- memory ------------------------------------------------------------------------------
 
-#: Prints the peak of resident memory over that before the frame, in MiB.
+#: Prints the increase of peak resident memory over that before the frame, in MiB.
 PEAK = """
 import sys
 from dataclasses import replace
@@ -263,7 +263,7 @@ def test_the_largest_frame_keeps_to_the_memory_allowed(tmp_path: Path) -> None:
     assert peak <= 128
 
 
-#: Takes memory away until a frame does not fit, and says how it was done.
+#: Reduces the memory limit until a frame does not fit, and reports how the frame was done.
 SHORT = """
 import logging, resource, sys
 from pathlib import Path

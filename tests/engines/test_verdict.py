@@ -87,7 +87,7 @@ def test_a_tenth_of_clipped_pixels_is_never_trusted() -> None:
 
 
 def certain(chance: float) -> Logistic:
-    """The score that gives every frame this probability."""
+    """A score that gives every frame this probability."""
     first, logit = np.array([0], np.intp), math.log(chance / (1 - chance))
     return Logistic(np.zeros(1), np.ones(1), np.zeros(2), logit, first)
 
@@ -121,7 +121,7 @@ def test_a_result_that_is_better_than_raw_is_written_but_not_trusted(
     assert said.verdict == verdict
     assert any(reason in each for each in said.reasons) or not reason
     assert judge.likely_wrong(said) == (verdict == "untrusted" or error > judge.untrusted)
-    # What is impossible stays so, whatever statistics say.
+    # An impossible result stays untrusted, whatever the statistics say.
     assert judge.of_pair(field, replace(pair, unexplained=0.3)).verdict == "untrusted"
 
 
@@ -139,7 +139,7 @@ def test_a_frame_of_interpolated_pixels_is_not_trusted_and_says_why() -> None:
     ("blur_px", "smoothness", "processed"),
     [(1.9, 3.0, False), (1.9, 7.0, True), (6.0, 1.7, False), (6.0, 2.0, True)],
 )
-def test_details_of_a_slight_blur_are_not_taken_for_smoothed_noise(
+def test_details_of_a_slight_blur_are_not_mistaken_for_smoothed_noise(
     blur_px: float, smoothness: float, processed: bool
 ) -> None:
     raw = frame_of_nuclei(12.0)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 #: ``nan``: facts that are NaN.  ``pixels``: pixels that contradict the checksum.  ``late``: an
-#: #: answer after the daemon's time limit.  ``error``: an exception.  ``exit``: the process ends.
-#: #: ``memory``: out of memory.  ``shape``: only half of the frame (if it goes through the socket,
-#: #: ``--inline``).  ``twice``: each answer comes twice.  ``order``: two answers change places.
+#: answer after the daemon's time limit.  ``error``: an exception.  ``exit``: the process ends.
+#: ``memory``: out of memory.  ``shape``: only half of the frame (if it goes through the socket,
+#: ``--inline``).  ``twice``: each answer comes twice.  ``order``: two answers change places.
 Fault = Literal["nan", "pixels", "late", "error", "exit", "memory", "shape", "twice", "order"]
 
 

@@ -1,4 +1,4 @@
-"""Files that another program holds for a moment: nothing is lost, nothing waits for ever."""
+"""Files that another program holds for a moment: nothing is lost, and no wait is endless."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_fifty_refused_renames_lose_nothing(
     assert not path.exists()
 
 
-def test_a_file_that_stays_held_is_told_and_its_old_content_stays(
+def test_a_file_that_stays_held_is_reported_and_its_old_content_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file.json"
@@ -51,7 +51,7 @@ def test_a_file_that_stays_held_is_told_and_its_old_content_stays(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_is_refused_for_good_is_told_at_once(
+def test_what_is_refused_for_good_is_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sleep(_: float) -> None:
@@ -150,7 +150,7 @@ def test_a_built_engine_is_kept_through_refusals(
 
 
 def test_a_temporary_folder_in_which_a_file_is_held_spoils_no_result() -> None:
-    """On Windows deleting it is refused, after the work is done."""
+    """On Windows, deleting it is refused after the work is done."""
     for path in Path(files.__file__).parent.rglob("*.py"):
         for call in re.findall(r"TemporaryDirectory\(([^)]*)\)", path.read_text(encoding="utf-8")):
             assert "ignore_cleanup_errors=True" in call, path
@@ -166,5 +166,5 @@ def test_a_temporary_folder_in_which_a_file_is_held_spoils_no_result() -> None:
     ],
 )
 def test_a_path_can_be_typed_on_windows(path: str, typed: str) -> None:
-    """In cmd and in PowerShell alike, for which `&` and brackets are more than signs."""
+    """In both cmd and PowerShell, which treat `&` and brackets specially."""
     assert files.in_windows_command(path) == typed

@@ -1,4 +1,4 @@
-"""Raw data that is read here may be appended to, renamed and deleted by its owner meanwhile."""
+"""While raw data are read here, their owner may append to them, rename and delete them."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ KINDS: dict[str, tuple[Callable[[Path], Path], bool]] = {
 
 
 class Opened:
-    """What Python opens in one folder: by `open` and the like, and by `os.open`.
+    """Records the files that Python opens in a folder, by `open` and the like, and by `os.open`.
 
-    `open_shared` calls `os.open` for each file, so that the two are the same.
+    `open_shared` calls `os.open` for each file, so the two lists must be the same.
     """
 
     def __init__(self) -> None:
         self.folder: Path | None = None
         self.by_open: Counter[str] = Counter()
         self.by_os: Counter[str] = Counter()
-        # A hook stays as long as the process.
+        # An audit hook stays as long as the process.
         sys.addaudithook(self._note)
 
     @contextmanager
@@ -154,12 +154,12 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
 
 
 def test_raw_is_closed_while_its_frames_wait_for_the_daemon(tmp_path: Path) -> None:
-    """A folder in which a file is open cannot be renamed on Windows, however it was opened."""
+    """On Windows, a folder cannot be renamed while a file in it is open, however it was opened."""
     raw = raw_dataset(tmp_path / "raw", frames=24, side=400)
     process, waits = psutil.Process(), 0
     held: list[Any] = []
     with (
-        # Room for one frame at a time.
+        # There is room for one frame at a time.
         running(quick_settings(tmp_path, ring_mib=1)) as daemon,
         open_dataset(raw) as dataset,
         Session(daemon.endpoint) as session,

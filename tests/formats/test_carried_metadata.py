@@ -1,6 +1,6 @@
 """Sizes, names, times and stage positions go from every reader to every sink and to the export.
 
-What goes in is read back by the readers of others: ndstorage, yaozarrs and zarr, tifffile and ome-types.
+Outputs are read back with other readers: ndstorage, yaozarrs and zarr, tifffile and ome-types.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from refocusd.formats.tiff.ome_export_plan import plan_export
 
 @pytest.fixture(params=["ndtiff", "ome-zarr"])
 def kind(request: pytest.FixtureRequest) -> SinkKind:
-    """Kind of the dataset that is written."""
+    """Format of the dataset that is written."""
     chosen: SinkKind = request.param
     return chosen
 
@@ -72,7 +72,7 @@ def test_what_a_reader_knows_is_in_the_sinks_and_in_the_export(
 
 
 def check_frame(said: Mapping[str, Any], pixel: int, recorded: Recorded) -> None:
-    """Metadata of a frame, under Micro-Manager's names, against what went in."""
+    """Compare a frame's metadata, under Micro-Manager's names, with what went in."""
     place = place_of(pixel)
     p = place[0]
     assert float(said["PixelSizeUm"]) == pytest.approx(PIXEL_UM)
@@ -105,7 +105,7 @@ def check_summary(said: Mapping[str, Any], recorded: Recorded) -> None:
 
 
 def check_ndtiff(path: Path, recorded: Recorded) -> None:
-    """By ndstorage."""
+    """Check an NDTiff output with ndstorage."""
     data = ndstorage.Dataset(str(path))
     check_summary(data.summary_metadata, recorded)
     coordinates = data.get_image_coordinates_list()
@@ -123,7 +123,7 @@ def check_ndtiff(path: Path, recorded: Recorded) -> None:
 
 
 def check_ome_zarr(path: Path, recorded: Recorded) -> None:
-    """By yaozarrs and zarr; what OME-Zarr has no place for stands in the list of frames."""
+    """Check an OME-Zarr output with yaozarrs and zarr; the list of frames holds what it cannot."""
     yaozarrs = pytest.importorskip("yaozarrs", reason="yaozarrs is not installed")
     assert yaozarrs.validate_zarr_store(str(path)) is not None
     own: Any = zarr.open_group(path / "refocusd", mode="r").attrs.asdict()
@@ -153,13 +153,13 @@ def check_ome_zarr(path: Path, recorded: Recorded) -> None:
 
 
 def said(element: Any, name: str, unit: str) -> float:
-    """A quantity of OME-XML, which is in the unit of our exports."""
+    """A quantity in OME-XML, asserting that it has the unit of our exports."""
     assert getattr(element, f"{name}_unit").value == unit
     return float(getattr(element, name))
 
 
 def export_and_check(source: Any, path: Path, recorded: Recorded) -> list[Path]:
-    """Export a dataset, and read the files by tifffile and ome-types."""
+    """Export a dataset, and check the files with tifffile and ome-types."""
     ome_types = pytest.importorskip("ome_types", reason="ome-types is not installed")
     export(plan_export(source, path, fill=False, overwrite=False), source)
     files = sorted(path.parent.iterdir())
@@ -199,13 +199,13 @@ def export_and_check(source: Any, path: Path, recorded: Recorded) -> list[Path]:
     [
         [],
         ["DAPI"],
-        # Of slices, not of channels.
+        # Labels of slices, not of channels.
         [f"slice {number}" for number in range(6)],
         ["same"] * 6,
         ["", "GFP"] * 3,
     ],
 )
-def test_labels_that_name_no_channels_are_not_taken_for_names(labels: list[str]) -> None:
+def test_labels_that_name_no_channels_are_not_mistaken_for_names(labels: list[str]) -> None:
     description = "ImageJ=1.54f\nimages=6\nchannels=2\nslices=3\nhyperstack=true\n"
     assert "ChNames" not in from_imagej(description, 6, None, "x.tif", labels).summary
 

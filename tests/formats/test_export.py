@@ -28,7 +28,7 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture(params=["ndtiff", "ome-zarr"])
 def kind(request: pytest.FixtureRequest) -> SinkKind:
-    """Kind of the dataset that is exported."""
+    """Format of the dataset that is exported."""
     chosen: SinkKind = request.param
     return chosen
 
@@ -161,7 +161,7 @@ def test_axes_with_gaps_names_and_negative_numbers_are_laid_out(tmp_path: Path) 
 
 
 def test_an_axis_that_only_some_frames_have_is_laid_out_without_a_hole(tmp_path: Path) -> None:
-    """Of an axis whose first place only was announced, Micro-Manager's first frames have none."""
+    """Micro-Manager's first frames lack an axis of which only the first place was announced."""
     several: list[Axes] = [{"channel": "A"}, {"channel": "A", "time": 1}, {"time": 2}]
     dataset(tmp_path / "d", "ndtiff", several)
     with open_dataset(tmp_path / "d") as frames_:
@@ -175,7 +175,7 @@ def test_an_axis_that_only_some_frames_have_is_laid_out_without_a_hole(tmp_path:
 
 
 def test_missing_frames_are_refused_or_filled_and_counted(tmp_path: Path, kind: SinkKind) -> None:
-    """The first time is missing as a whole: nothing moves into its place."""
+    """The whole first time point is missing, and nothing moves into its place."""
     several = [axes for axes in stack_of(4, ("DAPI",), 3) if axes["time"] != 0]
     del several[4]
     made = dataset(tmp_path / "d", kind, several)
@@ -213,7 +213,7 @@ def test_more_than_a_tiff_can_hold_is_a_bigtiff(tmp_path: Path, big: bool) -> No
 
 
 def test_memory_stays_flat_over_many_planes(tmp_path: Path) -> None:
-    """Beside the OME-XML, of some hundred bytes a plane, one frame is held at a time."""
+    """Besides the OME-XML, some hundred bytes per plane, only one frame is in memory at a time."""
     frame = numbered_frame(0, (256, 256))
     with create_sink("ndtiff", tmp_path / "d") as sink:
         for time in range(200):

@@ -1,4 +1,4 @@
-"""What an exported OME-TIFF says of its frames: names, channels, times, distances, stage."""
+"""Metadata of an exported OME-TIFF: names, channels, times, distances, stage positions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_triggered_sequence_has_the_times_of_the_core(tmp_path: Path) -> None:
 def test_distance_of_planes_exposure_and_stage_come_from_the_frames(
     tmp_path: Path, kind: SinkKind
 ) -> None:
-    """Pycromanager names no z step in the summary, but where the stage was for each frame."""
+    """Pycromanager states no z step in the summary, but the stage position of each frame."""
     with create_sink(kind, tmp_path / "d", {"PixelSize_um": 0.65}) as sink:
         for n, z in enumerate((2, 0, 1)):
             said = {"ZPosition_um_Intended": 10.0 - 1.5 * z, "XPosition_um_Intended": -3.0}

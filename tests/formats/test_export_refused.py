@@ -1,4 +1,4 @@
-"""Exports that are refused, that fail or are interrupted: one clear error, and nothing left behind."""
+"""Exports that are refused, fail or are interrupted: one clear error, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.fast
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pipe has no place in a folder there")
-def test_nothing_beside_an_export_is_taken_for_its_own(tmp_path: Path) -> None:
+def test_nothing_beside_an_export_is_mistaken_for_its_own(tmp_path: Path) -> None:
     dataset(tmp_path / "d", "ndtiff", [{"time": 0}])
-    os.mkfifo(tmp_path / "x.ome.tif.part")  # it would be waited for
+    os.mkfifo(tmp_path / "x.ome.tif.part")  # opening it would block
     refocusd_export(tmp_path / "d", "--output", tmp_path / "x.ome.tif")
     assert {entry.name for entry in tmp_path.iterdir()} == {"d", "x.ome.tif", "x.ome.tif.part"}
     (tmp_path / "y.ome.tif").mkdir()
@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     for limit in (0, 5000, 9 * 1536 + 100):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
-            # The limit holds for the captured progress bar, too: so without the command.
+            # The limit would also hit the captured progress bar, so the command is not used.
             with (
                 open_dataset(tmp_path / "d") as reader,
                 pytest.raises(OutputError, match="the disk is full"),

@@ -1,4 +1,4 @@
-"""Micro-Manager's image stacks: the same frames while they are written, and ever after."""
+"""Micro-Manager's image stacks have the same frames while they are written and afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE_OF_EACH = {"Frames": 3, "Slices": 1, "Channels": 1, "Positions": 1}
 
 
 def put(stack: JavaStack, places: Sequence[tuple[int, int, int, int]]) -> None:
-    """Frames at their (channel, z, time, position)."""
+    """Write frames at their (channel, z, time, position)."""
     for number, place in enumerate(places):
         indices = ("ChannelIndex", "SliceIndex", "FrameIndex", "PositionIndex")
         stack.put(place, frame_of(number, SIDE), dict(zip(indices, place, strict=True)))
@@ -32,7 +32,7 @@ def put(stack: JavaStack, places: Sequence[tuple[int, int, int, int]]) -> None:
     ("summary", "axes"),
     [
         (ONE_OF_EACH, {"time"}),
-        # Saved from a script or the live window: nothing says how many there will be.
+        # Saved from a script or the live window: the number of frames is not announced.
         ({"Prefix": "run"}, {"time", "z", "channel", "position"}),
         (ONE_OF_EACH | {"ChNames": ["DAPI"]}, {"time", "channel"}),
         (ONE_OF_EACH | {"Frames": 1}, {"time"}),
@@ -63,7 +63,7 @@ def test_a_stack_has_the_axes_when_finished_that_it_had_while_it_grew(
 def test_a_stack_that_was_never_finished_has_its_whole_frames_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, begun: int
 ) -> None:
-    """As a crash leaves it, and now and then a normal end, within a page: the original is so."""
+    """A crash, and sometimes a normal end, leaves the file cut within a page."""
     stack = JavaStack(tmp_path / "run_MMStack_Pos0.ome.tif", ONE_OF_EACH, SIDE, 6)
     put(stack, [(0, 0, time, 0) for time in range(4)])
     if begun:
@@ -88,7 +88,7 @@ def test_a_copy_that_ends_too_early_or_was_damaged_is_an_error(tmp_path: Path) -
     path.write_bytes(whole[:first] + b"\xff\xff" + whole[first + 2 :])
     with pytest.raises(InputError, match="not whole"):
         open_dataset(path)
-    # One flipped bit: twice as wide, in as many bytes as 8-bit pixels would take.
+    # One flipped bit: twice the width, in as many bytes as 8-bit pixels would take.
     assert whole[first + 10] == SIDE
     path.write_bytes(whole[: first + 10] + bytes([2 * SIDE]) + whole[first + 11 :])
     with open_dataset(path) as dataset:
@@ -132,10 +132,10 @@ def test_a_summary_in_the_text_of_an_older_windows_is_read(tmp_path: Path) -> No
         ([], [0, 1]),
     ],
 )
-def test_channels_are_told_apart_all_by_name_or_all_by_number(
+def test_channels_are_distinguished_all_by_name_or_all_by_number(
     tmp_path: Path, names: list[str], expected: list[Any]
 ) -> None:
-    """Live images of two cameras, saved: the summary knows one of them."""
+    """Saved live images of two cameras, of which the summary knows only one."""
     places = [(channel, 0, time, 0) for time in range(2) for channel in range(2)]
     summary = {"ChNames": names, "Slices": 1, "Positions": 1}
     write_micromanager(tmp_path / "snap_MMStack_Default.ome.tif", frames(4), places, summary)

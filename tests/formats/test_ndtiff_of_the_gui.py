@@ -1,4 +1,4 @@
-"""NDTiff as Micro-Manager's GUI writes it: numbered channels, cp1252 text, files that are cut late."""
+"""NDTiff as Micro-Manager's GUI writes it: numbered channels, cp1252, files truncated late."""
 
 from __future__ import annotations
 

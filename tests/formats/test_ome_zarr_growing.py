@@ -20,7 +20,7 @@ from refocusd.frame import canonical_axes
 
 
 def emptied(folder: Path, level: str = "0") -> Any:
-    """The full resolution of an image, with no chunk written yet."""
+    """The full resolution of an image, with all chunks removed."""
     array = zarr.open_array(folder / level, mode="r+")
     for place in [p for p in (folder / level).rglob("*") if p.is_file()]:
         if place.name not in ("zarr.json", ".zarray", ".zattrs"):
@@ -33,7 +33,7 @@ def key(**axes: Any) -> str:
 
 
 def aged(folder: Path, by_s: float) -> None:
-    """Make all files look as old as that."""
+    """Make all files look older by `by_s` seconds."""
     then = time.time() - by_s
     for place in folder.rglob("*"):
         if place.is_file():
@@ -75,7 +75,7 @@ def test_new_wells_and_longer_arrays_are_taken_up(tmp_path: Path) -> None:
 
 
 def keys_of(dataset: Dataset) -> list[str]:
-    """What comes until nothing more does."""
+    """Read keys until no more come."""
     found: list[str] = []
     while fresh := dataset.refresh():
         found += fresh

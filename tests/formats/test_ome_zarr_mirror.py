@@ -1,4 +1,4 @@
-"""Refocused stores with the layout of raw: written frame by frame, continued, and read back."""
+"""Refocused stores with raw's layout are written frame by frame, continued and read back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ yaozarrs = pytest.importorskip("yaozarrs", reason="yaozarrs is not installed")
 
 
 def fill(sink: Sink, raw: Path, keys: slice = slice(None)) -> int:
-    """Write frames of a raw store as they are; how many."""
+    """Write frames of a raw store unchanged; returns their number."""
     with open_dataset(raw) as dataset:
         chosen = dataset.axes_keys()[keys]
         for key in chosen:
@@ -79,7 +79,7 @@ def test_what_a_killed_writer_left_is_continued(tmp_path: Path) -> None:
     write_plate(raw, levels=1)
     with started(raw, out) as sink:
         fill(sink, raw, slice(0, 14))
-    # Killed while it wrote a line; and before that, a frame's pixels were lost with the power.
+    # Killed while it wrote a line; earlier, a power cut lost the pixels of a frame.
     place = list_path(out, "A/1/1")
     place.write_bytes(place.read_bytes() + b'{"axes": {"position"')
     (out / "A" / "1" / "0" / "0" / "c" / "0" / "0" / "0" / "0" / "0").unlink()
@@ -176,7 +176,7 @@ def test_a_black_frame_is_a_frame(tmp_path: Path, how: dict[str, Any]) -> None:
 
 
 def test_what_describes_a_whole_plate_is_written_once(tmp_path: Path) -> None:
-    """For each of its images again, a plate of thousands would take hours to begin."""
+    """Done again for each image, it would take hours to begin a plate of thousands."""
     raw, out = tmp_path / "plate.zarr", tmp_path / "plate_refocused.zarr"
     write_plate(raw, fields=[f"A/{n}/{field}" for n in range(1, 7) for field in "01"], levels=1)
     with mock.patch.object(mirror_image, "put_like", wraps=put_like) as put:
@@ -187,7 +187,7 @@ def test_what_describes_a_whole_plate_is_written_once(tmp_path: Path) -> None:
     yaozarrs.validate_zarr_store(str(out))
 
 
-def test_a_resolution_that_is_named_and_not_there_is_said(tmp_path: Path) -> None:
+def test_a_resolution_that_is_named_and_not_there_is_reported(tmp_path: Path) -> None:
     raw = tmp_path / "plate.zarr"
     write_plate(raw)
     shutil.rmtree(raw / "A" / "1" / "1" / "1")

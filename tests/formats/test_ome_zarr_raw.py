@@ -1,4 +1,4 @@
-"""OME-Zarr stores of others as raw data: whatever wrote them, every frame is found and read."""
+"""OME-Zarr stores of other programs as raw data: every frame is found and read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ORDER = {"t": "time", "c": "channel", "z": "z"}
 
 
 def assert_holds(dataset: Dataset, pixels: np.ndarray[Any, Any], axes: str, **common: Any) -> None:
-    """Every plane of an array is a frame of the dataset."""
+    """Assert that every plane of an array is a frame of the dataset."""
     for index in np.ndindex(*pixels.shape[:-2]):
         at: dict[str, Any] = {
             ORDER[axis]: ["DAPI", "GFP"][n] if axis == "c" else n
@@ -50,7 +50,7 @@ def test_an_image_has_a_frame_for_each_place_of_its_axes(
 
 
 def test_the_index_of_a_store_takes_a_byte_a_frame(tmp_path: Path) -> None:
-    """A plate has millions; it was an object each, of 400 bytes."""
+    """A plate has millions of frames, each of which used to be an object of 400 bytes."""
     frames = 20_000
     array = zarr.create_array(
         tmp_path / "long.zarr" / "0", shape=(frames, 16, 16), chunks=(2000, 16, 16), dtype="uint8"
@@ -62,7 +62,7 @@ def test_the_index_of_a_store_takes_a_byte_a_frame(tmp_path: Path) -> None:
         "version": "0.5",
         "multiscales": [image],
     }
-    open_dataset(tmp_path / "long.zarr")  # what is imported for the first one is not of the second
+    open_dataset(tmp_path / "long.zarr")  # so that imports do not count for the second
     tracemalloc.start()
     with open_dataset(tmp_path / "long.zarr") as dataset:
         nbytes = tracemalloc.get_traced_memory()[0]
@@ -243,7 +243,7 @@ def test_one_field_of_a_plate_is_a_dataset_and_its_output_lies_outside_the_plate
 
 
 def test_frames_that_were_never_written_are_no_frames(tmp_path: Path) -> None:
-    """An acquisition that was stopped leaves room in its arrays; nobody refocuses that."""
+    """A stopped acquisition leaves room in its arrays, which is not refocused."""
     write_image(tmp_path / "image.zarr")
     shutil.rmtree(tmp_path / "image.zarr" / "0" / "c" / "1")
     with open_dataset(tmp_path / "image.zarr") as dataset:
@@ -286,7 +286,7 @@ def test_scales_in_other_units_and_of_the_whole_image_count(tmp_path: Path) -> N
 
 
 def of_image(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change what an image says of itself; written with a mark in front, as some editors do."""
+    """Change the metadata of an image; written with a byte-order mark, as some editors do."""
     place = store / "zarr.json"
     said = json.loads(place.read_text())
     change(said["attributes"]["ome"]["multiscales"][0])
@@ -351,7 +351,7 @@ def test_two_axes_of_a_type_are_not_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("put", [os.mkdir, os.mkfifo], ids=["folder", "pipe"])
 @pytest.mark.parametrize("chunks", [None, (1, 1, 8, 8)], ids=["whole", "tiles"])
 def test_what_is_no_file_is_no_chunk(tmp_path: Path, put: Any, chunks: Any) -> None:
-    """Zarr takes a folder for zeros, and waits for a pipe for ever."""
+    """Zarr reads a folder as zeros, and waits for a pipe forever."""
     write_image(tmp_path / "image.zarr", axes="tzyx", chunks=chunks)
     chunk = tmp_path / "image.zarr" / "0" / "c" / "1" / "2" / "0" / "0"
     chunk.unlink()
@@ -362,7 +362,7 @@ def test_what_is_no_file_is_no_chunk(tmp_path: Path, put: Any, chunks: Any) -> N
         assert "room for 1 frame never written" in understood(dataset)
 
 
-def test_wells_that_a_plate_names_and_does_not_have_are_told(tmp_path: Path) -> None:
+def test_wells_that_a_plate_names_and_does_not_have_are_reported(tmp_path: Path) -> None:
     write_plate(tmp_path / "plate.zarr")
     shutil.rmtree(tmp_path / "plate.zarr" / "B" / "03")
     with open_dataset(tmp_path / "plate.zarr") as dataset:

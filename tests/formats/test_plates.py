@@ -21,7 +21,7 @@ UUID = "0F3A8D2E-1B2C-4D5E-8F90-123456789ABC"
 
 
 def write_files(folder: Path, *names: str) -> dict[str, int]:
-    """A file of each name; all pixels of the n-th are n."""
+    """Write a file of each name; all pixels of the n-th are n."""
     values = {}
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Damaged files: an error of ours, or frames of the size and type they had.  Nothing else."""
+"""Damaged files give one of our errors, or frames of the original size and type."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ VICTIMS: dict[str, Callable[[Path], Victim]] = {
 
 
 def _read_victim(victim: Victim, data: bytes) -> str:
-    """Open and read a damaged recording: its frames are as they were, or it is refused by name."""
+    """Open and read a damaged recording: its frames are unchanged, or it is refused by name."""
     victim.file.write_bytes(data)
     try:
         with open_dataset(victim.path, max_frame_bytes=1 << 20) as recording:
@@ -110,7 +110,7 @@ def _read_victim(victim: Victim, data: bytes) -> str:
                 pixels = nth(recording, index).pixels
                 assert pixels.shape == (plan.format.height, plan.format.width)
                 if victim.path.suffix == ".png":
-                    continue  # with its sums put right it is another, good PNG
+                    continue  # with correct checksums it is another, valid PNG
                 assert pixels.shape == SIDE
                 assert pixels.dtype == np.dtype(victim.dtype)
     except InputError as error:
@@ -132,7 +132,7 @@ def _damaged_file(weak: Sequence[int], content: bytes, rng: Random) -> bytes:
 
 
 def _damaged_png(content: bytes, rng: Random) -> bytes:
-    """A damaged PNG; half of them with the sums of their chunks put right again."""
+    """A damaged PNG; in half of the cases with corrected checksums of the chunks."""
     data = bytearray(damaged(content, rng, tokens=[b"IDAT", b"zTXt", b"tRNS", b"acTL", b"fdAT"]))
     at = 8
     while rng.random() < 0.9 and at + 12 <= len(data):
@@ -144,11 +144,11 @@ def _damaged_png(content: bytes, rng: Random) -> bytes:
     return bytes(data)
 
 
-# -- what fields say ---------------------------------------------------------------------
+# -- contents of fields ------------------------------------------------------------------
 
 
 def _index_target(folder: Path) -> Target:
-    """An index whose records are whole, but say other things."""
+    """An index with intact records that say something else."""
     path = write_z_dataset(folder / "fields", frames(5, side=SIDE))
     victim = Victim(path, path / "NDTiff.index", np.uint16)
     with closing(NDTiffReader(path)) as reader:
@@ -171,7 +171,7 @@ def _index_target(folder: Path) -> Target:
         return b"".join(_packed(r) for r in chosen if r)
 
     def feed(data: bytes) -> str:
-        # A record may name another part of the file: any format may come out, not only ours.
+        # A record may point elsewhere in the file, so frames of any format may result.
         victim.file.write_bytes(data)
         with closing(NDTiffReader(victim.path, max_frame_bytes=1 << 20)) as reader:
             for key in reader.axes_keys():
@@ -192,10 +192,10 @@ def _packed(said: dict[str, Any]) -> bytes:
 
 
 def _metadata_target(folder: Path) -> Target:
-    """Summary or frame metadata of an NDTiff dataset: JSON with other fields, or none."""
+    """Summary or frame metadata of an NDTiff dataset: JSON with changed or missing fields."""
     path = folder / "metadata"
     good = {"ElapsedTime-ms": 10.0, "PixelSizeUm": 0.65, "Axes": {"z": 0}, "Tags": ["a", {"b": 1}]}
-    room = {"Pad": "x" * 3000}  # so that another text fits in its place
+    room = {"Pad": "x" * 3000}  # room for a longer text
     plane = frames(1, side=SIDE)[0]
     write_ndtiff(path, [({"z": 0}, plane, good | room)], NDTIFF_SUMMARY | room)
     whole = (path / "NDTiffStack.tif").read_bytes()
@@ -219,7 +219,7 @@ def _metadata_target(folder: Path) -> Target:
             assert len(recording) == 1
             frame = nth(recording, 0)
             np.testing.assert_array_equal(frame.pixels, plane)
-            # The wire, the ledger and the refocused dataset take it on as JSON in UTF-8.
+            # The wire, the ledger and the refocused dataset store it as JSON in UTF-8.
             json.dumps(dict(frame.metadata), ensure_ascii=False).encode()
             json.dumps(dict(recording.summary), ensure_ascii=False).encode()
         return "read"
@@ -228,7 +228,7 @@ def _metadata_target(folder: Path) -> Target:
 
 
 def _ome_target(folder: Path) -> Target:
-    """OME-XML whose attributes, elements and text are not as they should be."""
+    """OME-XML with wrong attributes, elements and text."""
     tiff = write_tiff(
         folder / "ome.ome.tif", frames(2, 3, side=SIDE), ome=True, metadata={"axes": "ZCYX"}
     )
@@ -313,7 +313,7 @@ def _bend_element(element: ElementTree.Element, rng: Random) -> None:
             element.text = rng.choice(odd)
 
 
-#: Every reader of files; each makes its good inputs in a folder of its own.
+#: Every reader of files; each makes its valid inputs in a separate folder.
 TARGETS: dict[str, Callable[[Path], Target]] = {
     **{kind: partial(_file_target, kind) for kind in VICTIMS},
     "NDTiff index fields": _index_target,
@@ -326,7 +326,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
 def test_a_damaged_file_is_an_error_or_reads_as_what_it_was(tmp_path: Path, kind: str) -> None:
     report = fuzz(TARGETS[kind](tmp_path), ROUNDS)
     assert not report.defects, report.defects[0].data[:500]
-    # Both happen, or the mutations do not reach what they are for.
+    # Both must happen, or the mutations miss their aim.
     refused = sum(n for outcome, n in report.outcomes.items() if outcome.endswith("Error"))
     assert refused > ROUNDS // 20
     assert report.inputs - refused > ROUNDS // 50
@@ -336,18 +336,18 @@ def test_damaged_files_are_closed_again(tmp_path: Path) -> None:
     """Windows would not let a user delete or replace a file that is still open."""
     target = _file_target("ImageJ", tmp_path)
     with warnings.catch_warnings(record=True) as caught, judging():
-        # Python says so when it has to close a forgotten file itself.
+        # Python warns when it has to close a forgotten file itself.
         warnings.simplefilter("always", ResourceWarning)
         for index in range(40):
             assert judge(target, target.draw(1, index))[0] != "defect"
         gc.collect()
-    # Garbage of earlier tests may be collected here as well: it is not meant.
+    # Garbage of earlier tests, collected here as well, does not count.
     forgotten = [str(warning.message) for warning in caught]
     assert [message for message in forgotten if str(tmp_path) in message] == []
 
 
 def test_a_frame_that_would_overlap_its_metadata_is_refused(tmp_path: Path) -> None:
-    """One flipped bit in an index of one frame (the others are not in it yet): half as wide again."""
+    """One flipped bit in an index of only one frame so far makes it half as wide again."""
     path = write_z_dataset(tmp_path / "run", frames(5, side=SIDE))
     index = path / "NDTiff.index"
     content = index.read_bytes()

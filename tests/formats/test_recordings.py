@@ -1,4 +1,4 @@
-"""Recordings that are image files: what is planned is what is read."""
+"""Recordings that consist of image files: the frames read are those that were listed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_plain_stack_is_read_as_planes_in_any_encoding(
 def test_pixels_that_are_packed_are_read_as_the_counts_they_are(
     tmp_path: Path, bits: int, options: dict[str, Any]
 ) -> None:
-    """Some cameras' programs save 10 and 12 bits without gaps; rows begin on a byte."""
+    """Some cameras' programs pack 10 and 12 bits; rows begin on a byte."""
     stack = frames(3, dtype=np.uint16, side=(40, 37)) >> (16 - bits)
     try:
         path = write_tiff(
@@ -98,7 +98,7 @@ def test_pixels_that_are_packed_are_read_as_the_counts_they_are(
 def test_a_colour_table_that_is_a_plain_grey_ramp_changes_nothing(
     tmp_path: Path, dtype: type, step: int
 ) -> None:
-    """Cameras' 8-bit images often have one."""
+    """8-bit images of cameras often have a colour table."""
     (pixels,) = frames(1, dtype=dtype)
     levels = np.iinfo(dtype).max + 1
     ramp = np.tile((np.arange(levels) * step).astype(np.uint16), (3, 1))
@@ -134,7 +134,7 @@ def test_an_imagej_hyperstack_has_its_axes_times_and_pixel_size(tmp_path: Path) 
 
 
 def test_imagej_frames_behind_a_single_directory_are_read(tmp_path: Path) -> None:
-    """ImageJ writes stacks above 4 GB so, as 32-bit offsets end there."""
+    """ImageJ writes stacks above 4 GB in this way, because 32-bit offsets end there."""
     stack = frames(6)
     path = write_tiff(tmp_path / "large.tif", stack, imagej=True, truncate=True)
     with tifffile.TiffFile(path) as file:
@@ -339,7 +339,7 @@ def test_tokens_that_all_names_have_are_axes(tmp_path: Path) -> None:
 def test_tokens_may_stand_together_and_positions_have_other_numbers_of_planes(
     tmp_path: Path,
 ) -> None:
-    """As NIS-Elements exports; an uneven grid is no time series."""
+    """NIS-Elements exports such names; an incomplete grid is not a time series."""
     planes = iter(frames(8))
     for position, count in ((1, 5), (2, 3)):
         for z in range(count):
@@ -366,7 +366,7 @@ def test_names_that_count_times_and_planes_from_1_begin_at_0(tmp_path: Path) -> 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
 @pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_what_is_no_file_beside_image_files_is_told(tmp_path: Path, kind: str) -> None:
+def test_what_is_no_file_beside_image_files_is_reported(tmp_path: Path, kind: str) -> None:
     write_tiff(tmp_path / "t0.tif", frames(1)[0])
     odd = tmp_path / "t1.tif"
     odd.symlink_to(tmp_path / "gone.tif") if kind == "link" else os.mkfifo(odd)
@@ -375,7 +375,7 @@ def test_what_is_no_file_beside_image_files_is_told(tmp_path: Path, kind: str) -
 
 
 def ome_set(folder: Path) -> list[Path]:
-    """Two files that hold a time point each, and name each other."""
+    """Two files with a time point each, which refer to each other."""
     names, uuids = ("a.ome.tif", "b.ome.tif"), [f"urn:uuid:{n * 8}" for n in "12"]
     blocks = "".join(
         f'<TiffData IFD="0" FirstT="{t}" PlaneCount="1"><UUID FileName="{name}">{uuids[t]}</UUID></TiffData>'
@@ -398,7 +398,7 @@ def test_files_of_a_set_are_known_by_their_uuid_when_they_were_renamed(tmp_path:
         assert "not there" not in recording.source
 
 
-def test_a_missing_file_of_a_set_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_of_a_set_is_reported(tmp_path: Path) -> None:
     first, second = ome_set(tmp_path)
     with open_dataset(first) as recording:
         assert "not there" not in recording.source

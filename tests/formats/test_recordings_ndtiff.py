@@ -1,4 +1,4 @@
-"""NDTiff datasets: finished, growing, killed, and not to be trusted."""
+"""NDTiff datasets: finished, growing, of a killed writer, and untrustworthy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.fast
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_an_ndtiff_dataset_reads_as_it_was_written(tmp_path: Path, dtype: type) -> None:
-    """8-bit frames too, whose directory wrongly says 16 bits."""
+    """So do 8-bit frames, whose directory wrongly states 16 bits."""
     stack = frames(2, 3, dtype=dtype)
     planes = [
         ({"channel": name, "z": z, "time": 4}, stack[c, z], {"ElapsedTime-ms": 7.5, "Camera": "a"})
@@ -68,7 +68,7 @@ def test_a_hardware_sequence_has_the_times_of_the_camera(tmp_path: Path) -> None
 
 
 def test_a_dataset_is_followed_while_it_is_written(tmp_path: Path) -> None:
-    """As Micro-Manager writes it: into an index of zeros that is cut at the end."""
+    """Micro-Manager writes into an index of zeros that is truncated at the end."""
     stack = frames(5)
     folder = write_z_dataset(tmp_path / "run", stack)
     index = (folder / "NDTiff.index").read_bytes()
@@ -86,7 +86,7 @@ def test_a_dataset_is_followed_while_it_is_written(tmp_path: Path) -> None:
     assert reader.summary == {}
     for count in range(1, 6):
         for torn in range(0, 55 if count < 5 else 1, 3):
-            # A record that is caught half-written is not there yet.
+            # A half-written record does not count yet.
             written(count, torn)
             fresh = reader.refresh()
             assert fresh == ([f'{{"z":{count - 1}}}'] if torn == 0 else [])
@@ -124,7 +124,7 @@ def test_a_dataset_is_followed_from_another_process(tmp_path: Path) -> None:
         followed = reader.axes_keys()
         for line in writer.stdout:
             followed += reader.refresh()
-            # What the writer has said is there, can be read.
+            # What the writer has reported can be read.
             assert len(followed) > int(line)
             frame = reader.read(followed[-1])
             assert (frame.pixels == frame.axes["time"]).all()

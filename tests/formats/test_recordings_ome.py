@@ -82,7 +82,7 @@ def test_a_set_of_files_is_read_as_a_folder_and_each_file_for_itself(tmp_path: P
 
 
 def pixels_only(path: Path, pixels: Frames, described_in: str) -> Path:
-    """A file of a set, which leaves its description to another one."""
+    """A file of a set whose description is in another file."""
     elsewhere = f'<BinaryOnly MetadataFile="{described_in}" UUID="urn:uuid:x"/>'
     return write(
         path, pixels, f'<OME xmlns="{NAMESPACE}" UUID="urn:uuid:{path.name}">{elsewhere}</OME>'
@@ -109,7 +109,7 @@ def of_set(positions: int, channels: int, names: str) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize("opened", ["set.companion.ome", "."])
 def test_files_with_pixels_only_are_read_by_their_companion(tmp_path: Path, opened: str) -> None:
-    # Names in another order than positions: the companion alone says which is which.
+    # File names sort differently from positions: only the companion says which is which.
     xml, files = of_set(2, 2, "c{c}-of-{p}.ome.tif")
     stack = frames(4)
     for name, plane in zip(files, stack, strict=True):
@@ -145,7 +145,7 @@ def test_a_set_that_is_not_whole_says_which_file_is_missing(tmp_path: Path) -> N
 
 
 def test_no_file_that_the_xml_names_is_opened(tmp_path: Path) -> None:
-    """A path in a downloaded file's metadata must not lead anywhere."""
+    """A path in a downloaded file's metadata must not lead out of the folder."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     write_tiff(elsewhere / "other.tif", frames(3))

@@ -1,4 +1,4 @@
-"""What cannot be replayed is one clear error before any frame is handed out."""
+"""A recording that cannot be replayed gives one clear error before the first frame."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_several_datasets_in_one_folder_are_an_error_but_our_own_output_is_none(
 
 @contextlib.contextmanager
 def without_privileges() -> Iterator[None]:
-    """Containers run tests as root, for whom permissions do not bind."""
+    """Drop privileges: containers run tests as root, who can read everything."""
     if os.geteuid() != 0:
         yield
         return
@@ -163,15 +163,15 @@ def test_no_truncation_of_a_stack_passes_unnoticed(tmp_path: Path, options: dict
     stack = frames(4)
     path = write_tiff(tmp_path / "a.tif", stack, photometric="minisblack", **options)
     whole = path.read_bytes()
-    # tifffile puts pixels last, or directories and their values.
+    # tifffile writes last either the pixels, or the directories and their values.
     for cut in range(0, len(whole) - 16, 97):
         path.write_bytes(whole[:cut])
         try:
             dataset = open_dataset(path)
         except InputError:
             continue
-        # All frames are there: those whose pixels were cut are named, and the others as they were.
-        # What has a description before its first frame has them all if only directories were cut.
+        # All frames exist: those with truncated pixels are named, the others are unchanged.
+        # A file with a description before its first frame has all if only directories were cut.
         with dataset:
             lost = [key for key in dataset if dataset.unfit(key)]
             assert all("of a file of" in dataset.unfit(key) for key in lost)

@@ -1,4 +1,4 @@
-"""Micro-Manager's separate image files: a file a frame, and metadata.txt beside them."""
+"""Micro-Manager's separate image files: one file per frame, with a metadata.txt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLACES = [(t, c, z) for t in range(2) for c in range(2) for z in range(3)]
 
 
 def write_position(folder: Path, stack: Frames, version: str) -> None:
-    """One position's folder, as version 1.4 or 2.0 of Micro-Manager lays it out."""
+    """Write the folder of one position in the layout of Micro-Manager 1.4 or 2.0."""
     folder.mkdir(parents=True)
     summary = {"ChNames": list(CHANNELS), "z-step_um": 2.0}
     notes: dict[str, Any] = {"Summary": summary}
@@ -41,7 +41,7 @@ def write_position(folder: Path, stack: Frames, version: str) -> None:
 
 
 def expected(stack: Frames, **more: int) -> dict[str, Frames]:
-    """Frames of one position by their keys."""
+    """The frames of one position by key."""
     return {
         canonical_axes({"time": t, "channel": CHANNELS[c], "z": z, **more}): stack[t, c, z]
         for t, c, z in PLACES
@@ -76,7 +76,7 @@ def test_the_folders_of_a_run_are_its_positions(tmp_path: Path, version: str) ->
 
 @pytest.mark.parametrize("version", ["1.4", "2.0"])
 def test_of_files_without_an_entry_the_names_tell(tmp_path: Path, version: str) -> None:
-    """A program that died leaves no end of the text; a western Windows wrote it in its own letters."""
+    """A program that died leaves the text unfinished; a western Windows writes it in cp1252."""
     stack = frames(2, 2, 3)
     write_position(tmp_path / "Pos0", stack, version)
     notes = tmp_path / "Pos0" / "metadata.txt"

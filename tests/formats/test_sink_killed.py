@@ -1,4 +1,4 @@
-"""A writing process is killed at random moments; nothing that it had written is lost."""
+"""A writing process is killed at random moments, and nothing that it had written is lost."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ with start(path, max_file_bytes=limit) as sink:
 
 
 def frame_of(number: int, shape: tuple[int, int]) -> Frame:
-    """Make the frame that the writer above gives this number."""
+    """The frame to which the writer above gives this number."""
     axes: Axes = {"time": number, "channel": "φ-actin 蛍光"}
     metadata = {"Number": number, "Note": "µ" * (number % 50)}
     return Frame(numbered_frame(number, shape).pixels, axes, metadata)
@@ -71,7 +71,7 @@ def test_a_killed_writer_loses_at_most_the_frame_in_flight(
         found = read_by_ndstorage(path)
         numbers = {frame.metadata["Number"] for frame in found.values()}
         assert numbers >= done | reported
-        assert len(numbers - done - reported) <= 1  # written, but killed before the report
+        assert len(numbers - done - reported) <= 1  # written, but killed before it was reported
         for frame in found.values():
             assert_same(frame, frame_of(frame.metadata["Number"], shape))
         pages = read_by_tifffile(path)

@@ -153,7 +153,7 @@ def test_a_closed_dataset_is_continued(tmp_path: Path) -> None:
 
 
 def test_index_records_do_not_straddle_pages_of_the_file_cache(tmp_path: Path) -> None:
-    """A killed process leaves whole pages; a record within one is there or is not."""
+    """A killed process leaves whole pages, so a record within one is complete or absent."""
     index = tmp_path / "d" / "NDTiff.index"
     ends = [0]
     with NDTiffSink.create(tmp_path / "d") as sink:
@@ -247,7 +247,7 @@ def test_metadata_is_ascii_json_where_the_tag_points(
     with opened_by_tifffile(tmp_path / "d" / "NDTiffStack.tif") as tiff:
         tag = tiff.pages.first.tags[51123]
         text = raw[tag.valueoffset : tag.valueoffset + tag.count]
-    assert tag.count > 4  # up to four bytes would have to be in the entry itself
+    assert tag.count > 4  # four bytes or fewer would have to be in the entry itself
     assert text.endswith(b"\0")
     assert json.loads(text[:-1].decode("ascii")) == metadata
     assert rb'"\u03c6-actin \u86cd\u5149"' in (tmp_path / "d" / "NDTiff.index").read_bytes()

@@ -1,4 +1,4 @@
-"""What every sink promises, held by both kinds of dataset; read back by refocusd itself."""
+"""What every sink promises, tested for both formats and read back by refocusd itself."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ KINDS: tuple[SinkKind, ...] = ("ndtiff", "ome-zarr")
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> SinkKind:
-    """Kind of the dataset."""
+    """Format of the dataset."""
     chosen: SinkKind = request.param
     return chosen
 
 
 def found_in(path: Path) -> dict[str, Frame]:
-    """All frames of a dataset by their keys."""
+    """All frames of a dataset by key."""
     with open_dataset(path) as reader:
         assert len(reader) == len(reader.axes_keys())
         return {key: reader.read(key) for key in reader.axes_keys()}
 
 
 def assert_holds(path: Path, frames: Iterable[Frame]) -> None:
-    """The dataset has exactly these frames, pixel by pixel, with their metadata."""
+    """Assert that the dataset has exactly these frames, pixel by pixel, with their metadata."""
     expected = {frame.key: frame for frame in frames}
     found = found_in(path)
     assert found.keys() == expected.keys()
@@ -55,7 +55,7 @@ def assert_holds(path: Path, frames: Iterable[Frame]) -> None:
 
 
 def content(path: Path) -> dict[str, bytes]:
-    """Every file of a dataset, but for the writer's own notes."""
+    """Contents of every file of a dataset, except the writer's own notes."""
     return {
         name.relative_to(path).as_posix(): name.read_bytes()
         for name in path.rglob("*")
@@ -122,7 +122,7 @@ def test_any_axes_are_kept_as_they_came(
         assert_holds(path, frames)
 
 
-#: Whatever pycromanager lets a user put there: mixed along an axis, huge, empty, any text.
+#: Whatever pycromanager accepts as axes: mixed types along an axis, huge, empty, any text.
 ODD_VALUES = st.one_of(
     st.integers(-3, 3),
     st.sampled_from([2**63, -(2**70), "", "0", "DAPI", "\ud800", "a" * 300]),
@@ -158,7 +158,7 @@ def test_odd_axes_are_kept_or_refused_frame_by_frame(
                 assert (frame.key in sink) == (frame is kept[-1] if kept else False)
         append_sink(path).close()
         assert_holds(path, kept)
-        # NDTiff's readers sort the values of an axis, and its records have a length.
+        # NDTiff's readers sort the values of an axis, and its records have a maximum length.
         assert not refused or kind == "ndtiff"
         assert all("use one of them throughout" in why or "shorten" in why for why in refused)
 
@@ -295,7 +295,7 @@ def test_a_second_writer_is_kept_out(tmp_path: Path, kind: SinkKind) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX")
 @pytest.mark.parametrize("room", [0, 1, 100, 178, 2000])
 def test_a_frame_that_the_disk_refuses_is_undone(tmp_path: Path, kind: SinkKind, room: int) -> None:
-    """A limit on the length of files stops the longest one anywhere within a frame."""
+    """A limit on file length stops the longest file anywhere within a frame."""
     import resource
 
     path = tmp_path / "d"
@@ -389,7 +389,7 @@ def test_memory_stays_flat_over_many_frames(tmp_path: Path, kind: SinkKind) -> N
             snapshot = tracemalloc.take_snapshot()
         finally:
             tracemalloc.stop()
-    # pathlib interns names, and the interpreter may just then enlarge its table of them.
+    # pathlib interns names, and the interpreter may enlarge its table of them at this moment.
     kept = snapshot.filter_traces([tracemalloc.Filter(False, pathlib.__file__)])
     grown = sum(trace.size for trace in kept.traces)
     assert grown < 350_000  # the pixels alone are 1.4 MB; keys wait in a set of at most 4096
@@ -426,7 +426,7 @@ with append_sink(path) if path.exists() else create_sink(kind, path) as sink:
 
 
 def frame_of(number: int, shape: tuple[int, int]) -> Frame:
-    """Make the frame that the writer above gives this number."""
+    """The frame to which the writer above gives this number."""
     axes: Axes = {"time": number // 4, "channel": "φ-actin 蛍光", "position": number % 4}
     metadata = {"Number": number, "Note": "µ" * (number % 50)}
     return Frame(numbered_frame(number, shape).pixels, axes, metadata)
@@ -448,7 +448,7 @@ def test_a_killed_writer_loses_at_most_the_frame_in_flight(
         found = found_in(path)
         numbers = {frame.metadata["Number"] for frame in found.values()}
         assert numbers >= done | reported
-        assert len(numbers - done - reported) <= 1  # written, but killed before the report
+        assert len(numbers - done - reported) <= 1  # written, but killed before it was reported
         for frame in found.values():
             assert_same(frame, frame_of(frame.metadata["Number"], shape))
         done = numbers
@@ -475,5 +475,5 @@ def test_a_writer_killed_at_its_start_leaves_nothing_in_the_way(
         with sink:
             write_all(sink, [numbered_frame(0)])
         assert_holds(path, [numbered_frame(0)])
-        assert json.dumps(sorted(content(path)))  # the next round starts anew
+        assert json.dumps(sorted(content(path)))  # the next round starts again
         path.rename(tmp_path / f"done {delay}")

@@ -20,7 +20,7 @@ from refocusd.frame import Frame
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX")
 @pytest.mark.parametrize("room", [0, 1, 100, 178, 5000, 24_000])
 def test_a_frame_that_the_disk_refuses_is_undone(tmp_path: Path, room: int) -> None:
-    """A limit on the file's length stops a write anywhere within a frame."""
+    """A limit on file length stops a write anywhere within a frame."""
     import resource
 
     path = tmp_path / "d"
@@ -49,12 +49,12 @@ def test_a_frame_that_the_disk_refuses_is_undone(tmp_path: Path, room: int) -> N
 def test_an_index_record_that_the_disk_refuses_is_undone(
     tmp_path: Path, room: int, first_of_its_file: bool
 ) -> None:
-    """The files of frames are kept shorter than the index, so that the limit meets that alone."""
+    """Files of frames are kept shorter than the index, so that the limit affects only the index."""
     import resource
 
     path = tmp_path / "d"
     frames = [numbered_frame(number, (16, 20)) for number in range(64)]
-    written = 60 if first_of_its_file else 61  # two frames a file
+    written = 60 if first_of_its_file else 61  # two frames per file
     with NDTiffSink.create(path, SUMMARY, max_file_bytes=2200) as sink:
         write_all(sink, frames[:written])
         index = (path / "NDTiff.index").read_bytes()
@@ -95,7 +95,7 @@ def test_a_full_disk_stops_writing_until_there_is_room(
     assert_readers_find(path, frames)
 
 
-def test_too_little_space_is_said_before_it_runs_out(tmp_path: Path) -> None:
+def test_too_little_space_is_reported_before_it_runs_out(tmp_path: Path) -> None:
     path = tmp_path / "not" / "there" / "yet"
     needed = free_space_needed(2048 * 2048 * 2, 1000)
     assert needed > 2048 * 2048 * 2 * 1000
@@ -119,7 +119,7 @@ WRITES = st.tuples(
 def test_no_frame_is_lost_to_a_crash_at_any_byte(
     writes: list[tuple[bool, float, bool, bool]], limit: int
 ) -> None:
-    """What was written before stays; the frame of the crash is there whole, or can be written."""
+    """Earlier frames stay; the frame of the crash is complete, or can be written again."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "d"
         sink = NDTiffSink.create(path, SUMMARY, max_file_bytes=limit)
@@ -154,7 +154,7 @@ def interrupted(
     linked: bool,
     in_pixels: bool,
 ) -> dict[str, bytes]:
-    """Return the files as a process killed within a write would leave them.
+    """Return the files as a process that was killed during a write would leave them.
 
     The order is: frame, link in the chain of IFDs, name of the file if the
     frame is its first, index record.

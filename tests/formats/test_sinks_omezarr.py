@@ -1,4 +1,4 @@
-"""The OME-Zarr sink, read back by zarr and held against OME-Zarr 0.5 by yaozarrs."""
+"""The OME-Zarr sink, read back by zarr and validated against OME-Zarr 0.5 by yaozarrs."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_metadata_tell_sizes_and_channels(tmp_path: Path) -> None:
     ("summary", "metadata"),
     [({}, {}), ({"PixelSize_um": 0, "z-step_um": "?"}, {"PixelSizeUm": float("nan")})],
 )
-def test_sizes_that_nobody_told_have_no_unit(
+def test_sizes_that_nobody_stated_have_no_unit(
     tmp_path: Path, summary: dict[str, Any], metadata: dict[str, Any]
 ) -> None:
     path = dataset(tmp_path / "d", [small(0, {"z": 0}, **metadata)], summary)
@@ -106,7 +106,7 @@ def test_thousands_of_channels_are_no_channels(tmp_path: Path) -> None:
 
 
 def test_each_position_is_an_image(tmp_path: Path) -> None:
-    """And so is each combination of axes that OME-Zarr has no dimension for."""
+    """So is each combination of axes for which OME-Zarr has no dimension."""
     frames = [
         small(number, {"time": number % 4, "position": number // 4 % 3, "angle": number // 12 * 90})
         for number in range(24)
@@ -162,7 +162,7 @@ def test_a_number_has_its_own_place_as_long_as_that_is_free() -> None:
     assert [slots.value(place) for place in (5, 6, 7, 10, 1)] == [5, "a", None, -1, 1]
 
 
-def test_absent_frames_are_told_from_black_ones(tmp_path: Path) -> None:
+def test_absent_frames_are_distinguished_from_black_ones(tmp_path: Path) -> None:
     black = Frame(np.zeros((16, 20), np.uint16), {"time": 0}, {})
     path = dataset(tmp_path / "d", [black, small(1, {"time": 3})])
     (array,) = images(path)
@@ -173,7 +173,7 @@ def test_absent_frames_are_told_from_black_ones(tmp_path: Path) -> None:
 
 
 def test_zarr_finds_nothing_strange_among_the_members(tmp_path: Path) -> None:
-    """It warns of files that it does not know beside arrays and groups."""
+    """It warns of unknown files beside arrays and groups."""
     path = dataset(tmp_path / "d", [small(0, {"position": 0}), small(1, {"position": 1})])
     root = zarr.open_group(path, mode="r")
     assert {name for name, _ in root.members()} == {"0", "1", "OME", "refocusd"}
@@ -218,12 +218,12 @@ def test_a_reader_finds_whole_frames_while_others_are_written(tmp_path: Path) ->
 
 
 def test_two_planes_of_a_stack_tell_their_distance(tmp_path: Path) -> None:
-    """Pycromanager names no z step in the summary, but where the stage was for each frame."""
+    """Pycromanager states no z step in the summary, but the stage position of each frame."""
     frames = [
         small(n, {"time": n // 3, "z": n % 3}, ZPosition_um_Intended=0.5 * (n % 3) + 100 * (n // 3))
         for n in range(6)
     ]
-    # The stage drifts from time to time: only planes of one time are compared.
+    # The stage drifts between time points: only planes of one time point are compared.
     path = dataset(tmp_path / "d", [frames[0], frames[4]])
     (told,) = ome(path)["multiscales"]
     assert told["axes"][2] == {"name": "z", "type": "space"}

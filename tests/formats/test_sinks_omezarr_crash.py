@@ -49,7 +49,7 @@ def in_order_of_writing(name: str) -> tuple[int, str]:
 )
 @pytest.mark.parametrize("earlier", [0, 1, 3])
 def test_no_frame_is_lost_to_a_crash_at_any_file(tmp_path: Path, earlier: int, last: Axes) -> None:
-    """What was written before stays; the frame of the crash is there whole, or can be written."""
+    """Earlier frames stay; the frame of the crash is complete, or can be written again."""
     path = tmp_path / "d"
     frames = [
         small(n, {"time": n, "z": 0, "channel": "a", "position": 0}) for n in range(5, 5 + earlier)
@@ -91,7 +91,7 @@ def test_no_frame_is_lost_to_a_crash_at_any_file(tmp_path: Path, earlier: int, l
             assert_valid(path)
 
 
-#: Appends a frame, and is killed by the system at the first file that exceeds a length.
+#: Appends a frame, and the system kills it at the first file that exceeds a length.
 KILLED_AT_A_LENGTH = """
 import json, resource, signal, sys
 from pathlib import Path
@@ -257,7 +257,7 @@ def test_a_line_that_makes_no_sense_is_no_frame(tmp_path: Path, line: bytes) -> 
 def test_whatever_file_the_disk_refuses_nothing_is_changed(
     tmp_path: Path, limit: int, axes: Axes
 ) -> None:
-    """Pixels, the array's document, the image's and the root's are refused in turn."""
+    """The pixels and the documents of array, image and root are refused in turn."""
     import resource
 
     path = tmp_path / "d"
@@ -270,7 +270,7 @@ def test_whatever_file_the_disk_refuses_nothing_is_changed(
             with contextlib.suppress(OutputError):
                 write_all(sink, [small(1, {"time": 0, "channel": "a", **axes}, Note="x" * 1500)])
                 pytest.fail("the list has no room for that")
-            # What cannot be taken back for want of room is taken back later.
+            # What cannot be undone for lack of room is undone later.
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         write_all(sink, [small(2, {"time": 0, "channel": "c"})])

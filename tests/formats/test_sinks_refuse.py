@@ -32,7 +32,7 @@ def test_existing_output_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_start_that_was_killed_is_started_again(tmp_path: Path) -> None:
-    """A folder without an index, but with a file of ours that holds no frame."""
+    """A folder without an index but with a file of ours that contains no frame."""
     path = tmp_path / "d"
     path.mkdir()
     (path / "NDTiffStack.tif.part").write_bytes(b"II*")
@@ -114,7 +114,7 @@ def test_a_summary_without_json_form_is_refused_before_anything_is_made(tmp_path
     assert not (tmp_path / "d").exists()
 
 
-def test_a_path_that_is_too_long_is_told_as_that(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_is_reported_as_too_long(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"the path has \d+ characters, too many"):
         NDTiffSink.create(tmp_path / ("x" * 300))
 
@@ -130,7 +130,7 @@ def test_a_path_that_is_too_long_is_told_as_that(tmp_path: Path) -> None:
 def test_what_windows_says_is_understood(
     number: int, winerror: int, name: str, advice: str
 ) -> None:
-    """Of a path that is too long it says that there is none; of a quota Python knows nothing."""
+    """Windows reports a path that is too long as missing, and Python has no error for a quota."""
     error = OSError(number, "what Windows says", name)
     error.winerror = winerror  # type: ignore[attr-defined, unused-ignore]
     told = write_error(error, Path("D:/data"), "starting a dataset")

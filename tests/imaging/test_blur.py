@@ -1,4 +1,4 @@
-"""The width of a frame's blur, from the frame alone and with what is known beforehand."""
+"""The width of a frame's blur, from the frame alone and with prior knowledge."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_data() -> Path:
 
 
 def nuclei(sigma_px: float, seed: int = 0, photons: float = 2000.0) -> Pixels:
-    """Textured nuclei through a Gaussian blur and a camera."""
+    """Textured nuclei after a Gaussian blur and a camera."""
     rng = np.random.default_rng(seed)
     light = np.zeros((400, 480), np.float32)
     y, x = np.mgrid[:400, :480]
@@ -56,7 +56,7 @@ def test_a_known_blur_is_found(sigma_px: float) -> None:
     assert np.median(widths) == pytest.approx(sigma_px, rel=0.4)
 
 
-def test_more_blur_is_told_from_less() -> None:
+def test_more_blur_is_distinguished_from_less() -> None:
     found = [estimate_blur(nuclei(sigma)) for sigma in (0.7, 1.5, 3.0, 6.0, 12.0, 24.0)]
     widths = [one.sigma_px for one in found if one is not None]
     assert len(widths) == 6
@@ -75,7 +75,7 @@ def test_hot_pixels_are_no_sign_of_focus() -> None:
     raw = nuclei(8.0)
     clean = estimate_blur(raw)
     rng = np.random.default_rng(1)
-    # Two of them side by side are not alone: keep them apart.
+    # Two adjacent ones would not be isolated: keep them apart.
     raw[rng.integers(2, 100, 30) * 4 - 2, rng.integers(2, 120, 30) * 4 - 2] = 4000
     with_hot = estimate_blur(raw)
     assert clean is not None
@@ -147,7 +147,7 @@ def test_a_real_stack_is_widest_far_from_focus_and_narrowest_in_it(test_data: Pa
     assert min(widths[0], widths[-1]) > 5 > 1.2 > widths[least]
 
 
-def test_real_fields_in_focus_and_far_from_it_are_told_apart(test_data: Path) -> None:
+def test_real_fields_in_focus_and_far_from_it_are_distinguished(test_data: Path) -> None:
     def widths(folder: str) -> list[float]:
         paths = sorted((test_data / "bbbc006" / folder).iterdir())
         found = [estimate_blur(np.asarray(Image.open(path))) for path in paths]

@@ -25,7 +25,7 @@ def scene(height: int = 300, width: int = 340) -> Floats:
 
 
 def seen(light: Floats, sigma_px: float, noise: float, seed: int = 0) -> Floats:
-    """Through a Gaussian blur and a camera."""
+    """The light after a Gaussian blur and a camera."""
     blurred = ndimage.gaussian_filter(light, sigma_px)
     noisy = blurred + np.random.default_rng(seed).normal(0, noise, light.shape)
     return np.asarray(noisy, dtype=np.float32)
@@ -92,7 +92,7 @@ def test_a_frame_of_saturated_patches_comes_back_finite() -> None:
 
 
 def test_borders_are_reflected_not_darkened() -> None:
-    """A frame that is bright to its edges stays so."""
+    """A frame that is bright up to its edges stays so."""
     y = np.arange(200)[:, None]
     bright = (500 + 200 * np.sin(y / 9) + np.zeros((200, 160))).astype(np.float32)
     restored = deconvolve(seen(bright, 4.0, 1.0), 4.0).light

@@ -1,4 +1,4 @@
-"""Distance from focus, from a frame and what the network made of it."""
+"""Distance from focus, estimated from a frame and the network's result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from refocusd.profiles.profile import Measured, Microscope, Profile, PsfSection
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[OpenVinoEngine]:
-    """The engine that ships, at the precision that is the same everywhere."""
+    """The shipped engine, in the precision that is the same everywhere."""
     engine = OpenVinoEngine(load_bundle("live-nuclei"), EngineOptions(precision="f32", threads=1))
     yield engine
     engine.close()
@@ -52,13 +52,13 @@ def pair(
 
 
 def oracle(specimen: Specimen, um: float, seed: int = 0) -> tuple[Pixels, Pixels]:
-    """The pair of a perfect network: what it returns is the truth."""
+    """The pair of a perfect network, which returns the truth."""
     raw = specimen.frame("DAPI", um, 10.0, np.random.default_rng(seed))
     return raw, np.rint(specimen.truth("DAPI")).astype(np.uint16)
 
 
 def misses(estimate: DefocusEstimate, um: float) -> float:
-    """The error in stated standard uncertainties."""
+    """The error in units of the stated standard uncertainty."""
     return abs(estimate.distance_um - abs(um)) / estimate.uncertainty_um
 
 
@@ -91,7 +91,7 @@ def test_the_side_does_not_matter_and_is_not_claimed(
 
 @pytest.mark.parametrize("um", [3.0, 8.0, 16.0])
 def test_a_perfect_network_gives_the_fitted_distance_itself(specimen: Specimen, um: float) -> None:
-    """Without the network's own error only the correction for it is left: at 8 um and more none."""
+    """Without the network's own error only its correction remains, which is none from 8 um on."""
     estimate = estimate_defocus(*oracle(specimen, um), DEFAULT_OPTICS, measured=True)
     assert estimate.distance_um == pytest.approx(um, abs=1.0 if um >= 8 else 2.2)
 
@@ -99,7 +99,7 @@ def test_a_perfect_network_gives_the_fitted_distance_itself(specimen: Specimen, 
 def test_the_stated_uncertainty_covers_the_truth(
     specimen: Specimen, engine: OpenVinoEngine
 ) -> None:
-    """Over distance, noise and brightness; the rate over many specimens is in `benchmarks/`."""
+    """Over distance, noise and brightness; `benchmarks/` has the rate over many specimens."""
     rng = np.random.default_rng(8)
     errors = []
     for seed in range(24):
@@ -208,9 +208,9 @@ def test_frames_of_two_shapes_are_no_pair() -> None:
 
 
 def test_an_estimate_is_cheap(specimen: Specimen, engine: OpenVinoEngine) -> None:
-    """The best of some: other programs run on this machine.  10 ms is the goal."""
+    """The best of several runs, because other programs run here.  The goal is 10 ms."""
     frames = pair(specimen, engine, 8.0)
-    estimate_defocus(*frames, DEFAULT_OPTICS)  # the family of OTFs, once
+    estimate_defocus(*frames, DEFAULT_OPTICS)  # computes the family of OTFs once
     spent = []
     for _ in range(15):
         begun = time.thread_time()

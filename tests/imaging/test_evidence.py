@@ -1,4 +1,4 @@
-"""Evidence: what a raw frame tells alone, and what it tells of a refocused one."""
+"""Evidence from a raw frame alone, and from a raw frame about a refocused one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIGMA_PX = 8.0
 
 @pytest.fixture(scope="module")
 def light() -> NDArray[np.float64]:
-    """Give discs of several sizes on a background of zero, 800 at their brightest."""
+    """Give discs of several sizes, up to 800 bright, on a background of zero."""
     rng = np.random.default_rng(0)
     y, x = np.ogrid[: SHAPE[0], : SHAPE[1]]
     light = np.zeros(SHAPE)
@@ -116,7 +116,7 @@ def test_the_truth_explains_raw_and_a_picture_without_half_of_the_objects_does_n
     assert wrong.unexplained > 0.2
     assert wrong.worst_flux > 0.5
     assert wrong.worst_chi2 > 20
-    # The map of a frame that is not trusted is nowhere below what makes a frame doubtful.
+    # The map of an untrusted frame is nowhere below the threshold for doubtful frames.
     cells = trust_map(SHAPE, wrong, 0.8, least=0.25)
     assert cells.shape == trust_shape(SHAPE) == (33, 44)
     assert cells.min() == 25
@@ -159,7 +159,7 @@ def test_structure_that_the_blur_does_not_pass_is_what_was_added_to_the_result(
     assert found.fine == pytest.approx(30 / np.sqrt(2) / 1030, rel=0.6)
 
 
-def test_intervals_are_told_by_their_width_over_the_range(light: NDArray[np.float64]) -> None:
+def test_intervals_are_given_by_their_width_over_the_range(light: NDArray[np.float64]) -> None:
     raw = taken(gaussian_filter(light, SIGMA_PX))
     under = np.full((130, 174), 40.0, np.float32)
     over = under * np.float32(2)

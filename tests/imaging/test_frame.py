@@ -1,4 +1,4 @@
-"""Frames, their axes and what may be one."""
+"""Frames, their axes, and what is accepted as a frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels that stand alone."""
+"""Isolated bright pixels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_hot_pixels_are_replaced_and_nothing_else_is() -> None:
     spoilt, hot = with_hot_pixels(raw)
     clean = without_hot_pixels(spoilt)
     np.testing.assert_array_equal(clean[~hot], raw[~hot])
-    # But for pairs, which may be light.
+    # Except pairs, which may be light.
     assert (np.abs(clean - raw)[hot] > 200).sum() <= 2
 
 
@@ -51,7 +51,7 @@ def test_counts_are_mended_the_same_and_a_frame_without_hot_pixels_is_not_copied
 
 
 def test_the_last_rows_are_looked_at() -> None:
-    """Frames are looked at by bands of rows."""
+    """Frames are processed in bands of rows."""
     for height in (66, 67, 68, 69):
         raw = np.random.default_rng(0).poisson(40, (height, 50)).astype(np.uint16)
         raw[height - 3, 20] = raw[34, 20] = 5000

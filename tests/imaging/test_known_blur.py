@@ -1,4 +1,4 @@
-"""The width of the blur, by the microscope and the distance from focus."""
+"""The width of the blur, from the microscope and the distance from focus."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def measured(value: float, uncertainty: float = 0.1) -> Measured:
 
 
 def profile(**sections: Any) -> Profile:
-    """A PSF whose width is 0.4 um at 102 um of the stage, and 0.3 times the distance far from there."""
+    """A PSF whose width is 0.4 um at stage position 102 um, and 0.3 times the distance far away."""
     psf = PsfSection(
         method="beads",
         model="wave",
@@ -58,7 +58,7 @@ def test_the_stage_tells_the_distance_but_not_on_which_specimen() -> None:
     assert far.um == pytest.approx(28.0, abs=0.3)
     widths = [known_blur(profile(), FRAME, distance) for distance in (far, near)]
     uncertainties = [width.uncertainty for width in widths if width is not None]
-    # What a few micrometres more or less would change.
+    # The effect of a few micrometres more or less.
     assert 0.15 < uncertainties[0] < 0.3 < uncertainties[1]
     assert distance_from_focus(profile(), None) is None
     assert distance_from_focus(None, 104.0) is None
@@ -79,7 +79,7 @@ def test_planes_that_were_counted_and_stage_positions_are_never_compared() -> No
     distance = distance_from_focus(counted, 4.0, counted=True)
     assert distance is not None
     assert distance.um == -2.0
-    # Another section may know the stage.
+    # Another section may know the stage position.
     assert distance_from_focus(profile(focus=focus), 104.0) == distance_from_focus(profile(), 104.0)
     [warning] = _without_stage(counted)
     assert "its focus was measured on planes without stage positions" in warning

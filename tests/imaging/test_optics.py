@@ -37,7 +37,7 @@ def test_flux_is_kept_at_every_defocus(defocus_um: float) -> None:
 def test_far_from_focus_the_psf_is_the_disc_of_geometry(na: float, defocus_um: float) -> None:
     optics = Optics(na, 0.461)
     # An even disc of radius R has an rms radius of R / sqrt(2); a pupil lit evenly in
-    # frequency is dimmer towards the disc's edge, the more so the higher the NA.
+    # frequency is dimmer towards the disc's edge, increasingly so with higher NA.
     disc = geometric_radius_um(optics, defocus_um) / optics.pixel_um / math.sqrt(2)
     assert 0.88 * disc < rms_radius_px(optics, defocus_um) < 1.03 * disc
 
@@ -48,7 +48,7 @@ def test_the_defocus_that_the_plate_shows_has_its_radius() -> None:
 
 
 def test_in_focus_the_optical_cut_off_holds() -> None:
-    # Fine pixels resolve the cut-off 2 NA / wavelength: beyond it nothing passes.
+    # Fine pixels resolve the cut-off 2 NA / wavelength, beyond which nothing passes.
     fine = Optics(0.45, 0.461, pixel_um=0.1)
     otf = defocus_otf(fine, 0.0, (256, 256))
     frequency = np.hypot(
@@ -56,7 +56,7 @@ def test_in_focus_the_optical_cut_off_holds() -> None:
     )
     cut_off = 2 * 0.45 / 0.461
     assert np.abs(otf[frequency > 1.06 * cut_off]).max() < 2e-3
-    # Half way, a perfect circular pupil passes 0.39; the camera pixel takes a little.
+    # Halfway, a perfect circular pupil passes 0.39; the camera pixel reduces it a little.
     assert otf[np.abs(frequency - cut_off / 2) < 0.02].mean() == pytest.approx(0.38, abs=0.03)
 
 

@@ -1,4 +1,4 @@
-"""The form of a PSF: from optics, from images of points, and what it is good for."""
+"""The form of a PSF: from optics, from images of points, and its benefit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_form_is_that_of_the_transfer_function_whatever_the_width() -> None:
     assert far.sigma_px > 1.1 * near.sigma_px
     assert np.abs(np.subtract(near.shape.gains, far.shape.gains)).max() < 0.12
     assert near.shape.gain(np.array([0.0]))[0] == 1.0
-    # By the definition of the width, a half at 0.187 cycles a standard deviation.
+    # By definition of the width, one half at 0.187 cycles per standard deviation.
     assert near.shape.gain(np.array([0.1874]))[0] == pytest.approx(0.5, abs=0.01)
 
 

@@ -148,7 +148,7 @@ def test_focus_costs_little_enough_for_every_live_frame(side: int, limit_ms: flo
         begin = time.perf_counter()
         focus_score(frame)
         times.append((time.perf_counter() - begin) * 1e3)
-    # The fastest run: what it costs, not what else the machine does.
+    # The fastest run, to exclude what else the machine does.
     assert min(times) < limit_ms
 
 
@@ -193,7 +193,7 @@ def test_psnr_is_that_of_its_definition() -> None:
     rng = np.random.default_rng(0)
     truth = rng.uniform(100, 1100, (200, 300))
     image = truth + 10
-    image[:16] += 5000  # within the border: does not count
+    image[:16] += 5000  # within the border, which does not count
     inner = truth[16:-16, 16:-16]
     span = np.percentile(inner, 99.9) - np.percentile(inner, 0.1)
     assert psnr(image, truth) == pytest.approx(20 * np.log10(span / 10))

@@ -1,4 +1,4 @@
-"""Frames made smaller by their blur, and large again."""
+"""Frames are reduced according to their blur, and enlarged again."""
 
 from __future__ import annotations
 

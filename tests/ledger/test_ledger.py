@@ -1,4 +1,4 @@
-"""The ledger: append-only attempts, the latest decides."""
+"""The ledger: attempts are only appended, and the latest decides."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_checksums_of_64_bits_come_back_as_they_were(tmp_path: Path, value: int 
     assert kept.checksum == kept.raw_checksum == value
 
 
-def test_what_was_noted_of_run_and_acquisition_is_told(tmp_path: Path) -> None:
+def test_what_was_noted_of_run_and_acquisition_is_returned(tmp_path: Path) -> None:
     with opened(tmp_path / "ledger.sqlite") as ledger:
         assert ledger.runs() == ["r"]
         assert ledger.acquisition_note("a") == AcquisitionNote("n", "/raw", "/out", False, None)
@@ -218,7 +218,7 @@ def test_a_killed_copy_leaves_the_copy_before_it(tmp_path: Path) -> None:
     with opened(tmp_path / "ledger.sqlite") as ledger:
         ledger.record([attempt('{"z":0}', "refocused")])
         ledger.copy_to(copy)
-        # What a process killed in the middle of the next copy leaves.
+        # Left by a process that was killed in the middle of the next copy.
         (tmp_path / "copy.sqlite.new").write_bytes(copy.read_bytes()[:5000])
         with Ledger(copy, read_only=True) as before:
             assert len(before) == 1
@@ -337,9 +337,9 @@ def test_a_damaged_ledger_is_set_aside_and_replaced(
     if not with_copy:
         copy.unlink()
     said = restore_ledger(tmp_path, ONE, copy)
-    # Beside it may lie what SQLite kept of it.
+    # SQLite's own files may be beside it.
     (aside,) = (p for p in tmp_path.glob("*.damaged-*") if p.suffix[-4:] not in ("-wal", "-shm"))
-    # Never deleted: an expert may get something out of it.
+    # Never deleted: an expert may recover something from it.
     assert aside.read_bytes() == damaged
     assert "set aside" in said[0]
     if with_copy:
@@ -359,7 +359,7 @@ def test_a_copy_that_is_damaged_too_is_not_used(tmp_path: Path) -> None:
     assert copy.exists()
 
 
-def test_a_newer_ledger_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+def test_a_newer_ledger_is_not_mistaken_for_a_damaged_one(tmp_path: Path) -> None:
     path, copy = kept(tmp_path)
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")

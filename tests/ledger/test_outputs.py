@@ -1,4 +1,4 @@
-"""Where the outputs of a recording lie is known, whatever becomes of the list."""
+"""The places of a recording's outputs are known, whatever happens to the list."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_each_output_is_noted_once_in_its_order(tmp_path: Path) -> None:
     found = noted_outputs(tmp_path / "ledgers", tmp_path / "raw")
     assert [place.name for place in found] == ["b", "a", "c\nd"]
     assert noted_outputs(tmp_path / "ledgers", tmp_path / "other") == []
-    # By another path to it, and by one of its frames.
+    # Found by another path to it, and by one of its frames.
     assert noted_outputs(tmp_path / "ledgers", tmp_path / "x" / ".." / "raw") == found
     assert noted_outputs(tmp_path / "ledgers", "{} 64x64 uint16 0") == []
 
@@ -32,7 +32,7 @@ def test_a_torn_line_costs_no_other(tmp_path: Path) -> None:
     assert noted_outputs(tmp_path, tmp_path / "raw") == [tmp_path / "a", tmp_path / "b"]
 
 
-def test_what_cannot_be_noted_is_told_and_costs_no_frame(
+def test_what_cannot_be_noted_is_reported_and_costs_no_frame(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "ledgers").write_text("a file")

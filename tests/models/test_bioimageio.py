@@ -1,4 +1,4 @@
-"""The shipped bundle is a bioimage.io model: their own tools validate and run it, offline."""
+"""The shipped bundle is a bioimage.io model, which their own tools validate and run offline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from test_foreign_bundles import CASES, made
 from refocusd.models.bundle import load_bundle
 from refocusd.models.library import shipped_bundles
 
-#: Every connection of the process fails: nothing is fetched.
+#: Makes every connection of the process fail, so that nothing is fetched.
 CHILD = """
 import json, socket, sys, warnings
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_bioimageio_validates_and_runs_the_bundle_within_its_tolerance(
 
 
 def test_the_models_of_others_in_these_tests_are_such_models(tmp_path: Path) -> None:
-    """What `test_foreign_bundles` takes as meant is what bioimageio.core makes of them."""
+    """bioimageio.core agrees with what `test_foreign_bundles` expects of the models."""
     folders = [made(tmp_path / f"model{n}", case) for n, case in enumerate(CASES)]
     found = _run(folders, tmp_path)
     states = {case: result["status"] for case, result in zip(CASES, found, strict=True)}

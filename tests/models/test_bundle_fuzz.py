@@ -1,4 +1,4 @@
-"""Bundles that were damaged or made to harm: refused by name, quickly, and nothing leaves them."""
+"""Damaged and malicious bundles are refused by name, quickly, and write nothing outside."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def description(files: dict[str, str]) -> dict[str, Any]:
 
 
 def write_bundle(folder: Path, files: dict[str, bytes], rdf: bytes = b"") -> Path:
-    """A bundle of these files; its description fits them unless it is given."""
+    """Write a bundle of these files; its description matches them unless it is given."""
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -126,7 +126,7 @@ def _rdf_target(folder: Path) -> Target:
     """The description's bytes: bits, cuts, words of YAML."""
     bundle = write_bundle(folder / "bytes", {"model.onnx": b"network"})
     content = (bundle / "rdf.yaml").read_bytes()
-    # The part that is read is the one that most of the damage is meant for.
+    # Most of the damage is done to the part that is read.
     weak = range(content.index(b"config:"), content.index(b"config:") + 500)
     mutate = partial(_damaged_yaml, weak)
     return Target("bundle description", [content], mutate, partial(_load, bundle))
@@ -150,7 +150,7 @@ def _fields_target(folder: Path) -> Target:
         else:
             part = changed_tree(good["config"]["refocusd"], rng)
             rdf = {"config": {"refocusd": part}}
-        # JSON is YAML, and written a hundred times as fast.
+        # JSON is valid YAML, and is written a hundred times as fast.
         return json.dumps(rdf).replace("NaN", ".nan").replace("Infinity", ".inf").encode()
 
     return Target("bundle fields", [content], mutate, partial(_load, bundle))
@@ -166,7 +166,7 @@ def _load(bundle: Path, data: bytes) -> str:
 
 
 def _altered_target(folder: Path) -> Target:
-    """A network that is not the one the bundle was made with: never taken."""
+    """A network other than the one the bundle was made with is never accepted."""
     bundle = write_bundle(folder / "altered", {"model.onnx": tiny_onnx()})
 
     def feed(data: bytes) -> str:
@@ -179,7 +179,7 @@ def _altered_target(folder: Path) -> Target:
 
 
 def _network_target(folder: Path) -> Target:
-    """A damaged network whose sum is right: what OpenVINO makes of it, up to a refocused frame."""
+    """A damaged network with a correct checksum, in OpenVINO up to a refocused frame."""
     frame = np.random.default_rng(0).integers(100, 4000, (SIDE, SIDE), dtype=np.uint16)
     weak = list(range(120))
 
@@ -192,7 +192,7 @@ def _network_target(folder: Path) -> Target:
 
     bundle = folder / "network"
     mutate = partial(_damaged_network, weak)
-    # Compiling uses more than one thread's time, whatever it is told.
+    # Compiling uses the time of more than one thread, whatever the settings.
     return Target("network", [tiny_onnx()], mutate, feed, seconds=5.0)
 
 
@@ -216,17 +216,15 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "altered network": _altered_target,
     "network": _network_target,
 }
-#: Native code reads these: a process of its own, which may die of it.
+#: Native code reads these, in a separate process, which may crash.
 NATIVE = ("network",)
-
-#: Reproducers of what is not refused yet; a mark goes with the fix that makes its test pass.
 
 
 @pytest.mark.parametrize("kind", [name for name in TARGETS if name not in NATIVE])
 def test_a_damaged_bundle_is_refused_or_is_a_bundle(tmp_path: Path, kind: str) -> None:
     report = fuzz(TARGETS[kind](tmp_path), 4 * ROUNDS)
     assert not report.defects, report.defects[0].data[:500]
-    # Both happen, or the mutations do not reach what they are for.
+    # Both must happen, or the mutations miss their aim.
     assert 0 < report.outcomes["BundleError"] < report.inputs
 
 
@@ -243,7 +241,7 @@ sys.exit(1 if report.defects else 0)
 
 
 def test_a_damaged_network_with_the_right_sum_is_refused_or_runs(tmp_path: Path) -> None:
-    """In a process of its own, as in a worker: native code reads it."""
+    """It runs in a separate process, like a worker, because native code reads the network."""
     command = [sys.executable, "-X", "faulthandler", "-c", CHILD, "network", str(tmp_path)]
     done = subprocess.run(
         [*command, str(max(12, ROUNDS // 5))],
@@ -268,7 +266,7 @@ def _alias_bomb(end: str) -> bytes:
     return "\n".join(["a0: &a0 [x]", *rows, f"config: {{refocusd: {end}}}"]).encode()
 
 
-#: Descriptions that cost more than they weigh, each just within the size taken.
+#: Descriptions of disproportionate cost, each just within the size limit.
 BOMBS: dict[str, Callable[[], bytes]] = {
     "alias bomb by merge keys": _merge_bomb,
     "alias bomb of lists": lambda: _alias_bomb("{files: *a8}"),
@@ -296,7 +294,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("kind", list(BOMBS))
 def test_a_description_made_to_harm_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     bundle = write_bundle(tmp_path / "bomb", {"model.onnx": b"network"})
-    # Memory is not traced: that slows PyYAML down twenty times.
+    # Memory is not traced, because tracing slows PyYAML down twenty times.
     target = Target(kind, [b""], damaged, partial(_load, bundle))
     outcome, what, _, _ = judge(target, BOMBS[kind]())
     assert outcome == "BundleError", what
@@ -317,7 +315,7 @@ def test_a_description_made_to_harm_is_refused_at_once(tmp_path: Path, kind: str
     ],
 )
 def test_no_file_outside_the_bundle_is_touched(tmp_path: Path, name: str) -> None:
-    """The sum is right, so only the name can be what is refused."""
+    """The checksum is right, so only the name can be the reason."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
     sums = {n: hashlib.sha256(c).hexdigest() for n, c in (("model.onnx", b"n"), (name, b"secret"))}
@@ -329,7 +327,7 @@ def test_no_file_outside_the_bundle_is_touched(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows would write the 1 TiB")
 def test_a_file_that_claims_to_be_huge_is_not_read(tmp_path: Path) -> None:
-    """A sparse file of 1 TiB takes no room on disk, and hashing it would take an hour."""
+    """A sparse file of 1 TiB takes no room on disk, but hashing it would take an hour."""
     bundle = write_bundle(tmp_path / "bundle", {"model.onnx": b"n"})
     try:
         os.truncate(bundle / "model.onnx", 1 << 40)
@@ -344,7 +342,7 @@ def test_a_file_that_claims_to_be_huge_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices in folders are POSIX")
 @pytest.mark.parametrize("what", ["a device", "a pipe"])
 def test_what_is_no_ordinary_file_is_refused(tmp_path: Path, what: str) -> None:
-    """An archive of a bundle may hold links and pipes."""
+    """An archive of a bundle may contain links and pipes."""
     bundle = write_bundle(tmp_path / "bundle", {"model.onnx": b"n"})
     if what == "a device":
         (bundle / "rdf.yaml").unlink()
@@ -367,7 +365,7 @@ def test_what_is_no_ordinary_file_is_refused(tmp_path: Path, what: str) -> None:
 
 
 def _network_with_weights_in(location: str) -> bytes:
-    """A network whose last weights lie in a file of their own."""
+    """A network whose last weights are in a separate file."""
     onnx = pytest.importorskip("onnx", reason="networks are made with the `train` extra's onnx")
     model = onnx.load_from_string(tiny_onnx())
     tensor = next(t for t in model.graph.initializer if t.name == "w1")

@@ -1,4 +1,4 @@
-"""Models of other people are taken in as they are meant, or refused with the reason."""
+"""Other people's models are used as their authors intend, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def same(x: NDArray[Any]) -> NDArray[np.float32]:
     return x.astype(np.float32)
 
 
-#: name -> preprocessing, postprocessing, the former and the latter as functions.
+#: name -> preprocessing, postprocessing, and both as functions.
 Case = tuple[Sequence[Any], Sequence[Any], Callable[..., Any], Callable[..., Any]]
 CASES: dict[str, Case] = {
     "percentiles": ([scale_range(1, 99.8)], [], lambda x: between(x, 1, 99.8), same),
@@ -95,12 +95,12 @@ def made(path: Path, case: str, kind: str = "plain", **more: Any) -> Path:
     )
 
 
-# -- taken -------------------------------------------------------------------------------
+# -- accepted ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_a_model_does_in_an_engine_what_its_makers_meant(tmp_path: Path, case: str) -> None:
-    """The refocused frame is network(normalised counts), back on the scale of counts."""
+    """The refocused frame is network(normalised counts), converted back to counts."""
     added = add(made(tmp_path / "model.zip", case))
     assert added.adopted is not None
     assert added.adopted.deviation < 1e-3
@@ -111,7 +111,7 @@ def test_a_model_does_in_an_engine_what_its_makers_meant(tmp_path: Path, case: s
     _, _, prepared, _ = CASES[case]
     expected = run_onnx(network(), prepared(frame.astype(np.float32))[None, None].astype("f4"))
     found = (out.astype(np.float64) - seen.offset) / seen.scale
-    # Half a count of rounding, and one of where a percentile lies.
+    # Half a count for rounding, and one for the percentile.
     floor = (0 - seen.offset) / seen.scale
     assert np.abs(found - expected[0, 0].clip(floor)).max() <= 3 / seen.scale
     checks = check_engine(load_bundle(added.name), engine)
@@ -179,7 +179,7 @@ def test_sides_are_multiples_of_what_the_network_takes(tmp_path: Path) -> None:
 
 
 def test_a_taken_model_can_be_carried_to_another_computer(tmp_path: Path, library: Path) -> None:
-    """Its folder as a zip is complete, with its sums."""
+    """Its folder as a zip is complete, including checksums."""
     bundle = add(made(tmp_path / "model.zip", "percentiles")).bundle
     packed = shutil.make_archive(str(tmp_path / "carried"), "zip", bundle.folder)
     assert add(Path(packed), name="carried").bundle.sha256 == bundle.sha256
@@ -322,7 +322,7 @@ def test_a_network_that_is_not_as_described_is_refused(
 
 
 def test_descriptions_of_any_shape_are_refused_or_read(tmp_path: Path) -> None:
-    """Never another error than `BundleError`, whatever stands where."""
+    """Whatever the contents, the only error is `BundleError`."""
     from random import Random
 
     from fuzzing import changed_tree
@@ -339,11 +339,11 @@ def test_descriptions_of_any_shape_are_refused_or_read(tmp_path: Path) -> None:
     assert min(outcomes.values()) > 0
 
 
-# -- how far a network looks -------------------------------------------------------------
+# -- the receptive field -----------------------------------------------------------------
 
 
 def test_the_measured_field_is_that_of_the_kernel(tmp_path: Path) -> None:
-    """A mean over 81 px looks 40 px far: 48 is the next multiple of 16."""
+    """A mean over 81 px reaches 40 px; 48 is the next multiple of 16."""
     pytest.importorskip("scipy")
     from scipy.ndimage import uniform_filter
 

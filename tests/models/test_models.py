@@ -1,4 +1,4 @@
-"""The user's models: found, added whole or not at all, tested, built, removed."""
+"""The user's models are found, added completely or not at all, tested, built, removed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODEL = "live-nuclei"
 
 @pytest.fixture(autouse=True)
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty model folder, which is not there yet."""
+    """An empty model folder that does not exist yet."""
     monkeypatch.setenv("REFOCUSD_MODELS", str(tmp_path / "library"))
     return tmp_path / "library"
 
@@ -46,7 +46,7 @@ def zipped(folder: Path, path: Path) -> Path:
 
 
 def described(tmp_path: Path, **more: object) -> Path:
-    """A bundle with this in its ``config.refocusd``."""
+    """A bundle with these entries in its ``config.refocusd``."""
     files = {"model.onnx": tiny_onnx(), "model-int8.onnx": tiny_onnx()}
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     rdf = description(sums)
@@ -209,13 +209,13 @@ def test_what_others_clear_away_meanwhile_is_no_matter(tiny: Path, library: Path
 
 
 @pytest.mark.parametrize("channel", ["[/DAPI]", "[bold]", "\x1b[2J"])
-def test_what_a_model_says_is_shown_as_it_is(
+def test_texts_of_a_model_are_shown_unchanged(
     tmp_path: Path,
     channel: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is no markup, and it does not command the terminal."""
+    """It is not interpreted as markup, and does not control the terminal."""
     monkeypatch.setenv("COLUMNS", "400")
     folder = described(tmp_path, channels=[channel], title=f"a {channel}")
     shown = channel.replace("\x1b", r"\x1b")
@@ -253,7 +253,7 @@ def test_the_shipped_model_passes_its_tensors(
 def test_a_model_that_does_otherwise_fails_its_tensors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The network of another training in an otherwise whole bundle."""
+    """The bundle is intact, but has the network of another training run."""
     folder = Path(shutil.copytree(load_bundle(MODEL).folder, tmp_path / "other"))
     old = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
     network = onnx.load(folder / "model.onnx")

@@ -1,4 +1,4 @@
-"""What arrives as a model is looked at before it is opened: archives, networks, tensors."""
+"""Models are checked before they are opened: archives, networks, tensors."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_an_archive_made_to_harm_is_refused(
     entries, word = HARMFUL[case]
     path = archived(tmp_path / "evil.zip", entries())
     if case == "backslashes":
-        # zipfile writes slashes for them.
+        # zipfile writes slashes instead.
         path.write_bytes(path.read_bytes().replace(b"a/../evil", b"a\\..\\evil"))
     before = sorted(tmp_path.iterdir())
     assert models("add", path) == 2
@@ -86,7 +86,7 @@ def test_an_archive_of_one_folder_is_taken(tiny: Path, tmp_path: Path) -> None:
     assert user_bundles() == ["tiny"]
 
 
-def test_a_full_disk_is_said_before_it_is_full(
+def test_a_full_disk_is_announced_before_it_is_full(
     tiny: Path, library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(archive, "RESERVE_BYTES", 1 << 60)
@@ -126,7 +126,7 @@ def test_damaged_archives_are_refused_or_whole(tiny: Path, tmp_path: Path, libra
 
 
 def _outside(where: str) -> bytes:
-    """A network with weights in another file: in its graph, in a node, or in a sparse tensor."""
+    """A network that refers to weights in another file: in its graph, a node or a sparse tensor."""
     model = onnx.load_from_string(tiny_onnx())
     away = onnx.TensorProto(name="away", dims=[36], data_type=1)
     away.data_location = onnx.TensorProto.EXTERNAL
@@ -176,7 +176,7 @@ def _field(number: int, content: bytes, *, beyond: int = 0) -> bytes:
 
 
 def test_a_tag_that_runtimes_cut_to_32_bits_hides_no_weights(tmp_path: Path) -> None:
-    """OpenVINO reads on, and would take weights from any address in its memory."""
+    """OpenVINO would read on, and take weights from any address in its memory."""
     model = onnx.load_from_string(tiny_onnx())
     hidden = onnx.TensorProto(name="away", dims=[36], data_type=1).SerializeToString()
     entry = _field(1, b"location") + _field(2, b"*/_ORT_MEM_ADDR_/*")

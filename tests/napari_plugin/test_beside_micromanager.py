@@ -14,7 +14,7 @@ from refocusd.napari_plugin.live import NAMES
 from refocusd.sources.pymmcore_plus import attach_mda
 
 if os.environ.get("QT_QPA_PLATFORM") != "xcb":
-    # Without a screen Qt ends the process as napari's window is drawn.
+    # Without a screen, Qt ends the process when napari's window is drawn.
     why = "it takes a window that is drawn: .ci/napari runs this with Xvfb"
     pytest.skip(why, allow_module_level=True)
 reason = "napari-micromanager is not installed: run .ci/napari"
@@ -50,7 +50,7 @@ def test_an_mda_of_napari_micromanager_is_shown_refocused_in_its_window(tmp_path
         until(lambda: names() is not None and panel.pause.isEnabled(), "the panel's connection")
         acquiring = core.run_mda(sequence)
         until(lambda: set(NAMES[:2]) <= names(), "the refocused frame")
-        # napari-micromanager shows what it acquires as a layer of its own.
+        # napari-micromanager shows what it acquires in its own layer.
         until(lambda: names() - set(NAMES), "the layer of napari-micromanager")
         acquiring.join()
         until(lambda: names() is not None and attached.wait(0.1), "the end")

@@ -59,7 +59,7 @@ def daemon(scene: Scene) -> Iterator[StandIn]:
 
 @contextmanager
 def connected(daemon: StandIn) -> Iterator[Any]:
-    """The widget in a viewer, with a view of the daemon."""
+    """The widget in a viewer, connected to a view of the daemon."""
     from refocusd.napari_plugin.widget import LiveWidget
 
     with view_of(daemon.endpoint) as port:
@@ -76,7 +76,7 @@ def widget(application: Any, daemon: StandIn) -> Iterator[Any]:
 
 
 def seen(application: Any, done: Callable[[], Any], what: str) -> Any:
-    """Wait as a user does: Qt goes on."""
+    """Wait while Qt processes events, as for a user."""
     return until(lambda: application.processEvents() or done(), what)
 
 
@@ -101,7 +101,7 @@ def test_a_dropped_dataset_opens_beside_its_raw_one(
     refocused = viewer.layers[f"cells_1_refocused {CHANNELS[0]}"]
     index = scene.axes.index({"channel": CHANNELS[0], "z": 2})
     np.testing.assert_array_equal(refocused.data[1, 2], scene.refocused[index])
-    # Pixel and cell of the trust map are at the same place of the specimen.
+    # A pixel and its cell of the trust map are at the same place in the specimen.
     trust = viewer.layers[f"trust {CHANNELS[0]}"]
     pixel = trust.world_to_data(refocused.data_to_world((1, 2, 16 * 3 + 7.5, 16 * 5 + 7.5)))
     assert pixel == pytest.approx((1, 2, 3, 5))
@@ -185,7 +185,7 @@ def test_a_panel_that_cannot_go_on_says_so(
     assert not widget.pause.isEnabled()
 
 
-def test_what_is_wrong_is_said_in_the_widget(application: Any, widget: Any) -> None:
+def test_what_is_wrong_is_reported_in_the_widget(application: Any, widget: Any) -> None:
     seen(application, widget.pause.isEnabled, "a daemon")
     widget.connecting.click()
     assert widget.state.text() == "Not connected"
@@ -203,7 +203,7 @@ def test_ome_zarr_of_ours_opens_without_our_reader_too(
     plugins: Any, scene: Scene, tmp_path: Path
 ) -> None:
     pytest.importorskip("napari_ome_zarr", reason="napari-ome-zarr is not installed")
-    # It takes folders by this ending.
+    # It accepts folders with this ending.
     folder = written_run(tmp_path, scene, "ome-zarr").rename(tmp_path / "cells_1_refocused.zarr")
     viewer = ViewerModel()
     viewer.open([folder, trust_maps_of(folder)], plugin="napari-ome-zarr", stack=False)

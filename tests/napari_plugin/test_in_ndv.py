@@ -1,4 +1,4 @@
-"""The recipe of the guide, run in ndv itself, which is the viewer of pymmcore-gui: `.ci/napari` runs this."""
+"""The guide's recipe, run in ndv, the viewer of pymmcore-gui: `.ci/napari` runs this."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def recipe() -> str:
 
 
 def test_the_newest_frame_is_shown_with_raw_on_the_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the daemon comes later than the viewer, and goes before it."""
+    """It works even if the daemon starts after the viewer and ends before it."""
     scene = scene_of_nuclei()
     monkeypatch.setattr(ndv, "run_app", lambda: None)
     with StandIn(scene, fps=5.0) as daemon, view_of(daemon.endpoint) as port:

@@ -1,4 +1,4 @@
-"""What napari is given of refocused datasets; napari itself is not needed for it."""
+"""The layers that napari gets from refocused datasets; napari itself is not needed."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def test_raw_refocused_and_trust_lie_over_each_other(
         assert look["units"] == ("pixel", "pixel", "um", "um")
         assert look["axis_labels"] == ("time", "z", "y", "x")
         assert look["contrast_limits"] == raw_look["contrast_limits"]
-        # Raw is covered by refocused, not added to it.
+        # Refocused covers raw and is not added to it.
         assert look["blending"] == raw_look["blending"] == ("additive" if number else "translucent")
-        # The upper left corner of the first cell is that of the first pixel.
+        # The upper left corners of the first cell and the first pixel coincide.
         corner_um = trust_look["translate"][-1] - 16 * PIXEL_UM / 2
         assert corner_um == pytest.approx(-PIXEL_UM / 2)
         assert trust_look["scale"][-2:] == (16 * PIXEL_UM, 16 * PIXEL_UM)
@@ -133,7 +133,7 @@ def test_a_script_that_does_not_look_gets_the_state_only(scene: Scene) -> None:
     assert not any(isinstance(said, ShownFrame) for said in told)
 
 
-def test_the_end_of_a_view_is_told(scene: Scene) -> None:
+def test_the_end_of_a_view_is_reported(scene: Scene) -> None:
     with StandIn(scene) as daemon:
         with view_of(daemon.endpoint) as port:
             news = watched(
@@ -144,7 +144,7 @@ def test_the_end_of_a_view_is_told(scene: Scene) -> None:
             list(news)
 
 
-def test_without_napari_it_is_said_how_to_get_it(
+def test_without_napari_the_message_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "napari", None)  # as if it were not installed

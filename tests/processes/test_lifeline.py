@@ -20,7 +20,7 @@ print("ended", flush=True)
 
 
 def test_who_looks_at_standard_input_does_not_wait_for_the_parent() -> None:
-    """On Windows a library that is loaded does: it waited until the parent was gone."""
+    """On Windows, loading a library does this; it used to wait until the parent was gone."""
     with subprocess.Popen(
         [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:

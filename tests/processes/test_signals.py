@@ -1,4 +1,4 @@
-"""What asks a process to stop is heard; what its parent hears too is left to that."""
+"""A process obeys requests to stop, except those that its parent receives and passes on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.fast
 CTRL_C, CTRL_BREAK = 0, 1
 ENDS = {"the window is closed": 2, "logging off": 5, "shutting down": 6}
 
-#: Windows calls the handlers of a process in this function, in a thread of its own.
+#: Windows calls a process's handlers through this function, in a separate thread.
 SEND = """
 import ctypes, threading
 def send(event):
@@ -46,7 +46,7 @@ def test_the_end_of_the_console_asks_to_stop_and_leaves_time_for_it(event: int) 
 
 
 @pytest.mark.parametrize("event", [CTRL_C, CTRL_BREAK])
-def test_what_is_a_signal_is_not_taken_for_the_end(event: int) -> None:
+def test_what_is_a_signal_is_not_mistaken_for_the_end(event: int) -> None:
     asked = threading.Event()
     assert not signals._handler(asked.set)(event)
     assert not asked.is_set()

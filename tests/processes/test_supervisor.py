@@ -1,4 +1,4 @@
-"""The supervisor of a child process: restarts it, gives it up, and ends in order when asked."""
+"""The supervisor of a child process restarts it, gives it up, and ends cleanly on request."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.fast
 
 #: Ends with its standard input.
 WAITS = ["-c", "import sys; print('up', flush=True); sys.stdin.read()"]
-#: Does not end when it is asked to.
+#: Does not end on request.
 DEAF = ["-c", "import time; print('up', flush=True); time.sleep(600)"]
-#: Repeats its order and ends.
+#: Prints its order and ends.
 ECHOES = ["-c", "import sys; print(sys.stdin.readline().strip(), flush=True)"]
 
 
 class Greeting(msgspec.Struct):
-    """An order that says who it is for."""
+    """An order that names its recipient."""
 
     to: str
 

@@ -1,4 +1,4 @@
-"""One order in a process of its own: whatever becomes of it is one report or one error."""
+"""One order in a separate process: whatever happens gives one report or one error."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ if order.what != "say nothing":
 
 
 class Order(msgspec.Struct):
-    """What the child is to do."""
+    """The order for the child."""
 
     what: str
 
 
 class Report(msgspec.Struct):
-    """What it did."""
+    """The child's report."""
 
     said: str
 
@@ -70,12 +70,12 @@ def test_a_report_comes_back_whatever_else_was_printed() -> None:
     assert done("tell") == "tell"
 
 
-def test_a_refusal_is_told_in_the_childs_own_words() -> None:
+def test_a_refusal_is_reported_in_the_childs_own_words() -> None:
     with pytest.raises(WorkerError, match=r"^there is no such engine$"):
         done("refuse")
 
 
-def test_a_crash_is_told_with_its_status() -> None:
+def test_a_crash_is_reported_with_its_status() -> None:
     with pytest.raises(WorkerError, match=r"^crashed \(status -?\d+\)"):
         done("crash")
 
@@ -85,6 +85,6 @@ def test_a_process_that_hangs_is_ended() -> None:
         done("hang", limit_s=1.0)
 
 
-def test_a_process_without_a_report_is_told() -> None:
+def test_a_process_without_a_report_is_reported() -> None:
     with pytest.raises(WorkerError, match="gave no report"):
         done("say nothing")

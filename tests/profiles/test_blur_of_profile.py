@@ -1,4 +1,4 @@
-"""Blur by the microscope, from calibration to the metadata of frames that a daemon refocused."""
+"""The microscope's blur, from calibration to the metadata of frames that a daemon refocused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from refocusd.imaging.psf_shape import shape_of
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.profiles.profile import Microscope, Profile, save_profile
 
-#: The objective says 0.45, and is not quite that.
+#: The objective states 0.45, which is not quite right.
 OPTICS = Optics(0.5, 0.52, 1.0, 0.645, apodisation=0.4)
 NOMINAL_NA = 0.45
 FRAME = {"Camera": "Zyla", "PixelSizeUm": 0.645}
@@ -52,7 +52,7 @@ def frame(defocus_um: float = DEFOCUS_UM, seed: int = 0) -> Pixels:
 
 @lru_cache(maxsize=1)
 def calibrated() -> Profile:
-    """What `refocusd calibrate psf` makes of beads; focus lies at 51.3 um of the stage."""
+    """A profile as `refocusd calibrate psf` makes it from beads; the focus is at 51.3 um."""
     z_um = list(np.linspace(-32, 32, 17))
     places = scattered(8, 360, 85, 45, np.random.default_rng(3))
     frames = simulate_beads(OPTICS, z_um, places, 360, focus_um=1.3, electrons=50000.0)
@@ -67,7 +67,7 @@ def calibrated() -> Profile:
 def told(
     place: Path, frames: list[Pixels], metadata: dict[str, Any] | None = None, **settings: Any
 ) -> list[dict[str, Any]]:
-    """What the metadata say of each frame of one stream."""
+    """Refocus the frames of one stream, and return the metadata of each."""
     values = {"backend": "deconvolution", "untrusted": "mark"} | settings
     said = FRAME | (metadata or {})
     with running(quick_settings(place, **values)) as daemon, source(daemon) as connection:

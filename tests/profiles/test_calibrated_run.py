@@ -1,4 +1,4 @@
-"""Calibration profiles in a daemon: what they change, what is said of them, and resuming."""
+"""Calibration profiles in a daemon: their effect, their metadata, and resuming."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from refocusd.transport import messages as wire
 SIDE = 192
 FRAME = {"Camera": "Zyla", "Binning": 1, "PixelSizeUm": 0.65, "ROI": f"0-0-{SIDE}-{SIDE}"}
 DAPI = {"channel": "DAPI", "time": 0}
-#: In pairs: one that stands alone is found without a profile.
+#: In pairs, because an isolated one is found without a profile.
 HOT = [
     (y, x + beside) for y in range(20, SIDE, 17) for x in range(15, SIDE, 19) for beside in (0, 1)
 ]
@@ -57,7 +57,7 @@ def profile(*, age_days: int = 0, channel: str = "", hot: Any = HOT, side: int =
 
 @pytest.fixture(scope="module")
 def clean() -> NDArray[np.uint16]:
-    """An out-of-focus frame without a defect."""
+    """An out-of-focus frame without defects."""
     sample = resources.files("refocusd").joinpath("demo/sample/nuclei.tif")
     with resources.as_file(sample) as path:
         nuclei = tifffile.imread(path)[:SIDE, :SIDE].astype(np.float64)
@@ -82,7 +82,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def daemon(place: Path) -> Iterator[Daemon]:
-    """With the shipped engine; profiles come and go in ``calibrations``."""
+    """A daemon with the shipped engine; tests change the profiles in ``calibrations``."""
     calibrations = str(place / "calibrations")
     settings = quick_settings(
         place, backend="openvino", precision="f32", threads=1, calibrations=calibrations
@@ -93,7 +93,7 @@ def daemon(place: Path) -> Iterator[Daemon]:
 
 @dataclass(frozen=True)
 class Made:
-    """One refocused frame, and what is said of it."""
+    """One refocused frame and its metadata."""
 
     pixels: NDArray[Any]
     said: dict[str, Any]
@@ -105,7 +105,7 @@ class Made:
 def refocused(
     daemon: Daemon, output: Path, raw: NDArray[np.uint16], told: dict[str, Any] | None = None
 ) -> Made:
-    """A frame, as an acquisition of its own."""
+    """Refocus a frame as a separate acquisition."""
     metadata = FRAME | (told or {})
     with source(daemon) as connection:
         first = first_of(metadata, "DAPI")
@@ -160,7 +160,7 @@ def test_hot_pixels_do_not_shine_in_the_refocused_frame(
     bad, good = (np.abs(m.pixels - rest)[around].max() for m in (uncalibrated, calibrated))
     assert bad > 0.5 * span, "these hot pixels would not be seen anyway"
     assert good < 0.05 * span
-    # Nor do they decide what the frame is normalised by.
+    # Nor do they affect the normalisation of the frame.
     assert calibrated.said["scale"] == pytest.approx(never_hot.said["scale"], rel=0.02)
     assert uncalibrated.said["scale"] > 1.2 * never_hot.said["scale"]
     assert calibrated.said["focus_before"] == pytest.approx(never_hot.said["focus_before"], rel=0.1)
@@ -228,7 +228,7 @@ def test_a_subregion_is_corrected_where_its_metadata_place_it(
     assert told.pixels[y, x] < 3000 < untold.pixels[y, x]
 
 
-def test_first_metadata_that_are_none_are_refused(daemon: Daemon, place: Path) -> None:
+def test_invalid_first_metadata_are_refused(daemon: Daemon, place: Path) -> None:
     with source(daemon) as connection:
         upload = opened(connection, place / "refused", first="[1]")
         assert "not a JSON object" in upload.refused
@@ -277,16 +277,16 @@ def test_workers_are_told_of_more_regions_than_they_remember(tmp_path: Path, inl
         upload.close(len(corners))
         pump_until(upload, lambda: upload.closed)
         assert upload.closed is not None
-    # One that a worker did not know would have failed.
+    # A profile that a worker did not know would have failed.
     assert upload.closed.counts.passed_through == len(corners)
     assert len(set(states(tmp_path / "out"))) == 1
 
 
-# -- what is left unfinished, without a network ------------------------------------------
+# -- unfinished acquisitions, without a network ------------------------------------------
 
 
 def begun(tmp_path: Path) -> tuple[Path, str]:
-    """A raw dataset of 8 frames, 3 of which were refocused with a profile; and the run."""
+    """A raw dataset of 8 frames, 3 of which were refocused with a profile, and the run's id."""
     frames = blurred(8)
     named = [
         ({"time": n, "channel": "DAPI"}, plane, {"Camera": "Zyla"})
@@ -327,7 +327,7 @@ def test_a_run_is_resumed_with_its_own_profiles(tmp_path: Path) -> None:
     assert "started with calibration profile" in flat
     assert "which is not in" in flat
     assert f"refocusd process {raw}" in flat
-    # Back again, beside one that would be closer: the run is what it was.
+    # Restored beside a profile that matches better: the run is unchanged.
     own.write_bytes(kept)
     save_profile(profile(channel="DAPI", side=64), calibrations / "newer.json")
     status, said = told("resume", raw, *flags, place=tmp_path)
@@ -336,7 +336,7 @@ def test_a_run_is_resumed_with_its_own_profiles(tmp_path: Path) -> None:
     assert made_by(output)["run"] == run
     assert len(states(output)) == 8
     assert set(states(output)) == set(made_by(output)["profiles"])
-    # From scratch the closer one counts: another run, beside the first.
+    # From scratch, the better match is used: another run beside the first.
     status, said = told("process", raw, *flags, place=tmp_path)
     assert status == 0, said
     (second,) = tmp_path.glob("raw_refocused_*")
@@ -353,7 +353,7 @@ def test_a_daemon_picks_up_what_was_begun_with_a_profile(
     aside = calibrations.rename(tmp_path / "aside")
     named = "was left unfinished: the run was started with calibration profile"
     with caplog.at_level(logging.WARNING), running(settings) as daemon:
-        # Looked for once the workers are ready, with the broker's next tick.
+        # They are looked for at the broker's next tick after the workers are ready.
         with closing(source(daemon)) as connection:
             for _ in range(100):
                 if named in caplog.text:

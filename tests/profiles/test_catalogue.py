@@ -1,4 +1,4 @@
-"""Calibration profiles: which one is a frame's, what is said of it, and hot pixels."""
+"""Calibration profiles: which one applies to a frame, its warnings, and hot pixels."""
 
 from __future__ import annotations
 
@@ -133,14 +133,14 @@ def test_frames_that_do_not_tell_their_objective_get_none_of_several(tmp_path: P
     catalogue = folder(tmp_path, profile(objective="20x"), profile(objective="40x"))
     first = {"Camera": "Zyla", "Binning": 2}
     selection, reasons = catalogue.choose(first)
-    # Both are of this camera's shape.
+    # Both have the shape of this camera.
     assert selection.of() is None
     assert "do not say which calibration profile is theirs" in reasons[0]
     assert "do not say which" in said(catalogue, first)
     assert said(catalogue, FRAME) == ""
 
 
-def test_the_shape_decides_where_the_binning_is_not_told(tmp_path: Path) -> None:
+def test_the_shape_decides_if_the_binning_is_not_stated(tmp_path: Path) -> None:
     full, binned = profile(binning=1, shape=(128, 128)), profile(binning=2)
     catalogue = folder(tmp_path, full, binned)
     assert chosen(catalogue, {"Camera": "Zyla"}, shape=SHAPE) == binned
@@ -203,7 +203,7 @@ def test_a_selection_is_of_all_channels_and_named_by_its_content(tmp_path: Path)
 def test_a_channel_that_is_numbered_has_the_profile_of_its_name(
     tmp_path: Path, channel: str | int, metadata: dict[str, Any]
 ) -> None:
-    """As the GUI of Micro-Manager numbers them; the first frame was of another channel."""
+    """Micro-Manager's GUI numbers channels; the first frame belonged to another channel."""
     catalogue = folder(tmp_path, profile(channel="DAPI"), profile(channel="Cy5"))
     applied = apply_profiles(catalogue, {**FRAME, "Channel": "DAPI"}, SHAPE)
     found = applied.profile_of(json.dumps({"channel": channel}), json.dumps({**FRAME, **metadata}))
@@ -263,7 +263,7 @@ BEADS = PsfSection(
         ({"PixelSizeUm": 0.1}, {}, ["a pixel of 0.1 um"]),
         ({"PixelSizeUm": 0.0}, {"pixel_um": 0.1}, ["a pixel of 0.1 um"]),
         ({}, {"na": 1.2, "wavelength_um": 0.6}, ["an NA of 1.2", "wavelength of 0.6 um"]),
-        # 0.52 ± 0.02 may well be 0.5.
+        # 0.52 ± 0.02 is consistent with 0.5.
         ({}, {"na": 1.2, "psf": BEADS}, ["wavelength of 0.67 um", "aberration of 0.6 waves"]),
     ],
     ids=str,
@@ -316,9 +316,7 @@ def test_odd_metadata_cost_no_acquisition(tmp_path: Path, odd: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"ROI":[9]}'])
-def test_a_frame_without_metadata_is_taken_for_one_like_the_first(
-    tmp_path: Path, text: str
-) -> None:
+def test_a_frame_without_metadata_is_treated_like_the_first(tmp_path: Path, text: str) -> None:
     applied = apply_profiles(folder(tmp_path, profile(hot=[(1, 2)])), FRAME, SHAPE)
     found = applied.of_frame('{"time":0}', text, SHAPE)
     assert found is not None
@@ -329,7 +327,7 @@ def test_hot_pixels_are_found_in_a_region_of_the_chip() -> None:
     hot = [(5, 9), (60, 60), (0, 0)]
     assert hot_indices(hot, (64, 64), (64, 64), None) == [5 * 64 + 9, 60 * 64 + 60, 0]
     assert hot_indices(hot, (64, 64), (16, 32), (8, 4, 32, 16)) == [1 * 32 + 1]
-    # Nobody can say where these lie.
+    # The positions of these are unknown.
     assert hot_indices(hot, (64, 64), (16, 32), None) is None
     assert hot_indices(hot, (64, 64), (64, 64), (8, 0, 64, 64)) is None
     assert hot_indices(hot, (64, 64), (128, 128), (0, 0, 128, 128)) is None
@@ -372,7 +370,7 @@ def test_hot_pixels_become_the_median_of_good_neighbours_and_nothing_else_change
         if len(good) >= 3:
             assert out[y, x] == int(np.median(good))
         else:
-            # From farther away: a good pixel's counts, in any case.
+            # From farther away, but in any case the counts of a good pixel.
             assert out[y, x] < 200
 
 

@@ -1,4 +1,4 @@
-"""What a frame's metadata say of its microscope, where many sources write many things."""
+"""The microscope as described by a frame's metadata, which differ between sources."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_pixel_size_is_the_frames_own_or_the_acquisitions(
 @pytest.mark.parametrize(
     ("um", "told"), [(1e300, "1e+300"), (-1, "-1"), ("nan", "nan"), (0, ""), (0.65, ""), (None, "")]
 )
-def test_a_pixel_size_that_no_microscope_has_is_told(um: Any, told: str) -> None:
+def test_a_pixel_size_that_no_microscope_has_is_reported(um: Any, told: str) -> None:
     assert implausible_pixel_um({"PixelSizeUm": um}, {}) == told
 
 

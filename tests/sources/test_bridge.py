@@ -68,7 +68,7 @@ def test_every_object_is_given_back() -> None:
         assert standin.alive == 0
 
 
-def test_what_java_raises_is_told_in_its_words() -> None:
+def test_what_java_raises_is_reported_in_its_words() -> None:
     with Standin() as standin, client(standin) as bridge:
         with pytest.raises(TransportError, match="Circular buffer is empty"):
             bridge.call(bridge.core.get_last_tagged_image)
@@ -79,7 +79,7 @@ def test_what_java_raises_is_told_in_its_words() -> None:
 @pytest.mark.parametrize(
     "late", [queue.Empty(), TimeoutError(), Exception("Socket timed out after 500 milliseconds")]
 )
-def test_an_answer_that_is_late_is_told_as_such_and_waited_for_by_a_successor(
+def test_a_late_answer_is_reported_as_late_and_waited_for_by_a_successor(
     late: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer_late(**_: object) -> None:
@@ -152,7 +152,7 @@ def test_a_bridge_is_ready() -> None:
     assert (answer.state, answer.version) == ("ready", "5.1.0")
 
 
-def test_nothing_there_is_told_with_what_to_do() -> None:
+def test_nothing_there_is_reported_with_what_to_do() -> None:
     with stranger() as port:
         pass
     answer = probe(HOST, port)
@@ -169,7 +169,7 @@ def test_nothing_there_is_told_with_what_to_do() -> None:
     ],
     ids=["silent", "a web server", "half a ZeroMQ"],
 )
-def test_another_program_is_told_from_micro_manager(
+def test_another_program_is_distinguished_from_micro_manager(
     answer: Callable[[bytes], bytes] | None,
 ) -> None:
     with stranger(answer) as port:
@@ -188,7 +188,7 @@ def test_a_bridge_that_works_for_another_caller_is_busy() -> None:
 
 
 @pytest.mark.parametrize("reply", [b"hello", b"[1]", b'{"a": 1}', b"\xff\xfe"])
-def test_a_zeromq_program_that_is_no_bridge_is_told_from_one(reply: bytes) -> None:
+def test_a_zeromq_program_that_is_no_bridge_is_distinguished_from_one(reply: bytes) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     server = context.socket(zmq.REP)
     port = server.bind_to_random_port(f"tcp://{HOST}")
@@ -327,7 +327,7 @@ def test_a_box_names_what_is_new_once() -> None:
     assert taken(box) == []
 
 
-def test_a_box_with_a_new_axis_begins_anew() -> None:
+def test_a_box_with_a_new_axis_begins_again() -> None:
     box = GrowingBox()
     box.grow({"time": 2})
     box.grow({"time": 2, "channel": 2})
@@ -370,6 +370,6 @@ def test_folders_to_follow_come_from_flags_or_the_environment() -> None:
     assert load_settings(None, {}, environment).follow == ["c"]
 
 
-def test_a_port_that_is_none_is_refused() -> None:
+def test_an_invalid_port_is_refused() -> None:
     with pytest.raises(ConfigError, match="bridge_port = 0"):
         load_settings(None, {"bridge_port": 0}, {})

@@ -133,7 +133,7 @@ def test_one_camera_has_no_axis_and_is_asked_for_once() -> None:
     assert len(asked) == 1
 
 
-def test_interleaved_cameras_are_told_apart() -> None:
+def test_interleaved_cameras_are_distinguished() -> None:
     cameras = Cameras(lambda: ["left", "right", "top"])
     assert cameras.camera_of({"Axes": {}, "CameraChannelIndex": 2}) == "top"
     assert cameras.camera_of({"Axes": {}, "Both-CameraChannelIndex": "1"}) == "right"

@@ -28,7 +28,6 @@ from refocusd.sources.folders.offers import command_for
 from refocusd.transport import messages as wire
 
 SIDE = 64
-STACK_SUMMARY = {**java_ndtiff.SUMMARY, "Slices": 1, "Channels": 1, "Positions": 1}
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def test_every_frame_of_a_growing_ome_tiff_is_done(daemon: Daemon, tmp_path: Pat
 
 # According to its package, ome-writers will replace it.
 @pytest.mark.filterwarnings("ignore:The 'pymmcore_plus.mda.handlers' module:FutureWarning")
-def test_of_a_file_that_is_filled_in_place_it_is_said_what_to_do(tmp_path: Path) -> None:
+def test_advice_is_given_for_a_file_that_is_filled_in_place(tmp_path: Path) -> None:
     useq: Any = pytest.importorskip("useq", reason="pymmcore-plus is not installed")
     handlers: Any = pytest.importorskip("pymmcore_plus.mda.handlers")
     path = tmp_path / "cells.ome.tif"

@@ -113,7 +113,7 @@ def test_a_disk_that_fails_for_good_is_not_waited_for_with_every_frame(
     assert disk.failed == 4 + COUNT - 1
 
 
-def test_what_will_not_pass_is_said_at_once(
+def test_what_will_not_pass_is_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backoff, "RETRY_S", (60.0,))

@@ -186,7 +186,7 @@ def test_what_the_daemon_does_not_see_on_its_disks_is_read_here(
     assert "asks-disk" not in readers
 
 
-def test_a_frame_that_is_told_before_it_is_on_disk_is_waited_for(
+def test_a_frame_that_is_announced_before_it_is_on_disk_is_waited_for(
     source: refocusd.Source, acquisition: JavaAcquisition, readers: set[str], tmp_path: Path
 ) -> None:
     """Its place holds zeros at first, because the file has its full size from the start."""

@@ -200,7 +200,7 @@ def test_a_preview_whose_source_is_killed_is_closed(tmp_path: Path) -> None:
         until(lambda: acquisitions(daemon, "ended"), "end of the preview")
 
 
-def test_frames_too_large_for_the_ring_are_told_once(
+def test_frames_too_large_for_the_ring_are_reported_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said = ""

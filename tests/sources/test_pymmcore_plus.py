@@ -134,7 +134,7 @@ def test_events_without_an_index_are_counted(core: Any, tmp_path: Path) -> None:
     assert sorted(keys(folder)) == ['{"time":0}', '{"time":1}']
 
 
-def test_without_a_daemon_the_acquisition_runs_as_ever(
+def test_without_a_daemon_the_acquisition_runs_as_usual(
     core: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     attached = attach_mda(core, tmp_path / "out", endpoint="tcp://127.0.0.1:9", buffer_mib=1)
@@ -154,7 +154,7 @@ def test_without_a_daemon_the_acquisition_runs_as_ever(
     assert "no refocusd daemon answers" in caplog.text
 
 
-def test_frames_that_are_none_never_reach_the_runner_as_errors(
+def test_invalid_frames_never_reach_the_runner_as_errors(
     core: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(quick_settings(tmp_path)) as daemon:

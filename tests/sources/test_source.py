@@ -154,7 +154,7 @@ def test_an_error_in_your_own_hook_is_yours_as_before(
         )
 
 
-def test_without_a_daemon_raw_is_saved_as_ever(
+def test_without_a_daemon_raw_is_saved_as_usual(
     demo_microscope: DemoMicroscope, no_daemon: str, tmp_path: Path, caplog: Any
 ) -> None:
     source = refocusd.Source(no_daemon)

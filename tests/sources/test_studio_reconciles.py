@@ -121,7 +121,7 @@ def test_a_saved_one_is_taken_while_another_is_fetched_from_memory(
     assert (first.counts.passed_through, second.counts.passed_through) == (3, 60)
 
 
-def test_an_open_album_is_not_taken_for_an_acquisition(rig: Rig) -> None:
+def test_an_open_album_is_not_mistaken_for_an_acquisition(rig: Rig) -> None:
     rig.microscope.add_to_album(frame(0, SIDE))
     store = rig.microscope.begin("cells")
     rig.microscope.add_to_album(frame(1, SIDE))
@@ -163,7 +163,7 @@ def test_a_window_that_says_later_what_it_shows_is_taken(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("engine", ["AcqEngJ", "Clojure", "one that does not tell"])
-def test_an_acquisition_that_is_neither_shown_nor_saved_is_told(
+def test_an_acquisition_that_is_neither_shown_nor_saved_is_reported(
     rig: Rig, caplog: pytest.LogCaptureFixture, engine: Any
 ) -> None:
     if engine not in ("AcqEngJ", "Clojure"):
@@ -181,7 +181,7 @@ def test_an_acquisition_that_is_neither_shown_nor_saved_is_told(
 
 
 @pytest.mark.parametrize("engine", ["AcqEngJ", "Clojure"])
-def test_acquisitions_whose_windows_are_closed_at_once_are_told(
+def test_acquisitions_whose_windows_are_closed_at_once_are_reported(
     rig: Rig, caplog: pytest.LogCaptureFixture, engine: Any
 ) -> None:
     before = rig.unseen()

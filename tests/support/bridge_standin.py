@@ -143,7 +143,7 @@ class Standin:
         arrays: list[bytes] = []
         try:
             reply = self._execute(request, arrays)
-        except Exception as error:  # noqa: BLE001 (told to the client, as Java's are)
+        except Exception as error:  # noqa: BLE001 (reported to the client, as Java's are)
             reply = {"type": "exception", "value": f"{error}\n\tat org.micromanager.StandIn"}
         if self.recorded is not None:
             self.recorded.append((request, json.loads(json.dumps(reply))))

@@ -61,7 +61,7 @@ class Story:
     peer: Peer
     went_by: list[str] = field(default_factory=list)
     sent: set[str] = field(default_factory=set)
-    #: Which of these are in the raw dataset, and which the source will never submit.
+    #: Which of `went_by` are in the raw dataset, and which the source will never submit.
     raw: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     closed: bool = False

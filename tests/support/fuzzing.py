@@ -32,7 +32,7 @@ from refocusd.errors import RefocusdError
 #: Inputs of each target in a short round; set the variable for more.
 ROUNDS = int(os.environ.get("REFOCUSD_FUZZ_ROUNDS", "60"))
 #: Processor time of this process that one input may take: an input of disproportionate cost takes
-#: #: minutes, and 16 000 open brackets take 1.2 s on a slow processor.
+#: minutes, and 16 000 open brackets take 1.2 s on a slow processor.
 SECONDS = 4.0
 #: Wall time that one input may take on a shared machine: more counts as a hang.
 WALL_SECONDS = 20.0

@@ -16,7 +16,7 @@ from waiting import until as eventually
 __all__ = ["chromium", "dataset", "eventually", "open_page"]
 
 #: The system's Chromium (Debian: `apt-get install chromium-headless-shell`), used if playwright has
-#: #: none of its own (`playwright install chromium`).
+#: none of its own (`playwright install chromium`).
 SYSTEM_BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 DESK, PHONE = (1280, 800), (390, 844)
 

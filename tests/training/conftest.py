@@ -15,7 +15,7 @@ from refocusd_training.simulate.specimen import flux_of
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Leave the machine's other cores alone: networks this small gain nothing from them."""
+    """Use one thread: networks this small gain nothing from more cores."""
     import torch
 
     torch.set_num_threads(1)
@@ -40,5 +40,5 @@ def sample() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="session")
 def flux(sample: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Give the sample's light."""
+    """Give the light of the sample, without offset."""
     return flux_of(sample)

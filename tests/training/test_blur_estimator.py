@@ -1,4 +1,4 @@
-"""The estimator of a frame's blur can be made again, from few samples here."""
+"""The estimator of a frame's blur can be retrained, here from a few samples."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Blur = Callable[[int], Floats]
 SIDE, FIELDS = 256, 10
 DISC, DISC_UM = Optics(0.45, 0.461), 19.0
 RADIUS_PX = DISC_UM * np.tan(np.arcsin(0.45)) / DISC.pixel_um
-#: As a real plate was at z = 00, at half of its size.
+#: A real plate at z = 00, at half of its size.
 PEAKED, PEAKED_UM = Optics(0.51, 0.461, apodisation=0.39, spherical_waves=-0.58), 14.8
 
 
@@ -34,12 +34,12 @@ def disc(side: int) -> Floats:
 
 
 def peaked(side: int, um: float = PEAKED_UM) -> Floats:
-    """That of a central peak with flanks, about as wide."""
+    """The transfer function of a central peak with flanks, about as wide."""
     return np.asarray(defocus_otf(PEAKED, um, (side, side)), np.float64)
 
 
 def narrower(side: int) -> Floats:
-    """The same nearer to focus."""
+    """The same, nearer to focus."""
     return peaked(side, 0.7 * PEAKED_UM)
 
 

@@ -1,4 +1,4 @@
-"""The bundle that ships: whole, as good as it says, and clean to look at."""
+"""The shipped bundle is complete, as good as it states, and free of visible artefacts."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_microscopes_it_never_saw_are_refocused(
     engine: OpenVinoEngine, flux: NDArray[np.float32], setting: Any
 ) -> None:
     rng = np.random.default_rng(11)
-    # In focus nothing is asked of a single one: the clean ones cannot gain (see the model card).
+    # In focus, single frames need not gain, because clean ones cannot (see the model card).
     floors = {8.0: 0.5, 16.0: 1.0, 32.0: 0.0}
     for level, floor in floors.items():
         scene = simulate_frame(flux[:384, :384], setting, Defocus(level), rng)
@@ -150,7 +150,7 @@ def test_specimens_and_microscopes_it_never_saw_gain_what_is_promised(
 
 
 def peak_over_neighbours_db(difference: NDArray[np.float64], fy: float, fx: float) -> float:
-    """Power at one frequency, in cycles a pixel, over the median around it."""
+    """Power at one frequency, in cycles per pixel, over the median around it."""
     height, width = (side // 16 * 16 for side in difference.shape)
     part = difference[:height, :width] - difference.mean()
     power = np.abs(np.fft.fft2(part * np.outer(np.hanning(height), np.hanning(width)))) ** 2
@@ -162,7 +162,7 @@ def peak_over_neighbours_db(difference: NDArray[np.float64], fy: float, fx: floa
 
 
 def grid_share(frame: NDArray[np.float64], period: int, axis: int) -> float:
-    """Amplitude of a pattern that repeats over the whole frame, over the frame's range."""
+    """Amplitude of a pattern that repeats over the whole frame, relative to the frame's range."""
     rough = frame - scipy.ndimage.gaussian_filter1d(frame, 0.7 * period, axis=axis)
     profile = rough.mean(axis=1 - axis)[32:-32]
     profile = profile[: len(profile) // 16 * 16].reshape(-1, 16).mean(axis=0)
@@ -175,7 +175,7 @@ GRID = [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5), (0.25, 0.0), (0.0, 0.25), (0.25, 0.2
 
 def assert_no_grid(raw: Pixels, out: Pixels, what: str) -> None:
     difference = out.astype(np.float64) - raw
-    # The largest of nine bins lies 5 to 8 dB over the median where nothing repeats.
+    # Without repetition, the largest of nine bins is 5 to 8 dB above the median.
     peaks = [peak_over_neighbours_db(difference, fy, fx) for fy, fx in GRID]
     assert np.median(peaks) < 9, f"{what}: {peaks}"
     assert max(peaks) < 15, f"{what}: {peaks}"
@@ -232,7 +232,7 @@ def test_other_pictures_are_not_blown_up(engine: OpenVinoEngine, test_data: Path
     stack = tifffile.imread(test_data / "z_stacks" / "isl_phase_contrast_z0-12.tif")
     raw = np.ascontiguousarray(stack[6], dtype=np.uint16)
     out = refocused(engine, raw).astype(float)
-    # Phase contrast is nothing it knows: it may not help, but must stay in the picture's range.
+    # It was not trained on phase contrast: it need not help, but must stay in the frame's range.
     assert abs(out.mean() - raw.mean()) < 0.1 * (np.percentile(raw, 99) - np.percentile(raw, 1))
     assert out.std() < 2 * raw.std()
 

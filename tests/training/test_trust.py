@@ -1,4 +1,4 @@
-"""What frames are judged by is fitted, measured and written."""
+"""The statistics that frames are judged by are fitted, measured and written."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_quadratic_logistic_score_tells_a_ring_from_its_inside() -> None:
     assert fitted.chance(np.array([1e9, -1e9])) <= 1
 
 
-def test_frames_near_the_bound_are_told_apart_by_how_far_they_are_from_it() -> None:
+def test_frames_near_the_bound_are_distinguished_by_how_far_they_are_from_it() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(0, 1, (1000, 6))
     true = 0.4 * rows[:, 0] - 0.2 * rows[:, 1]
@@ -93,7 +93,7 @@ def field() -> FieldEvidence:
 
 @pytest.fixture(scope="module")
 def examples(field: FieldEvidence) -> list[Example]:
-    """Give frames of which those that leave much of raw unexplained came out wrong."""
+    """Give frames, of which those that leave much of raw unexplained are wrong."""
     rng = np.random.default_rng(1)
     specimen = Specimen()
     raw = specimen.frame("DAPI", specimen.focus.at() + 8, 10.0, rng)
@@ -140,7 +140,7 @@ def test_a_judge_learns_from_examples_and_is_read_as_it_was_written(
 def test_frames_that_became_worse_than_raw_are_learnt_apart(
     examples: list[Example], looks: Looks, tmp_path: Path
 ) -> None:
-    """Wrong and worse are two things: where raw is further from the truth still, it is no way out."""
+    """Wrong and worse differ: if raw is even further from the truth, writing raw does not help."""
     rng = np.random.default_rng(3)
     own = []
     for example in examples:
@@ -162,7 +162,7 @@ def test_frames_that_became_worse_than_raw_are_learnt_apart(
     assert judge.worse is not None
     np.testing.assert_allclose(read.worse.weights, judge.worse.weights, rtol=1e-4)
     assert read.most_worse == judge.most_worse
-    # None of the others became worse.
+    # None of the others is worse.
     assert fit_judge(examples, looks).worse is None
 
 
@@ -175,7 +175,7 @@ def test_intervals_are_scaled_until_they_hold_nine_tenths_of_the_pixels_of_other
     told = calibrated(wide, examples[100:150])
     held = coverage(told, examples[150:], "engine")
     assert held["intervals_hold"] == pytest.approx(0.9, abs=0.02)
-    # No frame is near another width.
+    # No frame has a width near this one.
     near = {name for name in held if name.startswith("intervals_hold_at")}
     assert len(near) == 1
     assert held[near.pop()] == held["intervals_hold"]

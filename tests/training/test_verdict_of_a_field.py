@@ -1,4 +1,4 @@
-"""What is said of a real field of a plate, out of focus as the plate's microscope shows it."""
+"""The verdict on a real field of a plate, defocused like the plate's microscope."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from refocusd.worker.refocus import refocus_frame
 
 
 def field_of_a_plate(folder: Path, defocus_um: float) -> tuple[Pixels, NDArray[np.float32]]:
-    """A field as the plate's microscope shows it, and in focus."""
+    """A field as the plate's microscope images it out of focus, and in focus."""
     light = next(image.light for image in load_sharp([folder]) if "a03" in image.name)
     truth = 800.0 * light.astype(np.float64)
     optics = Optics(0.51, 0.461, pixel_um=0.645, spherical_waves=-1.17, apodisation=0.39)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,12 +23,6 @@ from refocusd.transport.secure.local_endpoint import LocalEndpoint
 from refocusd.transport.secure.remote_endpoint import RemoteEndpoint, listen_address
 
 pytestmark = pytest.mark.fast
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with open_house(tmp_path) as house:
-        yield house
 
 
 # -- who is accepted ------------------------------------------------------------------------
@@ -158,7 +151,7 @@ def test_nothing_is_heard_of_a_peer_once_it_is_revoked(house: House) -> None:
         assert house.until(lambda: house.gone) == []
 
 
-def test_a_link_that_ends_is_told_once(house: House) -> None:
+def test_a_link_that_ends_is_reported_once(house: House) -> None:
     with house.peer(house.key("gpu-2")) as connection:
         (identity,) = house.hello()
         connection.welcome(5)
@@ -256,7 +249,7 @@ def test_a_peer_that_does_not_read_holds_nobody_up(house: House) -> None:
         assert sent < 1500
 
 
-def test_sending_to_nobody_is_told(house: House) -> None:
+def test_sending_to_nobody_is_reported(house: House) -> None:
     assert not house.endpoints.send(b"@gpu-2/0000000000", [b"x"])
 
 
@@ -277,7 +270,7 @@ def test_without_a_remote_endpoint_there_is_only_the_local_one() -> None:
     endpoints.close(linger=0)
 
 
-def test_a_remote_address_that_is_taken_is_told(tmp_path: Path) -> None:
+def test_a_remote_address_that_is_taken_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.2", 0)) as other:
         address = f"tcp://127.0.0.2:{other.getsockname()[1]}"
         before = threading.active_count()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,12 +16,6 @@ from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 from refocusd.transport.secure.keys import ClientKeys, KeyStore
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with open_house(tmp_path) as house:
-        yield house
 
 
 def refusal(house: House, keys: ClientKeys | None, timeout_s: float = PATIENCE_S / 4) -> str:
@@ -60,7 +53,7 @@ def test_a_revoked_key_is_refused(house: House) -> None:
     assert "revoked" in refusal(house, keys)
 
 
-def test_another_daemons_key_is_told_apart(house: House, tmp_path: Path) -> None:
+def test_another_daemons_key_is_recognised(house: House, tmp_path: Path) -> None:
     keys = KeyStore(tmp_path / "elsewhere").new("gpu-2", tmp_path / "elsewhere.key")
     assert "is not the daemon that made the key gpu-2" in refusal(house, keys, 1.0)
 
@@ -69,7 +62,7 @@ def test_a_peer_without_a_key_gets_no_answer(house: House) -> None:
     assert "is not a daemon of your user" in refusal(house, None, 1.0)
 
 
-def test_a_key_at_an_endpoint_that_takes_none_is_told(house: House) -> None:
+def test_a_key_at_an_endpoint_that_takes_none_is_reported(house: House) -> None:
     keys = house.key("gpu-2")
     with (
         Connection(house.endpoints.local_endpoint, "worker", inline=True, keys=keys) as connection,
@@ -78,7 +71,7 @@ def test_a_key_at_an_endpoint_that_takes_none_is_told(house: House) -> None:
         connection.welcome(1.0)
 
 
-def test_nobody_there_is_told_as_that(house: House) -> None:
+def test_an_absent_daemon_is_reported_as_absent(house: House) -> None:
     with socket.create_server(("127.0.0.2", 0)) as free:
         port = free.getsockname()[1]
     with (

@@ -82,7 +82,7 @@ def test_no_secret_is_in_a_text_form(store: KeyStore, tmp_path: Path) -> None:
     "name",
     ["", "../x", "a/b", "a\\b", "Gpu", "a b", ".a", "-a", "a.b", "a" * 64, "ä", "a\n", "a\0"],
 )
-def test_a_name_that_is_none_is_refused(store: KeyStore, tmp_path: Path, name: str) -> None:
+def test_an_invalid_name_is_refused(store: KeyStore, tmp_path: Path, name: str) -> None:
     for refused in (lambda: store.new(name, tmp_path / "out.key"), lambda: store.revoke(name)):
         with pytest.raises(ConfigError, match="not a name for a key"):
             refused()
@@ -113,7 +113,7 @@ def test_a_key_file_is_never_overwritten(store: KeyStore, tmp_path: Path) -> Non
     assert store.peers() == []
 
 
-def test_a_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be made"):
         KeyStore(tmp_path / "file" / "keys").server()
@@ -137,7 +137,7 @@ def test_a_key_that_cannot_be_listed_is_not_given_out(store: KeyStore, tmp_path:
         (b'{"name": "a", "public": "x", "secret": "y", "server": "z"}', "no key file"),
     ],
 )
-def test_what_is_no_key_file_is_told(tmp_path: Path, content: bytes, match: str) -> None:
+def test_what_is_no_key_file_is_reported(tmp_path: Path, content: bytes, match: str) -> None:
     path = tmp_path / "bad.key"
     path.write_bytes(content)
     path.chmod(0o600)
@@ -145,12 +145,12 @@ def test_what_is_no_key_file_is_told(tmp_path: Path, content: bytes, match: str)
         load_client_keys(path)
 
 
-def test_a_key_file_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_key_file_that_is_missing_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_client_keys(tmp_path / "absent.key")
 
 
-def test_a_key_file_with_another_secret_is_told(store: KeyStore, tmp_path: Path) -> None:
+def test_a_key_file_with_another_secret_is_reported(store: KeyStore, tmp_path: Path) -> None:
     mine = store.new("a", tmp_path / "a.key")
     other = store.new("b", tmp_path / "b.key")
     mixed = msgspec.structs.replace(mine, secret=other.secret)
@@ -170,7 +170,7 @@ def test_a_secret_that_others_can_read_is_refused(store: KeyStore, tmp_path: Pat
         store.server()
 
 
-def test_damaged_keys_of_the_daemon_are_told_and_left_alone(store: KeyStore) -> None:
+def test_damaged_keys_of_the_daemon_are_reported_and_left_alone(store: KeyStore) -> None:
     store.server()
     path = store.folder / "server.json"
     path.write_text("{}")
@@ -188,7 +188,7 @@ def test_a_key_is_revoked_for_good(store: KeyStore, tmp_path: Path) -> None:
         store.revoke("gpu-2")
 
 
-def test_revoking_what_was_never_made_is_told(store: KeyStore, tmp_path: Path) -> None:
+def test_revoking_what_was_never_made_is_reported(store: KeyStore, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there are: none"):
         store.revoke("gpu-2")
     store.new("gpu-3", tmp_path / "gpu-3.key")
@@ -305,7 +305,7 @@ def test_on_windows_another_user_is_let_read_by_the_systems_program(
 
 
 @posix
-def test_a_key_file_that_windows_does_not_protect_is_told(
+def test_a_key_file_that_windows_does_not_protect_is_reported(
     store: KeyStore,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

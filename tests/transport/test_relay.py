@@ -182,7 +182,7 @@ def test_a_silent_end_of_zeromq_ends_the_connection_from_outside(bench: Bench) -
     assert read_all(outer) == b""
 
 
-def test_an_address_that_is_taken_is_told() -> None:
+def test_an_address_that_is_taken_is_reported() -> None:
     in_use = str(errno.EADDRINUSE)  # the text differs between systems
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OSError, match=in_use):
         listen("127.0.0.1", other.getsockname()[1], 1)

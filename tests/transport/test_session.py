@@ -245,7 +245,7 @@ def test_an_acquisition_from_hello_to_its_counts() -> None:
     ],
     ids=["try-again", "closed-unasked", "nonsense"],
 )
-def test_a_daemon_that_is_lost_is_found_again_and_told_the_same(
+def test_a_daemon_that_is_lost_is_found_again_and_sent_the_same(
     says: wire.Message | TransportError, reason: str
 ) -> None:
     daemon = PlayedDaemon()
@@ -313,7 +313,7 @@ def test_a_refused_acquisition_is_not_announced_again() -> None:
     assert len(daemon.connections) == 1
 
 
-def test_who_cannot_go_on_without_a_daemon_gets_one_error() -> None:
+def test_a_source_that_cannot_go_on_without_a_daemon_gets_one_error() -> None:
     daemon = PlayedDaemon([WELCOME, wire.Refused("say Hello first", again=True)])
     with daemon.session() as session, pytest.raises(TransportError, match="Hello"):
         session.until(lambda: False)
@@ -393,7 +393,7 @@ def test_thousands_of_missed_frames_are_named_in_messages_of_bounded_size() -> N
     assert [key for message in told for key in message.axes] == axes
 
 
-def test_frames_left_to_raw_are_told_now_and_then_and_all_of_them() -> None:
+def test_frames_left_to_raw_are_all_reported_now_and_then() -> None:
     daemon = PlayedDaemon()
     with open_session(daemon) as session:
         session.leave(0, 5)

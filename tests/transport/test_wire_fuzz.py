@@ -334,7 +334,7 @@ socket.curve_serverkey = keys.server.encode()
 socket.connect(sys.argv[1])
 socket.send(bytes(int(sys.argv[2]) << 20), copy=False)
 socket.send(b"end")
-# What was too large for the daemon is told by the end of the connection, the rest by an answer.
+# The daemon ends the connection for messages that are too large, and answers the rest.
 print(socket.poll(1000))
 socket.close(linger=0)
 """

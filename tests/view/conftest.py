@@ -1,4 +1,4 @@
-"""A stand-in daemon, a view of it and a page in a browser, for the tests of the page."""
+"""Fixtures of the page's tests: a stand-in daemon, a view of it, a page in a browser."""
 
 from __future__ import annotations
 

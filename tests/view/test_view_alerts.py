@@ -1,4 +1,4 @@
-"""Alerts: each trouble is posted once, as JSON, and nothing waits for whoever takes them."""
+"""Alerts: each problem is posted once, as JSON, and nothing waits for the receiver."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def outcome(number: int, verdict: str | None) -> wire.FrameOutcome:
     return wire.FrameOutcome(*about, verdict, ["the light has changed"])  # type: ignore[arg-type]
 
 
-def test_many_untrusted_frames_of_an_acquisition_are_told_once() -> None:
+def test_many_untrusted_frames_of_an_acquisition_are_reported_once() -> None:
     with receiver() as (url, received), Alerts(url, 0.2) as told:
         told.note_outcomes([outcome(n, None) for n in range(30)])
         told.note_outcomes([outcome(n, "trusted") for n in range(16)])
@@ -116,7 +116,7 @@ def test_many_untrusted_frames_of_an_acquisition_are_told_once() -> None:
     )
 
 
-def test_outcomes_from_before_its_time_are_not_told() -> None:
+def test_outcomes_from_before_its_start_are_not_reported() -> None:
     with Alerts("http://127.0.0.1:9/", 0.2) as told:
         told._begun += 60
         told.note_outcomes([outcome(n, "untrusted") for n in range(30)])

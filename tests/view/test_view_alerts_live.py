@@ -1,4 +1,4 @@
-"""Alerts of a view beside a real daemon, and web servers that take them badly."""
+"""Alerts of a view beside a real daemon, and web servers that misbehave."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def of(received: list[dict[str, Any]], event: str) -> list[dict[str, Any]]:
 
 
 def clipped() -> NDArray[np.uint16]:
-    """Smooth spots, much of whose light is beyond the camera's range."""
+    """Smooth spots that are largely clipped at the camera's maximum."""
     lit = np.random.default_rng(1).random((128, 128)) < 0.01
     spots = gaussian_filter(lit.astype(float), 3.0)
     return np.asarray(200 + 65000 * np.minimum(3 * spots / spots.max(), 1), np.uint16)
 
 
 def acquire(daemon: Daemon, output: Path, frames: Any, acquired: int = 0, **about: Any) -> Upload:
-    """Frames without raw data, of which `acquired` are said to have been taken."""
+    """Submit frames without raw data, and state that `acquired` were taken."""
     with source(daemon) as connection:
         upload = opened(connection, output, **about)
         for number, pixels in enumerate(frames):
@@ -52,7 +52,7 @@ def acquire(daemon: Daemon, output: Path, frames: Any, acquired: int = 0, **abou
 
 @contextmanager
 def watched(daemon: Daemon, url: str, **options: Any) -> Iterator[int]:
-    """A view with a webhook that has seen the daemon; its port."""
+    """Run a view with a webhook until it has seen the daemon; yields its port."""
     with view_of(daemon.endpoint, webhook=url, **options) as port:
         until(lambda: ask(port, "/health").status == 200, "the view")
         yield port
@@ -88,7 +88,7 @@ def test_a_disk_that_is_nearly_full_is_posted(tmp_path: Path) -> None:
         upload = opened(connection, tmp_path, raw=str(raw), output_="", name="cells_1")
         output = daemon._writer._writers[upload.acquisition].output
         assert output is not None
-        output.reserve_nbytes, output.checked_at = 1 << 60, 0.0  # no disk has so much room
+        output.reserve_nbytes, output.checked_at = 1 << 60, 0.0  # more than any disk has
         upload.submit(stack(1)[0], '{"time":0}', "{}", time.perf_counter_ns())
         until(lambda: (upload.pump(0.1), of(received, "disk full"))[1], "the alert")
     assert "is full: paused until there is room" in received[0]["text"]
@@ -105,7 +105,7 @@ def test_workers_that_are_lost_for_good_are_posted(
     ):
 
         def told_of_killed() -> list[dict[str, Any]]:
-            """As when memory, a driver or a card is gone: no worker that comes can work."""
+            """Kill every worker, as if memory, a driver or a card were gone; returns the alerts."""
             for pid in daemon.supervisor.pids().values():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     psutil.Process(pid).kill()
@@ -130,7 +130,7 @@ def test_a_share_of_frames_that_are_not_trusted_is_posted(tmp_path: Path) -> Non
 
 @contextmanager
 def server_that(behaves: Callable[[socket.socket, threading.Event], None]) -> Iterator[str]:
-    """A server that takes every connection in its own way; its URL."""
+    """Run a server that handles every connection by `behaves`; yields its URL."""
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.1)
@@ -167,7 +167,7 @@ def speaks_something_else(connection: socket.socket, _over: threading.Event) -> 
 
 
 def hangs_up(_connection: socket.socket, _over: threading.Event) -> None:
-    """Nothing is answered."""
+    """Close the connection without an answer."""
 
 
 @pytest.mark.parametrize("behaves", [hangs, fails, speaks_something_else, hangs_up, None])

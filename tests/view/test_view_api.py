@@ -1,4 +1,4 @@
-"""The documented API: its description against its routes and answers, and `refocusd ctl`."""
+"""The documented API: its description matches routes and answers; `refocusd ctl`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_what_is_described_is_answered_as_described(setup: Setup, path: str) -> 
     names = [each["name"] for each in described.get("parameters", [])]
     query = {name: given[name] for name in names if name in given}
     address = "/api/v1" + path.replace("{id}", about["id"])
-    # The newest frame, which is meant where no axes are given, comes once somebody looks.
+    # Without axes, the newest frame is meant; it is sent once somebody looks.
     eventually(lambda: setup.get("/api/v1/frame/latest").status == 200, "frame")
     reply = setup.get(address, **query)
     [(media, content)] = described["responses"]["200"]["content"].items()

@@ -99,7 +99,7 @@ def test_it_fits_the_screen(browser: Browser, port: int, size: tuple[int, int]) 
             "#low-n",
             "#workers li",
         ):
-            # Cards appear while frames come, and move those below.
+            # Cards appear as frames come, and move those below.
             eventually(partial(_is_on_top, page, selector, size), f"{selector} within the screen")
 
 
@@ -109,7 +109,7 @@ def _is_on_top(page: Page, selector: str, size: tuple[int, int]) -> bool:
     box = locator.bounding_box()
     if box is None or box["x"] < 0 or box["x"] + box["width"] > size[0]:
         return False
-    # Hit by what lies on top there, so nothing covers it.
+    # The element on top at this point is the control itself, so nothing covers it.
     hit: bool = page.evaluate(
         "([s, x, y]) => document.querySelector(s).contains(document.elementFromPoint(x, y))",
         [selector, box["x"] + box["width"] / 2, box["y"] + box["height"] / 2],
@@ -156,7 +156,7 @@ def test_pause_and_catch_up_are_asked_for_and_seen(shown: Shown) -> None:
     assert shown.daemon.paused
     shown.press("p")
     eventually(lambda: page.locator("#pause").inner_text() == "Pause", "goes on")
-    page.locator("#catch-up").click()  # as it begins, idle workers catch up
+    page.locator("#catch-up").click()  # in the initial state, idle workers catch up
     eventually(lambda: wire.CatchUp(False) in shown.daemon.actions, "not any more")
     page.locator("#catch-up").click()
     eventually(lambda: wire.CatchUp(True) in shown.daemon.actions, "again")
@@ -182,7 +182,7 @@ def test_a_killed_worker_is_seen_within_two_seconds_and_so_is_the_next(shown: Sh
     eventually(lambda: shown.drawn() > first, "frames go on")
 
 
-def test_the_page_comes_back_when_the_view_is_started_anew(
+def test_the_page_comes_back_when_the_view_is_restarted(
     browser: Browser, daemon: StandIn, scene: Scene
 ) -> None:
     with (
@@ -217,7 +217,7 @@ def test_a_hidden_page_listens_to_nothing(shown: Shown, port: int) -> None:
 def test_many_frames_do_not_grow_memory(
     browser: Browser, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Accelerated: as fast as they come; `benchmarks/speed/view.py` has the hour."""
+    """Frames come as fast as possible here; `benchmarks/speed/view.py` runs for an hour."""
     for module in (link, events):
         monkeypatch.setattr(module, "MAX_FPS", 1000.0)
     monkeypatch.setattr(link, "MAX_BYTES_PER_S", 1e12)
@@ -237,7 +237,7 @@ def test_many_frames_do_not_grow_memory(
             used = session.send("Runtime.getHeapUsage")
             return float(used["usedSize"] + used.get("backingStorageSize", 0)) / 2**20
 
-        # The plot and the log reach their limits first.
+        # Before measuring, let the plot and the log reach their limits.
         eventually(lambda: shown.drawn() > 700, "700 frames")
         before, first = heap(), shown.drawn()
         eventually(lambda: shown.drawn() > first + 600, "600 more", 90.0)

@@ -52,7 +52,7 @@ def test_a_real_acquisition_is_watched_while_its_worker_is_killed(
         counts = hooked.wait(60.0)
         assert counts is not None
         assert (counts.final, counts.failed) == (len(events), 0)
-        # Afterwards any frame can be looked at, from disk.
+        # Afterwards any frame can be viewed from disk.
         page.keyboard.press("Space")
         page.locator("[data-axis=time] input").fill("0")
         page.locator("[data-axis=channel] [data-value=Cy5]").click()

@@ -1,4 +1,4 @@
-"""The view's HTTP: what it answers."""
+"""The view's HTTP answers."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def setup(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 def picture(reply: Reply) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Header and frames of an answer of ``/api/frame``."""
+    """Header and frames of an answer from ``/api/frame``."""
     assert reply.status == 200, reply.body
     shown = ShownFrame.from_bytes(reply.body)
     return shown.about, shown.frames
 
 
 def latest(setup: Setup, **query: Any) -> Reply:
-    """The newest frame, which comes once somebody asks."""
+    """Request the newest frame until it comes; it is fetched on request."""
     reply: Reply = eventually(
         lambda: (r := setup.get("/api/frame/latest", **query)).status == 200 and r, "a frame"
     )
@@ -255,7 +255,7 @@ def test_without_a_daemon_the_view_says_so_and_finds_it_when_it_comes(scene: Sce
         assert status["events"][-1]["level"] == "bad"
 
 
-def test_a_daemon_that_was_started_anew_is_met_again(scene: Scene) -> None:
+def test_a_daemon_that_was_restarted_is_met_again(scene: Scene) -> None:
     with StandIn(scene) as first, view_of(first.endpoint) as port:
         eventually(lambda: ask(port, "/api/frame/latest").status == 200, "a frame")
         address = first.endpoint
@@ -290,14 +290,14 @@ def test_the_dashboard_asks_for_metrics_that_exist(setup: Setup) -> None:
     exported = set(
         re.findall(r"^(refocusd_[a-z_]+)", setup.get("/metrics").body.decode(), re.MULTILINE)
     )
-    gpu = {name for name in asked if "_gpu_" in name}  # only where there is one
+    gpu = {name for name in asked if "_gpu_" in name}  # only if there is a GPU
     assert asked - gpu <= exported
     assert gpu
     assert gpu <= gpu_metrics()
 
 
 def gpu_metrics() -> set[str]:
-    """Names of the metrics of a device."""
+    """Names of the metrics of a GPU."""
     state = ViewState("tcp://127.0.0.1:9")
     gpu = Gpu(0, 'a "named" device', 1 << 30, 2 << 30, 50, 60)
     text = metrics_text(state, (gpu,)).decode()

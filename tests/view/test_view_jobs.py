@@ -1,4 +1,4 @@
-"""Jobs: commands that are started, watched and cancelled through the view's API."""
+"""Jobs: commands are started, watched and cancelled through the view's API."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from refocusd.view.process import ViewProcess
 from refocusd.view.state.job_order import Calibration, JobOrder
 from refocusd.view.state.jobs import MAX_QUEUED, Jobs
 
-#: Long enough for a command on a busy computer.
+#: Time limit of a command on a busy computer, s.
 JOB_S = 180.0
 NOBODY = "tcp://127.0.0.1:9"
 
 
 @dataclass(frozen=True)
 class Room:
-    """A view without a daemon, whose jobs keep their state in a folder of the test."""
+    """A view without a daemon, whose jobs keep their state in the test's folder."""
 
     port: int
     folder: Path
@@ -145,7 +145,7 @@ def test_a_recording_is_measured_and_its_profile_used(room: Room) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_the_microscope_moves_as_a_dry_run_has_told_and_not_otherwise(room: Room) -> None:
+def test_the_microscope_moves_as_a_dry_run_has_announced_and_not_otherwise(room: Room) -> None:
     config = str(bead_microscope(room.folder))
     order = calibrating("", str(room.folder / "scope.json"), mm_config=config, **SWEEP)
     about = order["calibration"]
@@ -154,7 +154,7 @@ def test_the_microscope_moves_as_a_dry_run_has_told_and_not_otherwise(room: Room
     assert told["status"] == 0, told["output"]
     assert any("dry run: nothing was moved" in line for line in told["output"])
     assert not (room.folder / "scope_raw").exists()
-    # Another range than that which was told.
+    # Not the range that the dry run announced.
     farther = {**order, "calibration": {**about, "z_to": 19.0}}
     assert "only after a dry run" in room.order(**farther).json()["error"]
 
@@ -259,7 +259,7 @@ def test_few_jobs_wait_and_all_can_be_cancelled(
 
 def test_the_oldest_jobs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refocusd.view.state.jobs.MAX_ENDED", 2)
-    jobs = Jobs({})  # nothing runs before it is entered
+    jobs = Jobs({})  # nothing runs before the context is entered
     first, *others = [jobs.start(JobOrder("doctor")) for _ in range(MAX_QUEUED)]
     with pytest.raises(OutputError, match="wait already"):
         jobs.start(JobOrder("doctor"))
@@ -291,7 +291,7 @@ def test_settings_are_the_same_when_they_are_read_from_the_environment(tmp_path:
 
 
 def running_job(view: int, port: int) -> psutil.Process:
-    """Have a view, by its process, start a job; the process of the job."""
+    """Make a view start a job; returns the job's process, a child of process `view`."""
     headers = {**ACTION, **bearer()}
     order = msgspec.json.encode(JobOrder("doctor"))
     assert ask(port, "/api/v1/jobs", "POST", order, headers).status == 202

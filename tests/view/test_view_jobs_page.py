@@ -1,4 +1,4 @@
-"""Jobs on the page in a real headless Chromium, by what a screen reader and the keyboard reach."""
+"""Jobs on the page in a real headless Chromium, as reached by screen reader and keyboard."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def view(tmp_path: Path) -> Iterator[str]:
 
 
 def start(page: Page, command: str, path: str = "") -> None:
-    """Fill in the form, with the keyboard, and wait until the job has ended."""
+    """Fill in the form with the keyboard, and wait until the job has ended."""
     page.get_by_label("What to do").select_option(command)
     page.locator("#job-path").fill(path)
     page.keyboard.press("Enter")
@@ -83,13 +83,15 @@ def test_a_job_runs_until_it_is_cancelled(browser: Browser, view: str) -> None:
         expect(page.locator("#jobs-open")).to_have_text("Jobs")
 
 
-def test_a_wrong_path_is_told_beside_the_field(browser: Browser, view: str, tmp_path: Path) -> None:
+def test_a_wrong_path_is_reported_beside_the_field(
+    browser: Browser, view: str, tmp_path: Path
+) -> None:
     with open_page(browser, view) as page:
         page.keyboard.press("j")
         page.get_by_label("What to do").select_option("verify")
         path = page.get_by_label("Folder or file of the dataset")
-        # A letter that is a shortcut, and one that opens the help, are letters here; the quotes
-        # are those of Explorer's "Copy as path".
+        # Characters that are shortcuts elsewhere are ordinary text here; the quotes are those of
+        # Explorer's "Copy as path".
         path.press_sequentially(f'"{tmp_path}/jd?"')
         page.keyboard.press("Enter")
         expect(

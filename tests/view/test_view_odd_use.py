@@ -1,4 +1,4 @@
-"""The page in the hands of somebody who does things in a bad order, in a real headless Chromium."""
+"""The page used in an awkward order, in a real headless Chromium."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_somebody_without_the_token_is_told_how_to_come_in(browser: Browser) -> 
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE, (320, 568)], ids=["desk", "phone", "small"])
-def test_what_is_wrong_is_said_on_the_page_and_not_only_in_a_tooltip(
+def test_what_is_wrong_is_reported_on_the_page_and_not_only_in_a_tooltip(
     browser: Browser, tools: Bench, size: tuple[int, int]
 ) -> None:
     full = "the disk of /out is full: paused until there is room"
@@ -96,7 +96,7 @@ def test_long_names_leave_everything_within_reach(
 def test_a_frame_of_one_value_is_as_bright_as_it_is(
     browser: Browser, scene: Scene, counts: int, window: tuple[int, int]
 ) -> None:
-    """A saturated frame was black, as it is nowhere above its own darkest pixel."""
+    """A saturated frame used to be black, since no pixel exceeds its darkest one."""
     flat = np.full_like(scene.raw, counts)
     with (
         StandIn(replace(scene, raw=flat, refocused=flat)) as daemon,
@@ -127,7 +127,7 @@ def test_settings_can_be_changed_once_they_are_there(browser: Browser, idle: str
 
 
 def test_what_a_job_says_is_read_without_moving_it_sideways(browser: Browser, idle: str) -> None:
-    """What to do stands at the end of an error."""
+    """The advice is at the end of an error message."""
     with open_page(browser, idle) as page:
         page.keyboard.press("j")
         page.evaluate("document.getElementById('job').hidden = false")
@@ -136,7 +136,9 @@ def test_what_a_job_says_is_read_without_moving_it_sideways(browser: Browser, id
         assert box.evaluate("e => e.scrollWidth <= e.clientWidth && e.clientWidth > 200")
 
 
-def test_a_view_that_is_away_is_said_in_words(browser: Browser, idle: str, tmp_path: Path) -> None:
+def test_a_view_that_is_away_is_reported_in_words(
+    browser: Browser, idle: str, tmp_path: Path
+) -> None:
     with open_page(browser, idle) as page:
         for address in ("models", "jobs"):
             page.route(re.compile(f"/api/v1/{address}"), lambda route: route.abort())
@@ -153,7 +155,7 @@ def test_a_view_that_is_away_is_said_in_words(browser: Browser, idle: str, tmp_p
 def test_channels_that_come_to_disk_after_their_frames_can_be_chosen(
     browser: Browser, tools: Bench
 ) -> None:
-    """All frames but the last went by before the page asked; the next are an hour away."""
+    """All frames except the last came before the page asked; the next come in an hour."""
     asked: list[str] = []
 
     def too_early(route: Route) -> None:

@@ -1,4 +1,4 @@
-"""What became of each frame, as a stream: in order, resumable, with a count of what was missed."""
+"""The outcome of each frame as a stream: in order, resumable, with a count of missed ones."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_long_reasons_do_not_fill_the_memory() -> None:
 # -- the stream -----------------------------------------------------------------------------
 
 
-def test_every_frame_of_a_real_daemon_is_told_with_its_verdict(tmp_path: Path) -> None:
+def test_every_frame_of_a_real_daemon_is_reported_with_its_verdict(tmp_path: Path) -> None:
     frames = stack(40)
     with (
         running(quick_settings(tmp_path)) as daemon,
@@ -123,7 +123,7 @@ def test_a_reader_goes_on_where_it_was(daemon: StandIn, port: int) -> None:
     first = kept(port)
     assert times(first) == [0, 1, 2, 3, 4, 5]
     assert times(kept(port, after=first[3].id)) == [4, 5]
-    # Of a view that was started again nothing is passed over.
+    # After a restart of the view, no outcome is left out.
     assert times(kept(port, after="another-view-3")) == [0, 1, 2, 3, 4, 5]
 
 
@@ -148,7 +148,7 @@ def test_a_restarted_daemon_is_followed_from_its_beginning(daemon: StandIn, port
     daemon.outcomes = OutcomeLog()
     daemon.outcomes.add(outcome(7))
     daemon.status_changes = {"pid": 4711}
-    daemon._known.clear()  # as a new daemon, which asks who that is
+    daemon._known.clear()  # like a new daemon, which asks for the peer's identity
     assert next(follow).axes == {"time": 7}
 
 

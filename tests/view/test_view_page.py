@@ -1,4 +1,4 @@
-"""The page in a real headless Chromium: what it shows of frames, and selectors."""
+"""The page in a real headless Chromium: frames and selectors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from view_standin import PIXEL_UM, Scene, StandIn
 def test_frames_change(shown: Shown) -> None:
     first, pixels = shown.drawn(), shown.grey()
     eventually(lambda: shown.drawn() >= first + 10, "ten more frames")
-    # The stand-in has few frames: the next one looked at may be the same again.
+    # The stand-in has few frames: the next one viewed may be the same.
     eventually(lambda: np.abs(shown.grey() - pixels).max() > 50, "another picture")
 
 
 def test_a_state_is_said_plainly(shown: Shown) -> None:
-    """In-focus frames pass through; the others are said to be estimates."""
+    """In-focus frames pass through; the others are labelled as estimates."""
     shown.freeze()
     for z, words, tag in (
         (3, "Passed through", "passed through"),
@@ -102,7 +102,7 @@ def test_side_by_side_zooms_and_moves_both_frames_together(shown: Shown) -> None
 
 
 def _place_of(part: NDArray[Any], whole: NDArray[Any]) -> tuple[int, int]:
-    """Where `part` lies in `whole`, within a grey level or two."""
+    """Position of `part` in `whole`, matched within a grey level or two."""
     windows = np.lib.stride_tricks.sliding_window_view(whole, (4, 4))
     corner = part[:4, :4]
     near = np.abs(windows - corner).max(axis=(2, 3)) <= 1.01

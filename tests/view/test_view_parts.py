@@ -129,7 +129,7 @@ def test_over_tls_the_token_is_asked_for(tmp_path: Path) -> None:
         assert get(port, "/", Cookie=cookie.partition(";")[0]).status == 200
         assert get(port, f"/api/status?token={TOKEN}").status == 401
         with pytest.raises((http.client.HTTPException, OSError)):
-            ask(port, "/health")  # not in the clear
+            ask(port, "/health")  # unencrypted
 
 
 # -- figures --------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def test_a_view_of_the_command_line_shows_and_does_nothing_for_other_users(
 def test_the_browser_is_led_to_the_page_by_a_file_of_this_user_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The list of processes, which all users see, shows what a browser is started with."""
+    """All users can see the arguments of a browser in the list of processes."""
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     parser = ArgumentParser()

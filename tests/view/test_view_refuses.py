@@ -52,7 +52,7 @@ def setup(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     ],
 )
 def test_another_host_is_refused(setup: Setup, host: str) -> None:
-    """DNS rebinding: a site's own name that leads to this computer."""
+    """DNS rebinding: a web site's own name resolves to this computer."""
     reply = ask(setup.port, "/api/status", headers={"Host": host})
     assert reply.status == 403
     assert b"acquisitions" not in reply.body
@@ -345,6 +345,6 @@ def test_a_reader_that_takes_nothing_does_not_hold_up_others(
 
 
 def connections_of(port: int) -> int:
-    """How many connections the view, which runs in this process, holds open."""
+    """Number of open connections of the view, which runs in this process."""
     here = psutil.Process().net_connections("tcp")
     return sum(c.laddr.port == port and c.status == psutil.CONN_ESTABLISHED for c in here)

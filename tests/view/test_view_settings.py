@@ -1,4 +1,4 @@
-"""Settings that are chosen on the page: what is taken, and a daemon that restarts with them."""
+"""Settings chosen on the page: which are accepted, and the daemon's restart with them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from refocusd.transport.secure.user_keys import derived_secret
 from refocusd.view.serve import WantedSettings
 
 NOBODY = "tcp://127.0.0.1:9"
-#: For a daemon, its worker and its view, of low priority, on a busy computer.
+#: Time for daemon, worker and view, at low priority, to start on a busy computer, s.
 START_S = 240.0
 
 
@@ -102,7 +102,7 @@ def test_the_page_asks_for_the_model_and_the_folders(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_daemon_starts_anew_with_what_was_chosen(tmp_path: Path) -> None:
+def test_the_daemon_restarts_with_what_was_chosen(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -128,7 +128,7 @@ def test_the_daemon_starts_anew_with_what_was_chosen(tmp_path: Path) -> None:
 def test_settings_applied_on_the_page_under_load_cost_no_frame(
     browser: Browser, tmp_path: Path
 ) -> None:
-    """The acquisition ends with the settings that it was begun with; the next one has the new."""
+    """The acquisition ends with the settings that it began with; the next one has the new ones."""
     with socket.socket() as free, socket.socket() as second:
         free.bind(("127.0.0.1", 0))
         second.bind(("127.0.0.1", 0))

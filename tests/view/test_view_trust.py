@@ -17,7 +17,7 @@ from view_standin import StandIn
 
 
 def _colours(page: Page) -> NDArray[Any]:
-    """What the stage shows, in colour."""
+    """Pixels of the stage, in colour."""
     page.evaluate(DRAWN)
     image = Image.open(io.BytesIO(page.locator("#stage").screenshot()))
     return np.asarray(image.convert("RGB"), float)
@@ -45,7 +45,7 @@ def test_t_lays_the_trust_map_over_the_refocused_frame_only(
             "unlikely",
         ]
         changed = np.abs(_colours(page) - plain).max(axis=-1) > 15
-        # At 1:1 the frame's 512 px are in the middle; its uppermost cells are raw's.
+        # At 1:1 the frame's 512 px are in the middle; its top cells are marked as raw.
         top, left = (changed.shape[0] - 512) // 2, (changed.shape[1] - 512) // 2
         inside = changed[top : top + 512, left : left + 512]
         assert inside[80:, 260:].mean() > 0.8
@@ -56,7 +56,7 @@ def test_t_lays_the_trust_map_over_the_refocused_frame_only(
         raw = _colours(page)
         page.keyboard.press("t")
         assert page.locator("#trust-legend").is_hidden()
-        # The legend lies on the right.
+        # The legend is on the right.
         np.testing.assert_allclose(_colours(page)[:, :400], raw[:, :400], atol=1)
 
 
@@ -100,7 +100,7 @@ def test_doubtful_frames_are_listed_and_shown_with_their_reasons(shown: Shown) -
     assert shown.axes() == {"channel": "DAPI", "time": 0, "z": 0}
     shown.said("#verdict", "Refocused (doubtful)")
     assert "light of one part changed by 23%" in page.locator("#verdict-why").inner_text()
-    # By keyboard alone as well.
+    # The same with the keyboard alone.
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
     wanted = wanted.replace('"time":0', '"time":1')

@@ -1,4 +1,4 @@
-"""What is known of a stream's blur beforehand, and what its frames make of it."""
+"""A stream's blur: prior knowledge, and how its frames change it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def raw() -> Pixels:
 
 
 def widths(raw: Pixels, beforehand: BlurEstimate | None, frames: int = 6) -> list[float]:
-    """Of frames of one stream that all tell the same."""
+    """Widths used for the frames of a stream that all have the same blur."""
     blurs, found = Blurs(), []
     for _ in range(frames):
         stream = blurs.of("a", beforehand)
@@ -70,7 +70,7 @@ def test_what_an_engine_takes_as_it_is_given_counts_once(raw: Pixels) -> None:
 
 
 def uncertainty_after(raw: Pixels, frames: int, focus: float, width_px: float = 10.0) -> float:
-    """Of a blur that was measured once, with a focus score of 0.05, and not again."""
+    """Uncertainty of a blur that was measured once, at a focus score of 0.05, some frames later."""
     blurs = Blurs()
     blurs.of("a").learn(BlurEstimate(width_px, 0.06, "frame"), 0.05)
     for _ in range(frames):
@@ -90,10 +90,10 @@ def test_a_blur_is_uncertain_as_soon_as_the_focus_score_changes(raw: Pixels) -> 
     slightly, much = (uncertainty_after(raw, 1, focus=focus) for focus in (0.048, 0.03))
     assert slightly < 0.1
     assert much > 0.3
-    # The score of a frame that is nearly in focus hardly depends on its blur.
+    # Near focus, the score hardly depends on the blur.
     assert uncertainty_after(raw, 1, focus=0.045, width_px=1.7) > 0.4
 
 
 def test_without_a_focus_score_a_blur_is_soon_uncertain(raw: Pixels) -> None:
-    """Noise alone, or a very wide blur, has none."""
+    """Noise alone and very wide blurs have no score."""
     assert uncertainty_after(raw, 25, focus=0.0) > 0.25

@@ -1,4 +1,4 @@
-"""One frame through an engine: what is written of it, by the settings."""
+"""One frame through an engine: what is written, depending on the settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.fast
 
 
 class Inventor:
-    """An engine that returns something else than the frame, and counts what it is given."""
+    """An engine that returns something other than the frame, and counts its calls."""
 
     description = EngineDescription("openvino", "f32", "CPU", "inventor", "inventor", "")
 
@@ -79,7 +79,7 @@ def test_what_is_not_trusted_is_written_as_the_settings_say(
 def test_what_is_likely_wrong_but_better_than_raw_is_written_without_an_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Raw in its place would be further from the truth; but nobody should believe its counts."""
+    """Raw would be further from the truth, but the counts of the result cannot be relied on."""
     shipped = judge_of(None)
     logit, first = 3.0, np.array([0], np.intp)
     likely, never = (
@@ -157,7 +157,7 @@ def test_the_half_of_a_frame_that_is_in_focus_is_kept_to_the_last_bit() -> None:
     np.testing.assert_array_equal(out[:, : half - 64], raw[:, : half - 64])
     changed = np.abs(out.astype(int) - raw)[:, half + 96 :]
     assert changed.mean() > 3
-    # The border is blended: nothing steps there that does not step in raw or in the middle.
+    # The border is blended: it has no step that is in neither raw nor the result.
     steps = np.abs(np.diff(out.astype(float), axis=1)).mean(axis=0)
     assert (
         steps[half - 70 : half + 70].max()

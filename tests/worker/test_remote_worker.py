@@ -1,4 +1,4 @@
-"""A worker process on "another host": through a proxy, over a second loopback address."""
+"""A worker process on "another host": through a proxy, from a second loopback address."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ class Host:
             self.turn()
 
     def next_worker(self) -> bytes:
-        """Waits for the next one that is ready."""
+        """Wait for the next worker that is ready."""
         before = len(self.ready)
         self.until(lambda: len(self.ready) > before)
         return self.ready[-1]
 
     def refocus(self, worker: bytes, number: int) -> None:
-        """One frame there and back, as it is."""
+        """Send one frame to a worker and check that it comes back unchanged."""
         pixels = frame(number)
         assert self.house.endpoints.send(worker, task(number, pixels), copy=False)
         self.until(lambda: number in self.answers)
@@ -129,7 +129,7 @@ def test_frames_go_there_and_back_and_a_cut_link_is_made_again(host: Host, key_f
         second = host.next_worker()
         assert "connection ended" in host.house.gone[first]
         host.refocus(second, 100)
-        # A task in the middle of its way is lost with the link; the next one is not.
+        # A task in transit is lost with the link; the next one is not.
         proxy.delay_s = 0.3
         host.house.endpoints.send(second, task(200, frame(200)))
         proxy.cut()
@@ -151,8 +151,8 @@ def test_a_line_that_swallows_everything_is_noticed_by_both_sides(
         host.refocus(host.next_worker(), 1)
         proxy.mode = "half open"
         begun = time.monotonic()
-        # The worker gives up first, and tries new connections, which the proxy takes
-        # once the line is mended.
+        # The worker gives up first and tries new connections, which the proxy accepts
+        # once the line is restored.
         while time.monotonic() - begun < 6.5:
             host.turn()
         proxy.mode = "open"
@@ -247,7 +247,7 @@ def test_a_signal_ends_a_worker_cleanly(
 
 
 def _wait_for_handlers(pid: int) -> None:
-    """Until the process handles SIGTERM itself."""
+    """Wait until the process handles SIGTERM itself."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -258,7 +258,7 @@ def _wait_for_handlers(pid: int) -> None:
 
 
 @pytest.mark.parametrize("what", ["missing", "garbage"])
-def test_a_bad_key_file_is_told_before_any_work(tmp_path: Path, what: str) -> None:
+def test_a_bad_key_file_is_reported_before_any_work(tmp_path: Path, what: str) -> None:
     path = tmp_path / "bad.key"
     if what == "garbage":
         path.write_text("x")
@@ -288,7 +288,7 @@ def test_pixels_that_changed_on_their_way_are_a_failure(host: Host, key_file: Pa
 
 
 def test_results_that_wait_for_the_line_are_not_overwritten(host: Host, key_file: Path) -> None:
-    """The worker uses its memory again: only what has left."""
+    """The worker reuses its memory, so only sent pixels may be overwritten."""
     with (
         Proxy(host.house.endpoints.remote_endpoint) as proxy,
         worker_process(proxy.endpoint, key_file),
@@ -304,7 +304,7 @@ def test_results_that_wait_for_the_line_are_not_overwritten(host: Host, key_file
 
 
 class OutOfMemory:
-    """An engine that a frame is too large for."""
+    """An engine for which every frame is too large."""
 
     description = EngineDescription("openvino", "f32", "CPU", "", "", "")
 

@@ -1,4 +1,4 @@
-"""Loaded by the interpreter of every process with this folder in PYTHONPATH; bends what it is told to."""
+"""Loaded by every interpreter with this folder in PYTHONPATH; injects the requested faults."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _bend(fault: str, every: int, late_s: float) -> None:
         return send(self, message, *pixels, **more)
 
     def bent_lend(self: Any, message: wire.Result, pixels: Any) -> Any:
-        """The same for workers that send pixels through the socket."""
+        """Commit the fault in workers that send pixels through the socket."""
         if fault == "shape" and frames % every == 0:
             pixels = pixels[: len(pixels) // 2]
         elif fault == "pixels" and frames % every == 0:
@@ -71,7 +71,7 @@ def _bend(fault: str, every: int, late_s: float) -> None:
 
 
 def _bend_clock(offset: Path) -> None:
-    """The wall clock as others set it; durations (`time.monotonic`) are not affected."""
+    """Shift the wall clock; durations (`time.monotonic`) are not affected."""
     seconds, nanoseconds = time.time, time.time_ns
 
     def off_s() -> float:
@@ -93,7 +93,7 @@ def _bend_disk(write_s: float, most: float = float("inf"), gate: str = "") -> No
 
     def slow_write(file: Any, data: Any) -> None:
         nonlocal frames
-        # Pixels, also those of a frame of 64x64; headers and metadata are shorter.
+        # Pixels, even those of a 64x64 frame; headers and metadata are shorter.
         half = len(data) // 2 if len(data) >= 1 << 12 else 0
         if half:
             write_all(file, data[:half])

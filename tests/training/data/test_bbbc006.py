@@ -1,4 +1,4 @@
-"""BBBC006: planes fetched from a server that breaks off, unpacked with care, paired by well."""
+"""BBBC006: planes are fetched from a server that breaks off, unpacked safely, paired by well."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WELLS = ("a01", "a02", "b07", "c11", "d20", "p24")
 
 
 def field(well: str, channel: int, plane: int) -> NDArray[np.uint16]:
-    """Give pixels that tell well, channel and plane."""
+    """Give pixels that encode well, channel and plane."""
     rng = np.random.default_rng([ord(well[0]), int(well[1:]), channel])
     light = rng.integers(100, 1000, SHAPE, dtype=np.uint16)
     return light + np.uint16(plane)
@@ -82,7 +82,7 @@ def archives(tmp_path: Path) -> Path:
 
 
 class Server:
-    """What the handler serves, and what it was asked."""
+    """What the handler serves, and the requests that it got."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -93,7 +93,7 @@ class Server:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[str, Server]]:
-    """Serve a folder over HTTP with ranges; it can break off once in the middle."""
+    """Serve a folder over HTTP with ranges; the server can break off once in the middle."""
     state = Server(folder)
 
     class Handler(BaseHTTPRequestHandler):
@@ -190,7 +190,7 @@ def test_an_interrupted_download_goes_on_in_the_next_run(archives: Path, tmp_pat
 
 
 @pytest.mark.parametrize("without_ranges", [False, True])
-def test_a_part_of_another_version_is_started_anew(
+def test_a_part_of_another_version_is_restarted(
     archives: Path, tmp_path: Path, without_ranges: bool
 ) -> None:
     output = tmp_path / "out"
@@ -242,7 +242,7 @@ def test_what_cannot_be_fetched_says_what_to_do(archives: Path, tmp_path: Path) 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes to fill a disk with")
-def test_a_full_disk_is_told_and_the_next_run_goes_on(archives: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_next_run_goes_on(archives: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     code = (
         "import resource, sys; from pathlib import Path; "
@@ -352,7 +352,7 @@ def test_of_a_few_fields_shares_are_met_to_the_nearest(count: int) -> None:
 @pytest.mark.parametrize("count", [30, 32])
 def test_of_many_fields_too_no_side_is_empty(count: int) -> None:
     names = [f"f{number}" for number in range(count)]
-    # The hash alone puts none of them on the test side.
+    # By the hash alone, none of them would be on the test side.
     assert "test" not in {side_of(name, seed=17, validate=0.1, test=0.1) for name in names}
     assert "test" in sides_of(names, seed=17, validate=0.1, test=0.1).values()
 
@@ -422,7 +422,7 @@ def test_batches_of_pairs_are_a_function_of_seed_and_step(plate: Path) -> None:
     np.testing.assert_array_equal(expected.truth, found.truth)
     assert found.raw.shape == (4, 1, 64, 64)
     assert set(found.defocus_um) <= {-30.0, -22.0}
-    # The planes differ by a constant number of counts: cut, turn and flip are the same.
+    # The planes differ by a constant, which shows that crop, rotation and flip are the same.
     difference = (found.truth - found.raw).reshape(4, -1)
     assert np.ptp(difference, axis=1).max() < 1e-4
     other = open_samples(config, plate, size=64, batch=4, seed=2)

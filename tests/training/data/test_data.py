@@ -1,4 +1,4 @@
-"""Images in: what is read, what is refused, and a download that is proved."""
+"""Images as input: what is read, what is refused, and downloads that are verified."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refocusd.errors import InputError
 
 
 def archive(path: Path, images: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]) -> str:
-    """Write a zip laid out like the Data Science Bowl's; return its URL."""
+    """Write a zip in the layout of the Data Science Bowl's; return its URL."""
     with zipfile.ZipFile(path, "w") as file:
         for name, grey in images.items():
             stem = name.removesuffix(".png")

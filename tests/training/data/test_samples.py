@@ -1,4 +1,4 @@
-"""Batches: the same for the same seed and step, whatever was added since."""
+"""Batches are the same for the same seed and step, whatever was added since."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_batch_is_a_function_of_seed_and_step(flux: NDArray[np.float32], layer
 
 
 def test_the_shipped_configuration_draws_what_it_always_drew() -> None:
-    # To what noise leaves of a mean: the last bits of an FFT differ between processors.
+    # Up to the noise of a mean: the last bits of an FFT differ between processors.
     rng = np.random.default_rng(0)
     specimens = [np.abs(rng.normal(size=(200 + 40 * i, 300))).astype(np.float32) for i in range(3)]
     batch = next(SampleStream(specimens, size=96, batch=3, bank=5, seed=2).batches(3))
@@ -41,7 +41,7 @@ def test_the_shipped_configuration_draws_what_it_always_drew() -> None:
     np.testing.assert_allclose(batch.raw.mean(axis=(1, 2, 3)), SHIPPED_MEANS, atol=3e-3)
 
 
-#: Of the stream as it was when the shipped bundle was trained.
+#: Figures of the stream with which the shipped bundle was trained.
 SHIPPED_MEANS = (0.4117, 0.4201, 0.4326)
 
 
@@ -63,7 +63,7 @@ def test_channels_are_drawn_evenly_however_many_images_they_have() -> None:
         [*even, *striped], size=32, batch=32, bank=1, seed=3, channels=[0] * 9 + [1]
     )
     batches = list(itertools.islice(stream.batches(0), 8))
-    # Without channels a tenth of the frames would have stripes.
+    # Without channels, a tenth of the frames would have stripes.
     structured = [np.ptp(truth) > 0.4 for batch in batches for truth in batch.truth]
     assert 0.4 < np.mean(structured) < 0.6
 
@@ -75,7 +75,7 @@ def test_layers_share_the_light_and_lie_at_their_depths(flux: NDArray[np.float32
     np.testing.assert_allclose(layers.sum(axis=0), part, rtol=1e-5, atol=1e-6)
     shares = layers.sum(axis=(1, 2)) / part.sum()
     assert shares.min() > 0.1
-    # Most structures lie in one layer.
+    # Most structures are in one layer.
     most = (layers.max(axis=0) > 0.9 * part)[part > 0.2]
     assert most.mean() > 0.5
 

@@ -1,4 +1,4 @@
-"""The split: near-duplicates together, the demo's specimen never trained on."""
+"""The split keeps near-duplicates together, and never trains on the demo's specimen."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from refocusd.imaging.optics import Optics
 
 STEP_UM = 4.0
 PLANES = 9
-#: Where the stacks are in focus, in planes: field by field.
+#: Number of the plane in focus, for each field.
 FOCI = (4.3, 3.2, 5.0, 4.0)
 STACKS = DataConfig(kind="stacks", validate=0.25, test=0.0, validation_batches=1)
 Stack = NDArray[np.uint16]
@@ -191,7 +191,7 @@ def test_batches_know_their_defocus_and_fields_are_on_one_side(
     assert 1.0 < np.abs(batch.defocus_um).max() <= STEP_UM * PLANES
     (fixed,) = source.validation()
     assert fixed.raw.shape == (6, 1, 64, 64)
-    # Nearly in focus the two frames of a pair are alike, if they are of one place.
+    # Near focus, the two frames of a pair are alike if they show the same place.
     near = min(range(6), key=lambda i: abs(fixed.defocus_um[i]))
     alike = np.corrcoef(fixed.raw[near].ravel(), fixed.truth[near].ravel())[0, 1]
     assert alike > 0.9
@@ -204,7 +204,7 @@ def test_a_folder_may_be_named_relative_and_hold_links(
         (tmp_path / name).mkdir()
     write_ome_tiff(tmp_path / "mine", stacks[:1])
     write_imagej(tmp_path / "theirs", stacks[1:2])
-    with suppress(OSError):  # which Windows may refuse
+    with suppress(OSError):  # Windows may refuse it
         (tmp_path / "mine" / "linked.tif").symlink_to(tmp_path / "theirs" / "field0.tif")
     monkeypatch.chdir(tmp_path)
     found = find_stacks(Path("mine"), DataConfig(kind="stacks"))
@@ -248,7 +248,7 @@ def test_stacks_that_cannot_serve_are_left_out_and_counted(
     tmp_path: Path, stacks: list[Stack]
 ) -> None:
     half = [stacks[0], stacks[1][4:], stacks[2][:2], np.repeat(stacks[3][4:5], 5, axis=0)]
-    # The same plane five times, each with noise of its own.
+    # The same plane five times, each with its own noise.
     noise = np.random.default_rng(0).integers(0, 9, half[3].shape, dtype=np.uint16)
     half[3] = half[3] + noise
     write_ome_tiff(tmp_path, half)

@@ -1,4 +1,4 @@
-"""`refocusd train evaluate`: the same figures as ever, every output, every refusal."""
+"""`refocusd train evaluate`: unchanged figures, every output, every refusal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BUNDLE = "live-nuclei"
 
 
 class Clairvoyant:
-    """A method that returns the truth: the best there is."""
+    """A method that returns the truth, which no other can surpass."""
 
     name = "clairvoyant"
 
@@ -98,7 +98,7 @@ def test_figures_are_those_of_the_first_release(
     level: float,
     figures: tuple[float, float, float, float],
 ) -> None:
-    """As the evaluation gave them before it had more than four figures."""
+    """The figures of the first evaluation, which had only four, are unchanged."""
     quality = of(results, method, setting, level).quality
     found = (quality.psnr_db, quality.psnr_affine_db, quality.ssim, quality.pearson)
     assert found == pytest.approx(figures, abs=2e-3)
@@ -156,7 +156,7 @@ def test_the_json_file_sums_up_and_the_csv_file_holds_every_frame(
     results: list[Result], tmp_path: Path
 ) -> None:
     write_json(tmp_path / "q.json", BUNDLE, results)
-    # Strict JSON: no NaN, no infinity.
+    # It is strict JSON: no NaN, no infinity.
     document = json.loads(
         (tmp_path / "q.json").read_text(encoding="utf-8"), parse_constant=pytest.fail
     )
@@ -170,7 +170,7 @@ def test_the_json_file_sums_up_and_the_csv_file_holds_every_frame(
     console = Console(record=True, width=80)
     print_table(results, console)
     text = console.export_text()
-    # In the usual terminal nothing is cut.
+    # In a terminal of the usual width nothing is truncated.
     assert "…" not in text
     assert "RL-TV true PSF" in text
     assert "phantoms" in text
@@ -255,7 +255,7 @@ def plate(flux: NDArray[np.float32], tmp_path: Path) -> Path:
 
 def test_the_published_protocol_is_one_flag(plate: Path) -> None:
     pairs = bbbc006_pairs(plate)
-    # The other well is trained on.
+    # The other well was used for training.
     assert {pair.specimen.split()[0] for pair in pairs} >= {"a02"}
     assert sorted({abs(pair.defocus_um or 0.0) for pair in pairs}) == [12.0, 20.0, 28.0]
     output = plate / "q.json"
@@ -282,7 +282,7 @@ def test_published_figures_are_one_flag(plate: Path) -> None:
 def test_no_well_that_a_bundle_was_trained_on_is_in_its_evaluation(plate: Path) -> None:
     trained = {"split_seed": 3, "validate": 0.4, "test": 0.5, "wells": {"train": "p24 p23"}}
     assert {p.specimen.split()[0] for p in bbbc006_pairs(plate, trained=trained)} == {"a02"}
-    # What it was not trained on is known, whatever the split of this part of the plate is.
+    # The untrained wells are known, whatever the split of this part of the plate is.
     both = {"wells": {"train": "p23", "test": "p24"}}
     assert {p.specimen.split()[0] for p in bbbc006_pairs(plate, trained=both)} == {"a02", "p24"}
     with pytest.raises(InputError, match="was not trained on"):
@@ -381,7 +381,7 @@ def test_the_shipped_bundle_tells_near_from_far(cases: list[Case]) -> None:
 
 
 def with_defocus_head(folder: Path) -> None:
-    """A network that returns frames as they are, and says 4 um wherever it sees light."""
+    """A network that returns frames unchanged, and reports 4 um wherever there is light."""
     from onnx import TensorProto, helper
 
     tile: dict[str, Any] = {"kernel_shape": [32, 32], "strides": [32, 32]}
@@ -390,7 +390,7 @@ def with_defocus_head(folder: Path) -> None:
         helper.make_node("MaxPool", ["raw"], ["brightest"], **tile),
         helper.make_node("Greater", ["brightest", "half"], ["lit"]),
         helper.make_node("Where", ["lit", "four", "ninety"], ["mean"]),
-        # Of dark tiles it says that it does not know.
+        # For dark tiles it reports that it does not know.
         helper.make_node("Where", ["lit", "zero", "six"], ["log_sigma"]),
         helper.make_node("Concat", ["mean", "log_sigma"], ["defocus"], axis=1),
     ]
@@ -414,7 +414,7 @@ def test_a_defocus_head_is_measured(cases: list[Case], tmp_path: Path) -> None:
     bundle = replace(load_bundle(BUNDLE), onnx=tmp_path / "model.onnx")
     found = evaluate_defocus(bundle, cases[1:], (2.0, 4.0, 8.0))
     assert found is not None
-    # It says 4 um of every frame.
+    # It reports 4 um for every frame.
     assert found.accuracy == pytest.approx(1 / 3, abs=1e-3)
     assert found.within_one == pytest.approx(2 / 3, abs=1e-3)
     assert found.by_level[8.0][2] == pytest.approx(-4.0, abs=0.1)

@@ -1,4 +1,4 @@
-"""`refocusd train evaluate --protocol stacks` and the figures of single objects."""
+"""`refocusd train evaluate --protocol stacks`, and the figures of single objects."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def discs(shape: tuple[int, int] = (160, 160), radius: float = 9) -> NDArray[np.
 
 @pytest.fixture(scope="module")
 def stacks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a stack that knows its z step, and one with a sharp second channel."""
+    """A folder with a stack that states its z step, and one with a sharp second channel."""
     folder = tmp_path_factory.mktemp("stacks")
     rng = np.random.default_rng(0)
     setting = Setting("own", OPTICS, HELD_OUT[4].camera, 900.0)
@@ -99,7 +99,7 @@ def test_real_stacks_are_evaluated_plane_by_plane(
     assert len(frames) == 10
     first = next(frame for frame in frames if frame["frame"] == "one plane 0")
     assert {"input", "deconvolution", "RL estimated blur"} <= set(first)
-    # RL with nominal optics only where they are known.
+    # RL with nominal optics runs only if they are known.
     assert first["RL nominal PSF"]["object_area"] > 0
     other = next(frame for frame in frames if frame["frame"] == "two plane 0")
     assert "RL nominal PSF" not in other
@@ -134,7 +134,7 @@ def test_an_equal_frame_has_objects_of_equal_size_and_light() -> None:
     found = ratios([truth, 50 + 2 * truth], truth)
     assert found["object_area"] == 1
     assert found["area_within_15"] == 1
-    # The frame with twice the gain has twice the light, on any background.
+    # The frame with twice the gain has twice the light, whatever the background.
     assert found["object_light"] == pytest.approx(1.5)
     assert found["light_within_5"] == 0.5
 

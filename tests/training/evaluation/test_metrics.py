@@ -1,4 +1,4 @@
-"""Figures of a restored frame against the truth: known answers, and what they must tell apart."""
+"""Figures of a restored frame against the truth: known values, and what they must distinguish."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PIXEL_UM = 0.645
 
 @pytest.fixture(scope="module")
 def frame(flux: NDArray[np.float32]) -> NDArray[np.float32]:
-    """In counts above a background of 100."""
+    """The light in counts, above a background of 100."""
     return np.asarray(100 + 900 * flux[100:356, 100:356], dtype=np.float32)
 
 
@@ -104,7 +104,7 @@ def test_every_figure_is_defined() -> None:
 
 @pytest.fixture(scope="module")
 def exposed(flux: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A truth, and the frame of it at 8 um with the noise of a dim specimen."""
+    """A truth, and its frame at 8 um with the noise of a dim specimen."""
     optics = Optics(0.45, 0.461)
     cut = flux[100:292, 100:292]
     otf = transfer(optics, Defocus(8.0), cut.shape)
@@ -148,7 +148,7 @@ def test_noise_to_signal_finds_the_noise_that_was_added(frame: NDArray[np.float3
 
 
 def test_a_truth_without_noise_is_held_to_more_than_a_second_noisy_frame() -> None:
-    """One frame against the truth ends where two frames end against each other."""
+    """One frame against the truth reaches as far as two frames against each other."""
     rng = np.random.default_rng(5)
     side = 512
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None, :])

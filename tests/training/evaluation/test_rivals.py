@@ -1,4 +1,4 @@
-"""The rivals: what their papers say, trained on our batches, a column beside a bundle."""
+"""The rivals: sizes as published, trained on our batches, a column beside a bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nuclei by Otsu and watershed, and who matches whom."""
+"""Nuclei by Otsu and watershed, and their matching."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_dirt_is_no_nucleus() -> None:
 def test_sizes_are_in_micrometres() -> None:
     speck = discs(*APART)
     speck[70:74, 70:74] = 600
-    # The same speck on pixels of 2 um is as large as a nucleus.
+    # With pixels of 2 um the same speck is as large as a nucleus.
     assert nuclei_of(speck, PIXEL_UM)[72, 72] == 0
     assert nuclei_of(speck, 2.0)[72, 72] > 0
 
@@ -68,12 +68,12 @@ def test_equal_frames_agree() -> None:
     assert found.true_area == found.found_area
 
 
-def test_an_invented_and_a_lost_nucleus_are_told() -> None:
+def test_an_invented_and_a_lost_nucleus_are_counted() -> None:
     true = nuclei_of(discs(*APART), PIXEL_UM)
     restored = nuclei_of(discs(*APART[:3], (70, 75)), PIXEL_UM)
     found = agreement(restored, true)
     assert (found.matched, found.invented, found.lost) == (3, 1, 1)
-    # Nothing lies under the invented one, and nothing over the lost one.
+    # Nothing corresponds to the invented one, and nothing to the lost one.
     assert (found.phantoms, found.vanished) == (1, 1)
     assert found.f1 == pytest.approx(0.75)
 
@@ -98,7 +98,7 @@ def test_two_nuclei_merged_into_one_lose_both() -> None:
 
 
 def test_no_nucleus_is_matched_twice() -> None:
-    # Both halves of the true one have exactly the union that counts: one match at most.
+    # Both halves of the true one have exactly the threshold IoU: at most one match.
     true = np.ones((10, 20), np.int32)
     split = true.copy()
     split[:, 10:] = 2
@@ -108,7 +108,7 @@ def test_no_nucleus_is_matched_twice() -> None:
 
 
 def test_real_fields_hold_as_many_nuclei_as_one_counts(test_data: Path) -> None:
-    # By eye; the first is sparse and holds a piece of debris that saturates the camera.
+    # Counted by eye; the first is sparse and contains debris that saturates the camera.
     for well, counted in (("a03", 14), ("a05", 43)):
         [path] = (test_data / "bbbc006" / "in_focus_w1").glob(f"*__{well}__*.png")
         assert nuclei_of(read_image(path), PIXEL_UM).max() == pytest.approx(counted, rel=0.15)

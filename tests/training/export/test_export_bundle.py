@@ -1,4 +1,4 @@
-"""Export: the same numbers from ONNX, and bundles that describe what was trained."""
+"""Export: ONNX gives the same numbers, and bundles describe what was trained."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from refocusd.models.description import MAX_RDF_BYTES
 SMALL = NetworkConfig(
     widths=(8, 16, 16), blocks=(1, 1, 1), half=8, fine=4, stages=(8, 8, 12, 16), depths=(1, 1, 1, 1)
 )
-#: Configuration and record of runs.
+#: Configurations and records of runs.
 RUNS: dict[str, tuple[TrainingConfig, dict[str, Any]]] = {
     "resnet34": (
         TrainingConfig(
@@ -71,14 +71,14 @@ RUNS: dict[str, tuple[TrainingConfig, dict[str, Any]]] = {
         },
     ),
 }
-# torch's exporter uses what torch deprecates, and misses an optional torchvision.
+# torch's exporter uses deprecated parts of torch, and warns that torchvision is missing.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
 )
 
 
 def settled(config: NetworkConfig) -> RefocusNetwork:
-    """A network whose batch norms have seen something."""
+    """A network whose batch norms have seen data."""
     network = build_network(config).train()
     with torch.no_grad():
         network(torch.rand(4, 1, 64, 64))
@@ -98,7 +98,7 @@ def answers(path: Path, frame: NDArray[np.float32]) -> list[list[NDArray[np.floa
 
 
 def run_folder(folder: Path, config: TrainingConfig, **record: Any) -> Path:
-    """Files that a run leaves, of a network that learned nothing."""
+    """Write the files of a run whose network learned nothing."""
     folder.mkdir()
     write_config(config, folder / "config.toml")
     weights = settled(config.network).state_dict()
@@ -122,7 +122,7 @@ def run_folder(folder: Path, config: TrainingConfig, **record: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
-    """Give run and bundle of a network by name, exported once: that takes seconds."""
+    """Give run and bundle of a network by name, exported only once because that takes seconds."""
     made: dict[str, tuple[Path, Path]] = {}
 
     def give(name: str) -> tuple[Path, Path]:
@@ -131,7 +131,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
             config, record = RUNS[name]
             run = run_folder(folder / "run", config, **record)
             with pytest.MonkeyPatch.context() as patch:
-                # As far as these networks see fits into a smaller frame than is tried otherwise.
+                # The receptive field of these networks fits into a smaller frame than the default.
                 patch.setattr(export, "receptive_field_px", partial(receptive_field_px, size=256))
                 export_bundle(run, folder / "bundle", model_id=f"{name}-1")
             made[name] = run, folder / "bundle"
@@ -282,7 +282,7 @@ def test_a_bundle_of_a_whole_plate_says_which_wells_it_saw() -> None:
 
 
 def figures(methods: int) -> dict[str, Any]:
-    """An evaluation's document with so many methods beside the bundle's own."""
+    """An evaluation's document with `methods` methods besides the bundle's own."""
     names = ["input", "refocused", "as written", *(f"rival {i}" for i in range(methods))]
     quality = {"psnr_db": 30.1234, "psnr_affine_db": 31.5, "ssim": 0.9, "pearson": 0.99}
     every = {"f1": 0.9, "invented": 0.0123, "lost": 0.0345, "flux_ratio": 0.987, "frc_um": None}

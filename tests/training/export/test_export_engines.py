@@ -1,6 +1,6 @@
-"""Engines are really built here, for cards that are not.
+"""Engines are really built here, for cards that are absent.
 
-Building needs no card; that a built engine runs can only a card show.
+Building needs no card; only a card can show that a built engine runs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ MODELS = ("live-nuclei", "live-fluorescence")
 @pytest.mark.parametrize("precision", ["f16", "f32"])
 @pytest.mark.parametrize("name", MODELS)
 def test_tensorrt_takes_every_shipped_network_whole(name: str, precision: str) -> None:
-    """All of it is in one engine, in the width asked for: nothing is left to the processor."""
+    """The whole graph is in one engine of the requested precision; the processor does nothing."""
     bundle = load_bundle(name)
     graph = graph_of(bundle, precision, engine_shapes(bundle))
     engine = build_engine_onnx(graph, "sm89")
-    # Not twice over either, but for programs: an iteration of Richardson-Lucy has some of its own.
+    # Nor is it there twice, except for programs, of which each Richardson-Lucy iteration has some.
     assert 0.9 * len(graph.model) < len(engine) < len(graph.model) + (16 << 20)
 
 
@@ -77,7 +77,7 @@ def test_a_run_or_a_bundle_is_exported_and_not_both(
     assert "--engine" in capsys.readouterr().err
 
 
-def test_another_tensorrt_than_the_plugin_runs_is_said(
+def test_another_tensorrt_than_the_plugin_runs_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("REFOCUSD_CACHE", str(tmp_path))
@@ -112,6 +112,6 @@ def test_a_network_that_tensorrt_does_not_know_is_one_error(tmp_path: Path) -> N
 @pytest.mark.skipif(
     importlib.util.find_spec("torch_tensorrt") is not None, reason="torch-tensorrt is installed"
 )
-def test_without_torch_tensorrt_the_command_that_installs_it_is_said(tmp_path: Path) -> None:
+def test_without_torch_tensorrt_the_command_that_installs_it_is_shown(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="torch-tensorrt does not load"):
         export_engines(load_bundle(MODELS[0]).folder, "cache", cards=("sm89",), builder="torch")

@@ -1,4 +1,4 @@
-"""An int8 network is made where it costs nothing, and not where it does."""
+"""An int8 network is made if it loses no quality, and not otherwise."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def test_convolutions_are_quantised_but_those_at_the_ends(
     small: Path, batches: list[Batch], judged: Any, tmp_path: Path
 ) -> None:
     output = tmp_path / "int8.onnx"
-    # Random weights make no picture: what they cost is not what this is about.
+    # Random weights make no picture, so the loss of quality does not matter here.
     found = quantise_onnx(small, output, batches, *judged, max_cost_db=3.0)
     assert (found.quantised, found.convolutions) == (2, 4)
     assert float_and_int8_convolutions(output) == ({"conv0", "conv3"}, {"conv1", "conv2"})
     graph = onnx.load(output).graph
     made = {name: node for node in graph.node for name in node.output}
-    # The frame itself takes no detour through 8 bits.
+    # The frame itself is not quantised to 8 bits.
     assert made[graph.output[0].name].input[0] == "raw"
 
 
@@ -116,7 +116,7 @@ def test_it_runs_at_any_size_near_the_float_one_and_auto_takes_it_or_bf16(
         closing(OpenVinoEngine(both)) as automatic,
         closing(OpenVinoEngine(both, EngineOptions(precision="int8"))) as eight_bits,
     ):
-        # Where the processor has bf16, int8 is not worth what it costs.
+        # On processors with bf16, int8 is not worth its loss.
         assert automatic.description.precision in ("int8", "bf16")
         for shape in ((64, 64), (101, 333)):
             raw = rng.poisson(500, shape).astype(np.uint16)
@@ -133,7 +133,7 @@ def test_one_that_costs_too_much_is_not_kept(
     raw, _ = judged
     import openvino
 
-    # Judged by the float network's own answers, nothing else can be as good.
+    # Judged by the float network's own answers, nothing else can be as good as it.
     compiled = openvino.Core().compile_model(str(small), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     answers = next(iter(compiled([raw]).values()))
     output = tmp_path / "int8.onnx"
@@ -163,7 +163,7 @@ def test_a_bundle_in_the_making_gains_an_int8_network_that_costs_next_to_nothing
 ) -> None:
     raw, truth = judged
     network = onnx.load(small)
-    # A network that changes its frames little, as trained ones do.
+    # A network that changes frames only a little, as trained ones do.
     for tensor in network.graph.initializer:
         if tensor.name == "w3":
             faint = 0.01 * numpy_helper.to_array(tensor)

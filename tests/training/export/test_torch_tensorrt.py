@@ -1,6 +1,6 @@
-"""Engines by torch-tensorrt, in an environment of its own: ``.ci/torch-tensorrt`` makes one.
+"""Engines by torch-tensorrt, in a separate environment, which ``.ci/torch-tensorrt`` creates.
 
-Its torch excludes that of training, and takes 6 GB.  No card is needed.
+Its torch conflicts with that of training, and takes 6 GB.  No card is needed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.mark.parametrize("name", ["live-nuclei", "live-fluorescence"])
 def test_every_shipped_network_is_built_as_from_its_onnx(name: str) -> None:
-    """From weights and from ONNX: the same ports, the same width of the weights."""
+    """Engines from weights and from ONNX have the same ports and the same precision of weights."""
     from refocusd_training.export.by_torch import build_engine_torch
     from refocusd_training.export.tensorrt import build_engine_onnx
 

@@ -35,7 +35,7 @@ SHORT = replace(
 def in_two_processes(
     config: TrainingConfig, data: Path, run: Path, *more: str
 ) -> subprocess.CompletedProcess[str]:
-    """`refocusd train run`, as torchrun starts it."""
+    """Run `refocusd train run` as torchrun starts it."""
     settings = run.with_suffix(".toml")
     write_config(config, settings)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -52,7 +52,7 @@ def in_two_processes(
 def trained_by_hand(images: Path, alone: int) -> torch.nn.Module:
     """The same steps without Lightning or DDP: the mean of both processes' gradients.
 
-    The first process takes the first `alone` steps alone.
+    The first process does the first `alone` steps alone.
     """
     network = network_of(SHORT)
     module = Refocusing(SHORT, network)

@@ -1,4 +1,4 @@
-"""A shipped bundle learns a lab's own frames, and is refused where it got worse."""
+"""A shipped bundle learns a lab's own frames, and is refused if it got worse."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STEP_UM = 4.0
 
 @pytest.fixture(scope="module")
 def images(sample: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Outlines, as of a stain of membranes: the bundle has something to learn."""
+    """Outlines, as of a membrane stain, so that the bundle has something to learn."""
     outlines = ndimage.grey_dilation(sample, size=(5, 5)) - ndimage.grey_erosion(
         sample, size=(5, 5)
     )
@@ -51,7 +51,7 @@ def images(sample: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def stacks(flux: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six fields of a microscope that the bundle has not seen, seven planes each."""
+    """Six fields, with seven planes each, of a microscope that is new to the bundle."""
     folder = tmp_path_factory.mktemp("stacks")
     rng = np.random.default_rng(4)
     for i in range(6):
@@ -107,7 +107,7 @@ def test_through_focus_stacks_are_learned_from(stacks: Path, tmp_path: Path) -> 
     assert tuned.after_db > tuned.before_db
     # The files name no channel.
     assert load_bundle(tmp_path / "bundle").channels == ()
-    # Distances from where the focus was found, between planes.
+    # Distances from the focus that was found, which may lie between planes.
     assert all(abs(frame.defocus_um) < 18 for frame in tuned.frames)
 
 
@@ -123,7 +123,7 @@ def test_what_got_worse_is_shown_and_not_exported(
 ) -> None:
     arguments = ["--bundle", "live-nuclei", "--data", str(images), "--kind", "sharp"]
     arguments += ["--output", str(tmp_path / "run"), "--to", str(tmp_path / "bundle")]
-    # A rate that no network survives.
+    # A learning rate that no network survives.
     arguments += ["--learning-rate", "0.1", "--steps", "8", "--size", "128", "--batch", "2"]
     assert main(["train", "fine-tune", *arguments, "--device", "cpu"]) != 0
     said = capsys.readouterr().err.replace("\n", " ")

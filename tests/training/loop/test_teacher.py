@@ -1,4 +1,4 @@
-"""A network learns from another one's answers, which nothing else of the run knows of."""
+"""A network learns from another one's outputs, which affect nothing else in the run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def teacher(flux: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory)
 
 
 def distance(student: RefocusNetwork, teacher: RefocusNetwork, flux: NDArray[np.float32]) -> float:
-    """Mean absolute difference of both networks' answers to frames that were not drawn."""
+    """Mean absolute difference of both networks' outputs for frames not used in training."""
     raw = torch.from_numpy(next(iter(SampleStream([flux], size=96, batch=8, bank=8, seed=99))).raw)
     with torch.inference_mode():
         return float((student.eval()(raw) - teacher(raw)).abs().mean())
@@ -41,7 +41,7 @@ def distance(student: RefocusNetwork, teacher: RefocusNetwork, flux: NDArray[np.
 def test_a_student_approaches_its_teacher(
     teacher: Path, flux: NDArray[np.float32], tmp_path: Path
 ) -> None:
-    # What the teacher says outweighs the truth by far.
+    # The teacher's output outweighs the truth by far.
     config = replace(SHORT, steps=30, teacher=str(teacher), teacher_weight=100.0)
     record = train(config, [flux], tmp_path / "run")
     assert record.teacher == "wide"
@@ -109,5 +109,5 @@ def test_a_configuration_names_what_lies_beside_it(tmp_path: Path) -> None:
     )
     assert config.loss.feature_weights == str(tmp_path / "vgg16.npz")
     assert config.final_loss is not None
-    # The word for the official file is no path.
+    # The word for the official file is not a path.
     assert config.final_loss.feature_weights == "imagenet"

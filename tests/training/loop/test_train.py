@@ -1,4 +1,4 @@
-"""The loop: it learns, repeats itself, validates, and says what it did."""
+"""The training loop learns, is reproducible, validates, and reports what it did."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from refocusd.cli.main import main
 from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.models.bundle import load_bundle
 
-#: Losses of the first steps by the loop that trained the shipped bundle, before Lightning.
+#: Losses of the first steps in the loop that trained the shipped bundle, before Lightning.
 FIRST_LOSSES = [
     *(0.17621, 0.28766, 0.20666, 0.09988, 0.21100, 0.14097, 0.25728, 0.04226, 0.25755, 0.15406),
     *(0.10948, 0.34659, 0.14590, 0.16438, 0.24661, 0.13539, 0.38040, 0.14453, 0.12747, 0.05884),
@@ -38,7 +38,7 @@ def images(sample: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def held_back_loss(network: nn.Module, flux: NDArray[np.float32]) -> float:
-    """Mean loss over frames that the training did not draw."""
+    """Mean loss over frames that were not used in training."""
     stream = iter(SampleStream([flux], size=96, batch=8, bank=12, seed=99))
     found = []
     with torch.inference_mode():
@@ -56,7 +56,7 @@ def test_a_training_learns_and_says_what_it_did(flux: NDArray[np.float32], tmp_p
     trained.load_state_dict(load_file(run / "weights.safetensors"))
     assert held_back_loss(trained, flux) < held_back_loss(network_of(TINY), flux) - 0.02
     assert len(column(run, "loss")) == record.steps == 40
-    # Another processor rounds the half precision's sums in another order.
+    # Other processors sum half-precision numbers in another order.
     np.testing.assert_allclose(column(run, "loss")[:20], FIRST_LOSSES, rtol=0.02)
     written = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert written["seed"] == 7
@@ -101,7 +101,7 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(
 
 
 def test_a_run_that_gets_no_better_ends_with_its_best_weights(images: Path, tmp_path: Path) -> None:
-    # A rate that spoils what a network is initialised with: the identity plus a little.
+    # A learning rate that spoils the initialisation, which is nearly the identity.
     config = replace(
         TINY, steps=200, learning_rate=0.3, warm_up=1, ema=0.5, validate_every=2, patience=3
     )
@@ -129,7 +129,7 @@ def test_a_loss_that_diverges_ends_the_run_with_its_last_checkpoint(
     config = replace(TINY, steps=5, checkpoint_every=5, warm_up=1, decay=0)
     train(config, [flux], tmp_path / "run")
     good = (tmp_path / "run" / "weights.safetensors").read_bytes()
-    # The rate is beyond what float32 holds after a few steps.
+    # With this learning rate, weights exceed the range of float32 after a few steps.
     spoiled = tmp_path / "run" / "config.toml"
     spoiled.write_text(
         spoiled.read_text(encoding="utf-8").replace(
@@ -257,7 +257,7 @@ def test_a_run_may_add_a_defocus_head_to_weights_without_one(images: Path, tmp_p
     }
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, atol=1e-7, rtol=0)
-    # The other way round something would be lost silently, and other shapes do not fit.
+    # The other way round, something would be lost silently; other shapes do not fit.
     with_head = str(tmp_path / "second" / "weights.safetensors")
     for change in ({"defocus_head": False}, {"half": 4}):
         other = replace(headed, weights=with_head, network=replace(headed.network, **change))
@@ -346,7 +346,7 @@ def test_a_resumed_run_keeps_what_it_was_begun_with(images: Path, tmp_path: Path
 
 # What torch 2.13's exporter says of itself.
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec:FutureWarning")
-def test_a_bundle_of_other_data_is_made_and_what_is_missing_is_said_first(
+def test_a_bundle_of_other_data_is_made_and_what_is_missing_is_reported_first(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def trained(config: TrainingConfig, name: str) -> int:
@@ -362,7 +362,7 @@ def test_a_bundle_of_other_data_is_made_and_what_is_missing_is_said_first(
     assert trained(replace(own, data=replace(own.data, channels=())), "shipped") != 0
     assert "fetch-bbbc038" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "shipped").exists()
-    # So is a place where no bundle can be written.
+    # So is a path at which no bundle can be written.
     (tmp_path / "thesis-1").mkdir()
     (tmp_path / "thesis-1" / "chapter.tex").touch()
     assert trained(own, "thesis") != 0

@@ -1,4 +1,4 @@
-"""An interrupted run goes on exactly, whatever interrupted it."""
+"""An interrupted run continues exactly, whatever interrupted it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_run_with_more_steps_ends_as_one_that_was_not_stopped(
     train(TINY, [flux], stopped, resume=True)
     assert column(stopped, "loss") == column(one, "loss")
     assert same_weights(one, stopped)
-    # Nothing is left to do: it says what it did.
+    # Nothing remains to be done: it reports what it did.
     assert train(TINY, [flux], stopped, resume=True) == read_record(stopped)
 
 
@@ -59,9 +59,9 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
 ) -> None:
     if how == "ctrl-c" and sys.platform == "win32":
         pytest.skip("a child cannot be sent Ctrl-C alone: POSIX only")
-    every = 5 if how == "killed" else 100_000  # Ctrl-C writes a checkpoint of its own
+    every = 5 if how == "killed" else 100_000  # Ctrl-C writes its own checkpoint
     images = write_images(tmp_path / "images", sample)
-    # Never decaying, so that the rates do not depend on how many steps are planned.
+    # No decay, so that the rates do not depend on the planned number of steps.
     config = replace(
         TINY, steps=100_000, decay=0, final_loss=None, checkpoint_every=every, validate_every=5
     )
@@ -101,7 +101,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
 
 @contextmanager
 def little_disk(folder: Path, free: int) -> Iterator[None]:
-    """Give a folder on a file system of its own with so many free bytes left, or skip."""
+    """Give a folder on a separate file system with `free` bytes left, or skip."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("needs to mount a file system: Linux and root only")
     size = 8 << 20
@@ -121,7 +121,7 @@ def little_disk(folder: Path, free: int) -> Iterator[None]:
 
 @contextmanager
 def small_files(most: int) -> Iterator[None]:
-    """Refuse files of more than so many bytes, as a quota does."""
+    """Refuse files of more than `most` bytes, as a quota does."""
     if sys.platform == "win32":
         pytest.skip("needs a limit on file sizes: POSIX only")
     import resource
@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     run.parent.mkdir()
     short = replace(TINY, steps=5, decay=0, final_loss=None, checkpoint_every=5)
     longer = replace(short, steps=10)
-    # Room for one state of 450 kB and its weights, not for a second beside them.
+    # Room for one state of 450 kB and its weights, but not for a second one beside them.
     with little_disk(run.parent, free=800_000):
         train(short, [flux], run)
         before = (run / "state.pt").read_bytes()

@@ -24,7 +24,7 @@ from refocusd.errors import InputError, OutputError
 from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import load_bundle
 
-# torch's exporter uses what torch deprecates, and misses an optional torchvision.
+# torch's exporter uses deprecated parts of torch, and warns that torchvision is missing.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
 )
@@ -45,7 +45,7 @@ def small() -> BlurScaleNet:
     return BlurScaleNet((4, 8, 8))
 
 
-def test_frames_are_normalised_and_the_blur_is_about_what_is_told(frames: Frames) -> None:
+def test_frames_are_normalised_and_the_blur_is_about_what_is_stated(frames: Frames) -> None:
     batch = frames.batch(64)
     assert batch.frame.shape == batch.truth.shape == (64, 1, 112, 112)
     low, high = (torch.quantile(batch.frame.flatten(1), q, dim=1) for q in (0.01, 0.999))
@@ -67,7 +67,7 @@ def test_an_untrained_network_answers_with_the_deconvolved_frame(frames: Frames)
         for light in (batch.frame, answer.light)
     )
     assert float((after / before).median()) < 0.9
-    # And with the blur as it was told.
+    # And with the blur as given.
     assert float(answer.blur[:, 0].abs().max()) < 0.2
 
 

@@ -1,4 +1,4 @@
-"""The losses: what they compare, that they can be followed downhill, and VGG's own weights."""
+"""The losses: what they compare, their gradients, and VGG's own weights."""
 
 from __future__ import annotations
 

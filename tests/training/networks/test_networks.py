@@ -1,4 +1,4 @@
-"""The networks of the registry: shapes, a clean start, and descriptions that make them again."""
+"""The networks of the registry: shapes, initialisation, and descriptions that rebuild them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_frame_comes_back_with_its_shape(network: RefocusNetwork, shape: tuple
 def test_every_weight_learns(config: NetworkConfig) -> None:
     network = build_network(replace(config, defocus_head=True)).train()
     for module in network.modules():
-        # Some start at zero, and stop the gradient of what lies before them.
+        # Some weights start at zero and block the gradient of earlier layers.
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.normal_(module.weight, std=0.1)
     refocused, defocus = network.forward_with_defocus(torch.rand(2, 1, 64, 64))
@@ -104,7 +104,7 @@ def test_pixel_shuffle_starts_as_nearest_neighbour() -> None:
 
 @pytest.mark.parametrize("config", FAMILIES, ids=by_name)
 def test_a_flat_frame_stays_flat_away_from_the_border(config: NetworkConfig) -> None:
-    # The borders see the padding; in the middle no phase of any grid may show.
+    # Padding affects the borders; in the middle, no phase of any grid may be visible.
     side = 1024 if config.name != "live" else 512
     middle = slice(side // 2 - 16, side // 2 + 16)
     with torch.inference_mode():

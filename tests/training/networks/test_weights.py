@@ -1,4 +1,4 @@
-"""Weights of others: the right file loads, any other is one clear error."""
+"""Other people's weights: the right file loads, any other gives one clear error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALL = NetworkConfig(name="resnet34", stages=(8, 8, 12, 16), depths=(1, 2, 1, 1
 
 
 def official(seed: int = 0) -> dict[str, Tensor]:
-    """A state dictionary laid out as torchvision's: three colours, a classifier."""
+    """A state dictionary in torchvision's layout: three colours, a classifier."""
     state = build_network(SMALL, seed).get_submodule("encoder").state_dict()
     generator = torch.Generator().manual_seed(seed)
     state = {k: torch.rand(v.shape, generator=generator) for k, v in state.items()}
@@ -29,7 +29,7 @@ def official(seed: int = 0) -> dict[str, Tensor]:
 
 
 def saved(folder: Path, state: object) -> Path:
-    """Write it under a name that holds its checksum, as torchvision does."""
+    """Write a state under a name that contains its checksum, as torchvision does."""
     part = folder / "part"
     torch.save(state, part)
     digest = hashlib.sha256(part.read_bytes()).hexdigest()
@@ -54,7 +54,7 @@ def test_without_weights_it_starts_from_the_seed_and_says_so(tmp_path: Path) -> 
     config = replace(SMALL, encoder_weights=str(tmp_path / "gone.pth"))
     scratch = build_network(SMALL, 5)
     assert scratch.initialised == "from the seed"
-    # Weights that are going to be replaced need not be there.
+    # Weights that will be replaced need not exist.
     again = build_network(config, 5, pretrained=False)
     assert all(
         torch.equal(a, b) for a, b in zip(scratch.parameters(), again.parameters(), strict=True)
@@ -83,7 +83,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="incomplete or altered"):
         weights.read_state(path)
-    # Nor is it taken where the name says nothing.
+    # Nor is it accepted if the name contains no checksum.
     for size in (0, 10, len(whole) // 2):
         (tmp_path / "mine.pth").write_bytes(whole[:size])
         with pytest.raises(InputError, match="cannot be read as weights"):

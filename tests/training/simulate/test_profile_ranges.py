@@ -170,7 +170,7 @@ def test_hot_pixels_lie_where_they_were_found() -> None:
     assert camera.hot_fraction == 0
     background = np.median(raw)
     assert all(raw[y, x] > background for y, x in CAMERA.hot_pixels)
-    # In another region of the chip nobody knows where.
+    # In another, unknown region of the chip.
     _, elsewhere = measured(PROFILE, (64, 64))
     assert elsewhere.hot_pixels == ()
     assert elsewhere.hot_fraction == pytest.approx(2 / 96**2)
@@ -200,7 +200,7 @@ def test_a_configuration_names_the_profile_beside_it(tmp_path: Path) -> None:
     assert Path(config.profile) == tmp_path / "zyla.json"
     (tmp_path / "again").mkdir()
     write_config(config, tmp_path / "again" / "run.toml")
-    # Written as an absolute path, where the tests' folder is one.
+    # Written as an absolute path, as the tests' folder is.
     assert Path(load_config(tmp_path / "again" / "run.toml").profile) == tmp_path / "zyla.json"
     (tmp_path / "run.toml").write_text("profile = 3\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"Expected `str`, got `int` - at `\$.profile`"):

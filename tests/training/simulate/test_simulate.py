@@ -1,4 +1,4 @@
-"""The simulator: camera statistics, flux, and what evaluation keeps from training."""
+"""The simulator: camera statistics, flux, and what evaluation withholds from training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_camera_obeys_the_law_of_mean_and_variance(gain: float, signal: floa
     camera = Camera(offset=100.0, gain=gain, read_noise=5.0, bits=16)
     light = np.full((400, 400), signal, np.float32)
     counts = camera.expose(light, np.random.default_rng(1)).astype(np.float64)
-    variance = signal / gain + (5.0 / gain) ** 2 + 1 / 12  # the last: rounding to counts
+    variance = signal / gain + (5.0 / gain) ** 2 + 1 / 12  # the last term: rounding to counts
     assert counts.mean() == pytest.approx(100.0 + signal, abs=5 * np.sqrt(variance) / 400)
     assert counts.var() == pytest.approx(variance, rel=0.03)
 
@@ -49,7 +49,7 @@ def test_counts_saturate_at_the_cameras_full_scale() -> None:
 def test_hot_pixels_come_as_often_as_asked() -> None:
     camera = Camera(offset=0.0, gain=10.0, read_noise=0.0, hot_fraction=0.01, bits=16)
     counts = camera.expose(np.full((300, 300), 1000.0, np.float32), np.random.default_rng(2))
-    # Shot noise is 10 counts here; an eighth of the hot pixels stay within 3 sigma of it.
+    # Shot noise is 10 counts; an eighth of the hot pixels stay within 3 sigma of it.
     assert np.mean(counts > 1040) == pytest.approx(0.01 * np.exp(-40 / 260), rel=0.2)
 
 

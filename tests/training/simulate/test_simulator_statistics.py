@@ -1,4 +1,4 @@
-"""The simulator against something real, and the statistics that they are compared by."""
+"""The simulator compared with real fields, and the statistics used for that."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def real(test_data: Path) -> list[Pixels]:
 
 @pytest.fixture(scope="module")
 def simulated(test_data: Path) -> list[Pixels]:
-    """Give five other fields in focus, put out of focus by the simulator."""
+    """Give five other fields in focus, defocused by the simulator."""
     rng = np.random.default_rng(0)
     return [plate_frame(image, rng) for image in fields(test_data, "bbbc006/in_focus_w1")]
 
@@ -56,12 +56,12 @@ def test_simulated_blur_has_the_real_plates_spectrum(
     one, two = spectrum_per_light(real), spectrum_per_light(simulated)
     blurred = (FREQUENCY > 0.008) & (FREQUENCY < 0.065)
     assert np.ptp(np.log10(one[blurred])) > 4, "the spectrum falls by more than four decades"
-    # RMS below a factor of 2 in power (1.4 in amplitude); real fields are a factor of 1.5 from
-    # their own mean.
+    # RMS below a factor of 2 in power (1.4 in amplitude); real fields differ from their own
+    # mean by a factor of 1.5.
     assert log_spectral_distance(one[blurred], two[blurred]) < np.log10(2.0)
     noise = FREQUENCY > 0.1
     assert log_spectral_distance(one[noise], two[noise]) < 0.08
-    # Somewhere near the disc's first zero: neither much more blurred nor much less.
+    # Somewhere near the disc's first zero, so that the blur is about right.
     cut = [float(np.interp(-1.5, -np.log10(s / s[5]), -FREQUENCY)) for s in (one, two)]
     assert abs(cut[0]) == pytest.approx(abs(cut[1]), rel=0.15)
 

@@ -1,4 +1,4 @@
-"""Generated structures: the range, the shape, and that they are neither empty nor nuclei."""
+"""Generated structures: range and shape; they are neither empty nor nuclei."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_images_have_details_finer_than_any_blur_that_they_will_get(generator: G
 
 
 def test_spots_are_drawn_between_pixels_without_losing_light() -> None:
-    """The sum does not depend on where a spot lies: no spot is rounded to the grid."""
+    """The sum does not depend on a spot's position: no spot is rounded to the grid."""
     sums = [
         _drawn(np.array([[32.0 + shift, 32.0]]), np.ones(1), (64, 64), 2.0).sum()
         for shift in (0.0, 0.25, 0.5)

@@ -1,4 +1,4 @@
-"""Exposures by torch: the same law as numpy's, tested on the CPU and, where there is one, a GPU."""
+"""Exposures by torch follow the same law as numpy's, on the CPU and on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def drawn(flux: NDArray[np.float32]) -> Exposure:
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
-    """Give each device that is there."""
+    """Give each device that is available."""
     name = str(request.param)
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
@@ -63,7 +63,7 @@ def test_mean_and_variance_are_those_of_numpys_exposures(
     noise = float(ours.std(axis=0).mean())
     assert abs(theirs.mean() - ours.mean()) < 0.1 * noise + 0.005
     assert float(theirs.std(axis=0).mean()) == pytest.approx(noise, rel=0.05)
-    # Pixel by pixel the means differ by what noise leaves of them.
+    # Pixel by pixel, the means differ by their remaining noise.
     difference = theirs.mean(axis=0) - ours.mean(axis=0)
     assert float(np.median(np.abs(difference))) < 2 * noise / np.sqrt(REPEATS) + 0.005
     truth = np.mean([(s.truth - s.range.offset) / s.range.scale for s in scenes], axis=0)

@@ -1,4 +1,4 @@
-"""Any fluorescence microscope as the simulator draws it: optics, uneven light, debris, clipping."""
+"""The simulator draws any fluorescence microscope: optics, uneven light, debris, clipping."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_drawn_microscope_is_possible_and_blurs_by_what_is_asked_for() -> 
     assert immersions == {1.0, 1.333, 1.518}
     assert max(radii) <= 50.001
     assert min(radii) < 2
-    # Small and large blurs alike: evenly in the logarithm.
+    # Blurs are distributed evenly in the logarithm.
     assert 4 < np.median(radii) < 12
 
 
