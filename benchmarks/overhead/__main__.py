@@ -1,17 +1,17 @@
-"""What refocusd costs: an acquisition's time, a frame's way, the machine's memory.
+"""What refocusd costs: time of an acquisition, latency of a frame, memory of the machine.
 
-Three parts, all on real parts (MMCore, processes, sockets, files):
+Three measurements, all with the real components (MMCore, processes, sockets, files):
 
 acquisition
     Hardware-sequenced bursts of a real pycromanager `Acquisition`, interleaved
     with and without the hook.
 transport
     Frames per second and latency from submission to the refocused frame on
-    disk, shared ring against TCP.
+    disk, with the shared ring and with TCP.
 sustained
-    2048² frames as fast as they go, and what the processes take meanwhile.
+    2048² frames as fast as possible, and the memory that the processes use.
 
-The README beside this file says how to read the figures.
+``benchmarks/README.md`` explains the figures.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from refocusd.errors import BundleError, RefocusdError
 from refocusd.models.bundle import load_bundle
 
 PARTS = ("acquisition", "transport", "sustained")
-#: What the busy engine runs.
+#: The model of the engine that keeps the CPU busy.
 MODEL = "live-nuclei"
 
 EPILOG = """\

@@ -19,17 +19,17 @@ from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.pycromanager import Source
 
-#: What the daemon runs; ``none`` is no daemon at all (the hook alone).
+#: The daemon's engine; ``none`` means no daemon at all, only the hook.
 EngineChoice = Literal["identity", "openvino", "none"]
-#: ``paced``: the exposure sets the rate.  ``fastest``: the acquisition's own speed does.
+#: ``paced``: the exposure sets the rate.  ``fastest``: the acquisition runs as fast as it can.
 Pace = Literal["paced", "fastest"]
 
 _BYTES_PER_PX = 2
-#: Of a burst as fast as possible: the circular buffer holds all of it.
+#: Limits of a ``fastest`` burst, all of which the circular buffer must hold.
 _FASTEST_BYTES = 1 << 30
 _FASTEST_FRAMES = 500
 _FASTEST_EXPOSURE_MS = 0.1
-#: What a daemon may take for one frame that the acquisition left behind, and for anything else.
+#: Time limit for the daemon to finish after an acquisition, s: for each frame, and in addition.
 _DRAIN_S_PER_FRAME = 3.0
 _DRAIN_S = 60.0
 
@@ -42,7 +42,7 @@ class Condition:
     ----------
     engine : {"identity", "openvino", "none"}
     side_px : int
-        Frames are square.
+        Side of the square frames.
     pace : {"paced", "fastest"}
     burst_s : float
         Length of a paced burst.
@@ -62,7 +62,7 @@ class Condition:
     def exposure_ms(self) -> float:
         """Exposure; the demo camera adds a little to it for each frame.
 
-        Paced, it is 10 ms (about 95 frames/s), 25 ms for frames over 1024².
+        When paced, it is 10 ms (about 95 frames/s), and 25 ms for frames over 1024².
         """
         if self.pace == "fastest":
             return _FASTEST_EXPOSURE_MS
@@ -74,12 +74,12 @@ class Condition:
         if self.pace == "paced":
             return max(2, round(self.burst_s * 1e3 / self.exposure_ms))
         most = min(_FASTEST_FRAMES, _FASTEST_BYTES // self.frame_nbytes)
-        # Bursts of a try-out are short in both paces.
+        # With --quick, bursts are short at both paces.
         return max(2, round(most * min(1.0, self.burst_s / 3.0)))
 
     @property
     def burst_mib(self) -> int:
-        """MiB of one burst, rounded up."""
+        """Size of one burst in MiB, rounded up."""
         return -(-self.frames * self.frame_nbytes // 2**20)
 
     def __str__(self) -> str:
@@ -100,10 +100,10 @@ class _Hooked:
     engine_ms: list[float] = field(default_factory=list)
 
     def note(self, condition: Condition, raw: Path, source: Source) -> None:
-        """Wait for the daemon and count, frame by frame, what is on disk."""
+        """Wait for the daemon and count the frames on disk."""
         counts = source.wait(_DRAIN_S + _DRAIN_S_PER_FRAME * condition.frames)
         if condition.engine == "none":
-            return  # raw is all there is to be
+            return  # without a daemon nothing is refocused
         if counts is None:
             self.unaccounted += condition.frames
             return
@@ -123,20 +123,20 @@ class _Hooked:
 def measure_acquisition(
     conditions: list[Condition], pairs: int, parent: Path
 ) -> Iterator[tuple[Condition, dict[str, Any]]]:
-    """Interleaved pairs for each condition; one more before them is thrown away.
+    """Interleaved pairs for each condition; an additional first pair is discarded.
 
     Parameters
     ----------
     conditions : list of Condition
     pairs : int
-        For each condition, two or more.
+        Number for each condition, two or more.
     parent : Path
         Folder on the storage that raw and refocused frames are written to.
 
     Yields
     ------
     condition, figures
-        As each is done.
+        Of each condition when it is done.
     """
     buffer_mib = max(condition.burst_mib for condition in conditions) * 5 // 4 + 64
     with BurstCamera(buffer_mib) as camera:
@@ -199,7 +199,7 @@ def _pair(
 ) -> Pair:
     bursts: dict[bool, Burst] = {}
     for with_hook in (hook_first, not hook_first):
-        # Nothing of the burst before may still be at work: no frames, no writing, no freeing.
+        # Work left from the previous burst (frames, writing, freeing) would disturb this one.
         data = folder / "data"
         settle(data)
         arguments: dict[str, Any] = {"directory": str(data), "name": "burst"}
@@ -226,16 +226,16 @@ def _keys(dataset: Path) -> set[str]:
 
 @contextmanager
 def _daemon(engine: EngineChoice, folder: Path) -> Iterator[str]:
-    """The address of a daemon with that engine, or one where nobody listens."""
+    """The address of a daemon with that engine, or for ``none`` one where nothing listens."""
     if engine != "none":
         flags = ["--backend", engine, "--ledgers", str(folder / "ledgers")]
         with DaemonProcess(flags, folder / "refocusd.log") as daemon:
             yield daemon.endpoint
         return
-    # Each burst would say that there is no daemon, which is the point here.
+    # Each burst would warn that there is no daemon, which is intended here.
     sources = logging.getLogger("refocusd.sources")
     level = sources.level
-    # Bound but not listening: the port refuses connections, and nobody else can take it.
+    # Bound but not listening: the port refuses connections, and no other program can take it.
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         sources.setLevel(logging.ERROR)

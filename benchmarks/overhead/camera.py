@@ -1,4 +1,4 @@
-"""A real MMCore whose demo camera costs next to nothing, and its bursts."""
+"""Bursts of a real MMCore, whose demo camera takes almost no processor time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """One acquisition, done.
+    """One finished acquisition.
 
     Parameters
     ----------
     seconds : float
         From handing over the first event to the end of `await_completion`.
     cpu_s : float
-        Processor time of this process (camera, engine, writer, hook) meanwhile.
+        Processor time of this process (camera, engine, writer, hook) in that interval.
     raw : Path
         The raw dataset.
     """
@@ -32,14 +32,14 @@ class Burst:
 class BurstCamera:
     """MMCore's demo camera in this process, for hardware-sequenced bursts.
 
-    Unlike the demo's microscope it shows the camera's own test picture, drawn
-    once (``FastImage``): what is measured is the way of a frame, not its making.
+    Unlike the demo's microscope it shows the camera's own test image, drawn once
+    (``FastImage``), so that the cost of making frames is not measured.
 
     Parameters
     ----------
     buffer_mib : int
-        MMCore's circular buffer.  It must hold a whole burst where the camera
-        is faster than what takes its frames.
+        Size of MMCore's circular buffer.  It must hold a whole burst if the
+        camera is faster than the acquisition.
     """
 
     def __init__(self, buffer_mib: int) -> None:
@@ -73,20 +73,20 @@ class BurstCamera:
         stop_headless()
 
     def set_up(self, side_px: int, exposure_ms: float) -> None:
-        """Frames of `side_px` squared, one every `exposure_ms`."""
+        """Set the camera to square frames of side `side_px`, one every `exposure_ms`."""
         for name in ("OnCameraCCDXSize", "OnCameraCCDYSize"):
             self._core.set_property("Camera", name, str(side_px))
         self._core.set_exposure(exposure_ms)
         self._core.wait_for_system()
 
     def burst(self, frames: int, arguments: Mapping[str, Any]) -> Burst:
-        """One acquisition of one hardware sequence.
+        """Acquire one hardware sequence.
 
         Parameters
         ----------
         frames : int
         arguments : mapping
-            Of `pycromanager.Acquisition`, hooks included.
+            Arguments of `pycromanager.Acquisition`, including hooks.
 
         Returns
         -------
@@ -94,7 +94,7 @@ class BurstCamera:
         """
         from pycromanager import Acquisition
 
-        # Axes alone differ between these events, so that the engine makes one sequence of them.
+        # The events differ only in their axes, so that the engine makes one sequence of them.
         events = [{"axes": {"time": index}} for index in range(frames)]
         acquisition = Acquisition(show_display=False, **arguments)
         begun, cpu_begun = time.perf_counter(), time.process_time()

@@ -1,10 +1,10 @@
-"""The goals that these figures are held against, met or not."""
+"""The goals for these figures, and whether they are met."""
 
 from __future__ import annotations
 
 from typing import Any
 
-#: Upper end of the 95 % interval, by engine.
+#: Limits for the upper end of the 95 % interval, by engine.
 SLOW_DOWN_PERCENT = {"identity": 3.0, "none": 3.0, "openvino": 10.0}
 OVERHEAD_P99_MS = 10.0
 SUSTAINED_FRAMES_PER_S = 40.0
@@ -16,7 +16,7 @@ def goals(figures: dict[str, Any]) -> list[dict[str, Any]]:
     Parameters
     ----------
     figures : dict
-        With any of the keys ``acquisition``, ``transport``, ``sustained``.
+        Any of the keys ``acquisition``, ``transport`` and ``sustained``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The figures as a person reads them; each fits a terminal of 80 columns."""
+"""Tables of the figures for the terminal, each at most 80 columns wide."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Rows = Sequence[dict[str, Any]]
 
 
 def acquisition_table(rows: Rows) -> Table:
-    """Slow-down and rates, a row a condition."""
+    """Slow-down and rates, one row for each condition."""
     table = _table(
         "hardware-sequenced bursts, without the hook → with; CPU of the acquiring process a frame",
         ("frames", "engine", "slow-down % [95 %]", "fps", "CPU ms", "lost"),
@@ -31,7 +31,7 @@ def acquisition_table(rows: Rows) -> Table:
 
 
 def transport_table(rows: Rows) -> Table:
-    """Rates and latencies, a row for each way, size and medium."""
+    """Rates and latencies, one row for each way, size and medium."""
     table = _table(
         "submission to refocused frame on disk, pass-through engine",
         ("frames", "way", "to", "fps", "at fps", "p50/p95/p99 ms", "lost"),
@@ -50,7 +50,7 @@ def transport_table(rows: Rows) -> Table:
 
 
 def sustained_table(rows: Rows) -> Table:
-    """Rate, and memory at both ends."""
+    """Rate, and memory at the start and at the end."""
     table = _table(
         "as fast as it goes, pass-through engine",
         ("frames", "to", "s", "fps", "CPU ms/frame", "daemon MiB", "worker MiB", "lost"),
@@ -72,7 +72,7 @@ def sustained_table(rows: Rows) -> Table:
 
 
 def goal_table(rows: Rows) -> Table:
-    """Every goal, met or not."""
+    """Every goal, and whether it is met."""
     table = Table(
         title="goals (slow-down: upper end of the 95 % interval)",
         title_justify="left",

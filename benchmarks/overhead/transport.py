@@ -1,4 +1,4 @@
-"""Rate and latency of the path without a microscope: ring against TCP, and for long."""
+"""Rate and latency of the frame path without a microscope: ring against TCP, and over a long time."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from refocusd.processes.daemon_process import DaemonProcess
 Way = Literal["ring", "tcp"]
 WAYS: tuple[Way, ...] = ("ring", "tcp")
 
-#: Frames at the start of a stream that are reported apart: the ring's pages are first touched.
+#: Frames at the start of a stream, which touch the ring's memory for the first time; reported separately.
 _WARM_UP = 64
-#: What a stream may take of a disk at most, and the share of what is free there.
+#: Limits of the data of one stream: in bytes, and as a share of the free space.
 _STREAM_BYTES = 4 << 30
 _SHARE_OF_FREE = 0.2
-#: Rates to try when latency is measured, frames/s, with the head room they need.
+#: Rates for latency measurements, frames/s, and how many times as fast the way must be able to go.
 _PACES_FPS = (100.0, 40.0)
 _HEAD_ROOM = 1.25
 
@@ -45,7 +45,7 @@ class _Rounds:
     failed: int = 0
 
     def count(self, streamed: Streamed, frames: int) -> Streamed:
-        """Add up what became of the frames."""
+        """Add a stream's frames to the counts; returns the stream."""
         self.frames += frames
         self.unaccounted += streamed.unaccounted
         self.failed += streamed.failed
@@ -55,7 +55,7 @@ class _Rounds:
 def measure_transport(
     sides_px: Sequence[int], media: Sequence[Medium], repetitions: int, frames: int
 ) -> Iterator[dict[str, Any]]:
-    """Ring against TCP, in turn, for each size and medium; pass-through engine.
+    """Ring and TCP in turn, for each size and medium, with the pass-through engine.
 
     Parameters
     ----------
@@ -64,9 +64,9 @@ def measure_transport(
     media : sequence of (str, Path)
         Where the refocused frames go.
     repetitions : int
-        Of the pair ring, TCP.
+        Streams of each of the two ways, at each pace.
     frames : int
-        Of each stream at most; large frames take fewer, see `_fitting`.
+        Most frames of a stream; large frames allow fewer, see `_fitting`.
     """
     for kind, parent in media:
         with scratch(parent) as folder, _daemons(folder) as endpoints:
@@ -126,18 +126,19 @@ def _compare_ways(
 
 
 def measure_sustained(side_px: int, medium: Medium, seconds: float) -> dict[str, Any]:
-    """As fast as it goes for long: rate, and what the processes take at both ends.
+    """Rate of frames as fast as possible, and the processes' resources at the start and at the end.
 
-    In acquisitions of a few GiB, each removed once it is complete, so that the
-    length is not limited by the disk.  The first is not counted: it touches the
-    ring's pages, which then belong to the processes for good.
+    The acquisitions are of a few GiB and are removed when they are complete, so that
+    the disk does not limit the length.  The first is not counted: it touches the
+    ring's pages, which count as memory of the processes from then on.
 
     Parameters
     ----------
     side_px : int
     medium : (str, Path)
+        Where the refocused frames go.
     seconds : float
-        Time spent streaming, at least.
+        Minimum time spent streaming.
     """
     kind, parent = medium
     pixels = sample_frames(side_px)
@@ -145,7 +146,7 @@ def measure_sustained(side_px: int, medium: Medium, seconds: float) -> dict[str,
         flags = ["--backend", "identity", "--ledgers", str(folder / "ledgers")]
         with DaemonProcess(flags, folder / "refocusd.log") as daemon:
             processes = _daemon_and_workers(daemon.process.pid)
-            # A short run shall still be of several acquisitions.
+            # Short runs also consist of several acquisitions.
             count = min(_fitting(folder, pixels[0].nbytes), max(2, round(20 * seconds)))
 
             def one(frames: int) -> Streamed:
@@ -189,7 +190,7 @@ def measure_sustained(side_px: int, medium: Medium, seconds: float) -> dict[str,
 
 
 def _sustainable_fps(fastest_fps: float) -> float:
-    """A rate at which latency is that of the path, not of a queue that grows."""
+    """A rate at which no queue grows, so that the latency is that of the path."""
     for pace in _PACES_FPS:
         if fastest_fps >= _HEAD_ROOM * pace:
             return pace
@@ -210,9 +211,9 @@ def _daemons(folder: Path) -> Iterator[dict[Way, str]]:
 
 
 def _fitting(folder: Path, frame_nbytes: int) -> int:
-    """Frames that one stream may write there."""
+    """The number of frames that one stream may write to `folder`."""
     free = shutil.disk_usage(folder).free
-    # Beyond that a stream measures the disk's write-back, and other people's files.
+    # A longer stream would measure the disk's write-back, and may leave no space for other programs.
     most = min(_STREAM_BYTES, round(free * _SHARE_OF_FREE))
     count = most // frame_nbytes
     if count < 2:
@@ -230,7 +231,7 @@ def _daemon_and_workers(pid: int) -> dict[str, psutil.Process]:
 
 
 def _taken(process: psutil.Process) -> dict[str, float]:
-    """Memory, handles and threads of a process; the ring counts in each that has touched it."""
+    """Memory, handles and threads of a process; the ring counts in each process that has touched it."""
     with process.oneshot():
         memory = process.memory_info()
         if sys.platform == "win32":
@@ -240,7 +241,7 @@ def _taken(process: psutil.Process) -> dict[str, float]:
         shared = getattr(memory, "shared", 0)
         return {
             "rss_mib": round(memory.rss / 2**20, 1),
-            # Without the ring and other files in memory: what would show a leak.
+            # Without the ring and other shared memory; a leak would show here.
             "private_rss_mib": round((memory.rss - shared) / 2**20, 1),
             "handles_count": handles,
             "threads_count": process.num_threads(),

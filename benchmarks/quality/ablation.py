@@ -1,12 +1,12 @@
-"""What the loss does to biology: short runs that differ in one thing, judged on what was never seen.
+"""Effect of the loss on nuclei: short training runs that differ only in their loss, on held-out data.
 
     python benchmarks/quality/ablation.py --config l1.toml feature.toml refocus.toml --data FOLDER \
         --test-data FOLDER --output ablation [--steps N] [--limit N]
 
-Trains one network a configuration (same seed, data, batches, steps; the losses differ), exports
-each as a bundle and evaluates it on held-out specimens and microscopes.  Prints one table and
-writes ``ablation.json``: nuclei invented and lost, flux, PSNR.  A loss that compares textures (the
-Gram part of a feature loss) can invent some; which loss is shipped is decided by this.
+Trains one network for each configuration (same seed, data, batches and steps; only the losses
+differ), exports each as a bundle and evaluates it on held-out specimens and microscopes.  Prints one
+table and writes ``ablation.json``: nuclei invented and lost, flux, PSNR.  A loss that compares textures
+(the Gram part of a feature loss) can invent nuclei; these figures decide which loss is shipped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rich.table import Table
 
 from refocusd.errors import ConfigError
 
-#: Figure, what it is called, format.
+#: Key of each figure, its name in the table, its format.
 FIGURES = (
     ("psnr_db", "PSNR, dB", "{:.2f}"),
     ("psnr_affine_db", "PSNR after affine fit, dB", "{:.2f}"),
@@ -42,7 +42,7 @@ FIGURES = (
     ("lost", "lost", "{:.1%}"),
     ("vanished", "vanished", "{:.1%}"),
 )
-#: What the runs of one ablation may differ in.
+#: The fields of the configuration that may differ between the runs of one ablation.
 ABLATED = frozenset({"loss", "final_loss"})
 
 
@@ -53,10 +53,10 @@ class Ablated:
     Parameters
     ----------
     name : str
-        Of its configuration.
+        Name of its configuration.
     config : TrainingConfig
     seconds : float
-        Of training.
+        Duration of training.
     results : tuple of Result
     """
 
@@ -67,7 +67,7 @@ class Ablated:
 
 
 def checked(configs: dict[str, TrainingConfig]) -> None:
-    """Refuse configurations that differ in more than the loss."""
+    """Raise ConfigError if the configurations differ in more than the loss."""
     (first, reference), *others = configs.items()
     for name, config in others:
         for key in sorted({item.name for item in fields(config)} - ABLATED):
@@ -93,7 +93,7 @@ def ablate(
 
 
 def document(found: Sequence[Ablated]) -> dict[str, object]:
-    """Everything of an ablation, as JSON has it."""
+    """All figures of an ablation, for JSON."""
     return {
         "frames_per_level": len({(r.specimen, r.setting) for r in found[0].results}),
         "runs": {
@@ -111,7 +111,7 @@ def document(found: Sequence[Ablated]) -> dict[str, object]:
 
 
 def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with names instead of the paths of this machine."""
+    """The configuration with file names instead of this machine's paths; changes it in place."""
     for *outer, name in PATHS:
         within = config[outer[0]] if outer else config
         if within and within[name]:
@@ -128,7 +128,7 @@ def _row(
 
 
 def table(found: Sequence[Ablated]) -> Table:
-    """Means of the out-of-focus levels, a column a run; the input first."""
+    """Means over the out-of-focus levels, one column for each run after that of the input."""
     drawn = Table(title="mean of 4, 8, 16, 32 um; nuclei per true nucleus")
     drawn.add_column("")
     shown = [_row(found[0].results, averaged=True, method=INPUT)]

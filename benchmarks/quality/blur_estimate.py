@@ -1,9 +1,9 @@
-"""How far a blur is off that was estimated from one frame: by its features, and by the network too.
+"""Error of the blur's width estimated from one frame: from the frame's features alone, and by the engine.
 
     python -m benchmarks.quality.blur_estimate --data FOLDER... [--frames 280] [--json FILE]
 
-FOLDERs hold sharp images; frames are simulated from those that are kept for testing (one in five, by
-name), as `refocusd train blur` does, through PSFs of all kinds.
+Each FOLDER holds sharp images.  Frames are simulated from those held out for testing (one in five, by
+name), as `refocusd train blur` does, with PSFs of all families.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from refocusd.engines.choose import build_engine
 from refocusd.imaging.blur import estimate_blur
 
 BINS_PX = (0.7, 3.0, 8.0, 20.0, 42.0)
-#: Larger frames take long, px.
+#: Larger frames are left out, as they take long; pixels of a frame.
 MOST_PX = 300_000
 
 
 def measured(folders: Sequence[Path], frames: int, model: str, seed: int) -> list[dict[str, float]]:
-    """True width of each frame, the estimate by features, and the one that the engine ends with."""
+    """For each frame, the blur's true width, its estimate from features, and the engine's final one, px."""
     rng = np.random.default_rng(seed)
     images = [image for image in load_sharp(folders) if image.test]
     chances = np.array([image.weight for image in images])

@@ -1,4 +1,4 @@
-"""Fields without a specimen, as a camera shows them."""
+"""Simulated camera frames of fields without a specimen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHAPE = (520, 696)
 
 
 def empty_field(kind: Empty, rng: np.random.Generator, shape: tuple[int, int] = SHAPE) -> Pixels:
-    """A field without a specimen.
+    """A frame of a field without a specimen, in camera counts.
 
     Dust and blobs are no brighter than 1.5 standard deviations of a pixel's noise.
 

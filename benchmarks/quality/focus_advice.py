@@ -1,19 +1,18 @@
-"""How well one frame tells its defocus: specimens and microscopes that the network never saw.
+"""Error of the defocus estimated from one frame, on specimens and microscopes not seen in training.
 
     python benchmarks/quality/focus_advice.py --data FOLDER [--json FILE] [--limit N]
 
-FOLDER holds the BBBC038 images (`refocusd train fetch-bbbc038`) and, if there are any,
-BBBC006 in-focus fields.  Simulates each test specimen at 0-48 um through the shipped
-engine, and compares three ways to a distance:
+FOLDER holds the BBBC038 images (`refocusd train fetch-bbbc038`) and, if available,
+BBBC006 in-focus fields.  Each test specimen is simulated at 0-48 um and refocused by the
+shipped engine; three ways to find the distance are compared:
 
-- ``measured``: spectra before and after, with the true optics (as a profile gives them);
-- ``assumed``: the same with the documented defaults, as without a profile;
-- ``curve``: the focus score before over that after, on the focus curve of one specimen.
+- ``measured``: from the spectra before and after, with the true optics (as from a profile);
+- ``assumed``: the same with the documented default optics, as without a profile;
+- ``curve``: from the ratio of the focus scores before and after, on the focus curve of one specimen.
 
-Errors are of the distance without its sign.  ``within_1`` and ``within_2`` are the shares of
-errors within one and two stated uncertainties (0.68 and 0.95 where they are normal); they
-are of estimates that are neither saturated nor without confidence.  About two minutes on
-two cores.
+Errors are those of the distance without its sign.  ``within_1`` and ``within_2`` are the shares of
+errors within one and two stated uncertainties (0.68 and 0.95 for a normal distribution), among
+estimates that are not saturated and have enough confidence.  Takes about two minutes on two cores.
 """
 
 from __future__ import annotations
@@ -51,15 +50,15 @@ from refocusd.profiles.profile import FocusSection, Measured
 RESULTS = Path(__file__).parents[1] / "results" / "focus_advice.json"
 LEVELS_UM = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 20.0, 25.0, 30.0, 36.0, 40.0, 48.0)
 WAYS = ("measured", "assumed", "curve")
-#: Within the ranges that training drew from; the cases bring microscopes that are not.
+#: Within the training ranges, unlike the microscopes of the held-out cases.
 TRAINED = Setting("trained", Optics(0.45, 0.461), Camera(100, 1.0, 3.0), 900.0)
-#: Below this confidence an estimate is not used by the tracker.
+#: The tracker does not use estimates of lower confidence.
 BELIEVED = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One frame, one way."""
+    """The estimate for one frame by one of `WAYS`."""
 
     specimen: str
     setting: str
@@ -95,11 +94,11 @@ def main() -> int:
 def estimates(engine: OpenVinoEngine, cases: list[Case]) -> Iterable[Row]:
     curve = focus_curve(cases[0])
     rng = np.random.default_rng(6)
-    # The first specimen gave the curve, and is not judged.
+    # The first specimen gives the curve and is therefore left out here.
     for case in track(cases[1:], "frames"):
         for setting in (TRAINED, case.setting):
             for um in LEVELS_UM:
-                # Either side: with spherical aberration they differ, and nobody knows which.
+                # A random side of focus: they differ with spherical aberration, and a user does not know which it is.
                 side = 1 if rng.random() < 0.5 else -1
                 raw = simulate_frame(case.flux, setting, Defocus(side * um), rng).raw
                 out = np.empty_like(raw)
@@ -124,7 +123,7 @@ def judge(way: str, raw: Pixels, out: Pixels, optics: Optics, curve: FocusCurve)
 
 
 def focus_curve(case: Case) -> FocusCurve:
-    """As `refocusd calibrate focus` would have measured it on another specimen."""
+    """The focus curve of one specimen, as `refocusd calibrate focus` would measure it."""
     rng = np.random.default_rng(7)
     z = [float(value) for value in np.arange(-48.0, 48.1, 2.0)]
     scores = [focus_score(simulate_frame(case.flux, TRAINED, Defocus(um), rng).raw) for um in z]

@@ -1,9 +1,9 @@
-"""From sharpness to distance: how far out of focus a frame is, by a profile's focus curve.
+"""Distance of a frame from focus, from its focus metric and a profile's focus curve.
 
-A frame's focus metric over that of the same field in focus is a *ratio* from 1 downward.
-The curve measured at calibration tells which distance from focus has that ratio: on both
-sides, so without a sign.  It holds for the specimen it was measured on, and roughly for
-others of like structure; the ratio of another microscope says nothing.
+The *ratio* is a frame's focus metric divided by that of the same field in focus; it is 1 in
+focus and falls on both sides.  The curve measured at calibration gives the distance from focus
+for each ratio, without a sign.  It holds for the specimen that it was measured on, and roughly
+for others of similar structure, but not for another microscope.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from refocusd.profiles.profile import FocusSection, Measured
 
 Floats = NDArray[np.float64]
 
-#: Distances at which the curve is kept.
+#: Number of distances at which the curve is sampled.
 SAMPLES = 33
 
 
 @dataclass(frozen=True, slots=True)
 class FocusCurve:
-    """Ratio of a focus metric to its value in focus, against distance from focus.
+    """Ratio of a focus metric to its value in focus, as a function of distance from focus.
 
     Parameters
     ----------
     metric : str
     distance_um : ndarray, shape (samples,)
-        From 0 up to where planes lie on both sides.
+        From 0 to the largest distance that has planes on both sides.
     ratio : ndarray, shape (samples,)
-        Mean of both sides, falling throughout; 1 at 0.
+        Mean of both sides; never rises, and is 1 at 0.
     spread : ndarray, shape (samples,)
-        Half the difference of the sides, and the scatter of the planes: standard
-        uncertainty of `ratio`.
+        Standard uncertainty of `ratio`: half the difference between the sides,
+        combined with the deviation of their mean from the falling curve.
     focus_uncertainty_um : float
-        Of the zero of `distance_um`.
+        Uncertainty of the zero of `distance_um`.
     """
 
     metric: str
@@ -51,14 +51,15 @@ class FocusCurve:
 
     @classmethod
     def of(cls, section: FocusSection, metric: str | None = None) -> Self:
-        """The curve of one metric of a profile; by default the one that decided.
+        """The curve of one metric of a profile; by default the profile's own metric.
 
-        ``focus_score`` is the one that the daemon measures of each frame.
+        The daemon measures ``focus_score`` in each frame.
 
         Raises
         ------
         InputError
-            If the profile has no such curve, or no planes on both sides of focus.
+            If the profile has no curve of this metric, its curve has no planes on both sides
+            of focus or is zero in focus.
         """
         metric = metric or section.metric
         if metric not in section.curves:
@@ -79,7 +80,7 @@ class FocusCurve:
         distance = np.linspace(0, reach, SAMPLES)
         sides = [_side(side * away, y, distance) for side in (1.0, -1.0)]
         mean = (sides[0] + sides[1]) / 2
-        # The nearest curve that never rises (Barlow et al. 1972).
+        # The nearest curve that never rises, by least squares (Barlow et al. 1972).
         falling = np.asarray(isotonic_regression(mean, increasing=False).x, np.float64)
         top = float(falling[0])
         if top <= 0:
@@ -88,7 +89,7 @@ class FocusCurve:
         return cls(metric, distance, falling / top, noise / top, focus.uncertainty)
 
     def ratio_at(self, defocus_um: float) -> float:
-        """Ratio to expect at a distance from focus; its last value beyond the range."""
+        """Expected ratio at a distance from focus; beyond the range, the ratio at its end."""
         return float(np.interp(abs(defocus_um), self.distance_um, self.ratio))
 
     def distance_at(self, ratio: float) -> Measured | None:
@@ -97,19 +98,19 @@ class FocusCurve:
         Returns
         -------
         Measured or None
-            0 with the uncertainty of focus for a ratio of 1 or more; None where the ratio
-            is below all that was measured: farther than `distance_um` reaches.
+            0 for a ratio of 1 or more; None for a ratio below all measured ones, that is,
+            for a frame farther away than `distance_um` reaches.
 
         Raises
         ------
         InputError
-            If the ratio is no number.
+            If the ratio is not a finite number.
         """
         if not math.isfinite(ratio):
             raise InputError(f"a ratio of {ratio} is none: a frame's metric over that in focus")
         if ratio < self.ratio[-1]:
             return None
-        # Equal values of the fall, where chance made it rise, share one distance.
+        # Where the isotonic fit is flat, equal ratios are given one distance.
         value = float(np.interp(-ratio, -self.ratio, self.distance_um))
         spread = float(np.interp(value, self.distance_um, self.spread))
         near = float(np.interp(-min(1.0, ratio + spread), -self.ratio, self.distance_um))
@@ -121,7 +122,7 @@ class FocusCurve:
 
 
 def _side(away: Floats, y: Floats, distance: Floats) -> Floats:
-    """One side of the curve at equal distances: planes averaged where several are near."""
+    """One side of the curve at the given distances; planes at the same place are averaged."""
     order = np.argsort(away, kind="stable")
     x, values = away[order], y[order]
     places, starts = np.unique(np.round(x, 4), return_index=True)

@@ -1,10 +1,10 @@
-"""What it is worth to know the blur: estimated, its width told, or its PSF told; and what Richardson-Lucy makes of each.
+"""Gain from knowing the blur: with the blur estimated, its width given, or its PSF given; also by Richardson-Lucy.
 
     python -m benchmarks.quality.known_psf [--data FOLDER...] [--frames 3] [--json FILE]
 
-FOLDERs hold sharp images, of which those are taken that were kept from training (one in five, by name);
-without them the demo's specimen is blurred.  Frames are parts of larger blurred scenes, so that light comes
-in over their borders as it does in a microscope.
+Each FOLDER holds sharp images, of which those held out from training are used (one in five, by name);
+without --data the demo's specimen is blurred.  Frames are parts of larger blurred scenes, so that light from
+outside reaches into them as in a microscope.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Floats = NDArray[np.float32]
 
 WAYS = ("blind", "width", "psf", "RL, width", "RL, psf")
 _LARGEST_PX = 90
-#: Images of at least this side are taken; their bright structures have so many counts.
+#: Smallest side of the images used, px, and the counts that an image's light is multiplied by.
 _LEAST_PX, _COUNTS = 300, 800.0
 
 
@@ -52,7 +52,7 @@ def _soft_disc(radius_px: float, edge_px: float) -> Floats:
 
 
 def psfs() -> dict[str, Floats]:
-    """Kinds of PSF that networks are not trained on one by one."""
+    """The PSFs that frames are blurred with, by name."""
     plain, pixel = 0.461, 0.645
     plate = Optics(0.51, plain, pixel_um=pixel, spherical_waves=-1.17, apodisation=0.39)
     narrow = Optics(0.45, plain, pixel_um=pixel, spherical_waves=0.5, apodisation=0.3)
@@ -86,7 +86,7 @@ def _planes(folders: Sequence[Path]) -> list[NDArray[np.float64]]:
 def _exposed(
     plane: NDArray[np.float64], psf: Floats, rng: np.random.Generator
 ) -> tuple[Pixels, Floats]:
-    """A part of the blurred plane as 12-bit counts, and the plane there."""
+    """The inner part of the blurred plane in 12-bit counts, and the same part of the sharp plane."""
     margin = min(psf.shape[0] // 2, 64)
     blurred = fftconvolve(np.pad(plane, psf.shape[0] // 2, mode="symmetric"), psf, mode="valid")
     inner = (slice(margin, -margin),) * 2
@@ -98,7 +98,7 @@ def _exposed(
 def measured(
     planes: Sequence[NDArray[np.float64]], model: str
 ) -> dict[str, dict[str, list[float]]]:
-    """PSNR in dB of raw and gains over it, by kind of PSF and way; one value a plane."""
+    """PSNR of raw and the gains over it, dB, by PSF and way; one value for each plane."""
     rng = np.random.default_rng(1)
     found: dict[str, dict[str, list[float]]] = {}
     for kind, psf in psfs().items():

@@ -1,13 +1,13 @@
-"""How much better refocused frames are: the shipped bundle on what it never saw.
+"""Gain of refocused frames over raw ones: the shipped bundle on specimens and microscopes not seen in training.
 
     python -m benchmarks.quality.refocus_quality --data FOLDER [--json FILE] [--limit N]
 
-FOLDER holds the BBBC038 images (`refocusd train fetch-bbbc038`) and, if there
-are any, BBBC006 in-focus fields.  Prints PSNR by defocus, nuclei and light for the raw
+FOLDER holds the BBBC038 images (`refocusd train fetch-bbbc038`) and, if available,
+BBBC006 in-focus fields.  Prints PSNR by defocus, nuclei and light for the raw
 frame, the network, and deconvolution with one PSF and with the true one, and how well
-the network tells the defocus; on plane and on deep specimens.
-It is `refocusd train evaluate` with a summary of its result kept here; `--csv` of that command
-has every single frame.
+the network estimates the defocus; on flat and on deep specimens.
+It runs `refocusd train evaluate` and keeps a summary of the result; with `--csv`, that command
+writes the figures of every frame.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What one z-stack of a specimen is worth: frames of another field, refocused with the PSF that it told.
+"""Gain from one z-stack of a specimen: frames of other fields, refocused with the PSF measured in that stack.
 
     python -m benchmarks.quality.specimen_psf --data FOLDER [--fields 3] [--json FILE]
 
-FOLDER holds sharp images of one microscope, as PNG or TIFF.  The first becomes a stack of 22 planes through
-optics that nobody states, from which `refocusd calibrate psf --in-focus` measures them; the others become frames
-out of focus.  ``blind`` is the default engine that knows nothing, ``stack`` knows the profile and the stage's
-position, ``auto`` has only what refocusd measures by itself, which knows neither aperture nor wavelength and
-may reject the stack, and ``told`` is told the true PSF.
+FOLDER holds sharp images of one microscope, as PNG or TIFF.  The first becomes a stack of 22 planes, seen through
+optics that `refocusd calibrate psf --in-focus` is not told and measures in that stack; the others become frames
+out of focus.  ``blind`` is the default engine without any knowledge of the blur, ``stack`` uses the profile and
+the stage's position, ``auto`` uses only what refocusd measures by itself, which knows neither aperture nor
+wavelength and may reject the stack, and ``told`` is given the true PSF.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ KINDS = {
     ),
     "NA 0.45": Optics(0.45, WAVELENGTH_UM, pixel_um=PIXEL_UM, spherical_waves=0.5, apodisation=0.3),
 }
-#: Stage positions, um: of the stack, in focus, and of the frames.
+#: Stage positions, um: of the stack's planes, of the focus, and of the frames.
 Z_UM, FOCUS_UM, FRAMES_UM = np.arange(0.0, 44.0, 2.0), 32.0, (0.0, 8.0, 16.0, 22.0)
 _COUNTS = 800.0
 
@@ -60,7 +60,7 @@ _COUNTS = 800.0
 def _frame(
     plane: NDArray[np.float64], optics: Optics, z_um: float, rng: np.random.Generator
 ) -> Pixels:
-    """The plane at a stage position, 12 bits, with noise."""
+    """The plane as imaged at a stage position, in 12-bit counts with noise."""
     psf = defocus_psf(optics, best_focus_um(optics) + z_um - FOCUS_UM)
     seen = fftconvolve(np.pad(plane, psf.shape[0] // 2, mode="symmetric"), psf, mode="valid")
     counts = rng.poisson(np.maximum(seen, 0.5) * 2) / 2 + 100 + rng.normal(0, 3, seen.shape)
@@ -83,7 +83,7 @@ def _profile(measured: PsfMeasurement, *, itself: bool) -> Profile:
 
 
 def _blur(profile: Profile | None, raw: Pixels, z_um: float) -> BlurEstimate | None:
-    """What a worker knows of a frame by a profile and the stage."""
+    """The blur that a worker derives from a profile and the stage's position; None without a profile."""
     if profile is None:
         return None
     distance = distance_from_focus(profile, z_um)
@@ -93,7 +93,7 @@ def _blur(profile: Profile | None, raw: Pixels, z_um: float) -> BlurEstimate | N
 def gains(
     planes: list[NDArray[np.float64]], optics: Optics, engine: ScaledEngine
 ) -> dict[str, list[list[float]]]:
-    """PSNR over raw, dB, by way: a list for each field, in the order of `FRAMES_UM`."""
+    """PSNR of raw and the gains over it, dB, by way: a list for each field, in the order of `FRAMES_UM`."""
     rng = np.random.default_rng(0)
     stack = _stack(planes[0], optics, rng)
     stated = Stated(NOMINAL_NA, WAVELENGTH_UM)

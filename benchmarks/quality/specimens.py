@@ -1,13 +1,13 @@
-"""What refocusing gains by stain and width of the blur: frames as they are written, and what else could be had.
+"""Gain of refocusing by stain and width of the blur, for frames as they are written; also of Richardson-Lucy.
 
     python -m benchmarks.quality.specimens --data FOLDER... [--frames 60] [--json FILE]
 
-A FOLDER holds sharp images of one kind; frames are simulated from those that are kept from training (one in
-five, by name), through PSFs of all kinds, with noise, debris, haze and clipping.  Nothing is told of the blur.
+Each FOLDER holds sharp images of one kind; frames are simulated from those held out from training (one in
+five, by name), with PSFs of all families, noise, debris, haze and clipping.  The engines are not told the blur.
 
-``user`` is Richardson-Lucy as users run it: one PSF, which is a Gaussian as wide as the blur but for a third
-(one standard deviation), 30 iterations.  ``oracle`` is Richardson-Lucy with total variation, told the true
-PSF, and the best of its iterations and weights by the truth.
+``user`` is Richardson-Lucy as users run it: 30 iterations with one PSF, a Gaussian whose width is that of the
+blur with an error of a third (one standard deviation).  ``oracle`` is Richardson-Lucy with total variation and
+the true PSF; the truth decides which iteration and which weight are the best.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from refocusd.worker.refocus import refocus_frame
 Floats = NDArray[np.float32]
 
 BINS_PX = (0.7, 1.7, 3.0, 8.0, 20.0, 42.0)
-#: Larger frames take the oracle long, px.
+#: Larger frames are left out, as the oracle takes long; pixels of a frame.
 MOST_PX = 300_000
 #: Frames that lose more than this count as worse than raw, dB.
 WORSE_DB = 0.1
@@ -59,7 +59,7 @@ WAYS = (*ENGINES, "user", "oracle")
 
 
 class Frame:
-    """One simulated frame, and what is known of it."""
+    """One simulated frame, its truth and its blur."""
 
     def __init__(self, exposure: Exposure, gains: Floats, off: float) -> None:
         self.exposure = exposure
@@ -70,18 +70,18 @@ class Frame:
         self._light = self.raw.astype(np.float32) - np.float32(base)
 
     def gained(self, image: NDArray[np.generic]) -> float:
-        """PSNR over that of raw, dB, both after the best offset and gain."""
+        """PSNR minus that of raw, dB, both after the best offset and gain."""
         return psnr(image, self.truth, affine=True) - self.before_db
 
     def by_user(self) -> float:
-        """What Richardson-Lucy gains as users run it."""
+        """Gain of Richardson-Lucy as users run it, dB."""
         width = self.exposure.added_px * float(np.exp(_USER_OFF * self._off))
         gains = np.exp(-2 * (np.pi * CYCLES) ** 2)
         *_, light = richardson_lucy(self._light, _by(gains, width), _USER_ITERATIONS)
         return self.gained(light)
 
     def by_oracle(self) -> float:
-        """The most that Richardson-Lucy with total variation can gain."""
+        """The largest gain of Richardson-Lucy with total variation, dB."""
         known = _by(self._gains, self.exposure.added_px)
         return max(
             self.gained(light)
@@ -94,7 +94,7 @@ class Frame:
 
 
 def _by(gains: NDArray[np.floating], width_px: float) -> Transfer:
-    """A transfer function of this form and width, on the half-spectrum of any shape."""
+    """A transfer function of this form and width, for the half-spectrum of any image shape."""
 
     def transfer(shape: tuple[int, int]) -> Floats:
         rows = scipy.fft.fftfreq(shape[0])[:, None]
@@ -118,7 +118,7 @@ def _frames(images: Sequence[SharpImage], count: int, seed: int) -> Iterator[Fra
 
 
 def _written(engine: Engine, raw: Pixels) -> tuple[Pixels, bool]:
-    """What the daemon writes, and whether that is not the raw frame."""
+    """The frame that the daemon writes, and whether it is other than the raw frame."""
     facts = refocus_frame(engine, raw, out := np.empty_like(raw))
     return out, facts.written in ("refocused", "deconvolved")
 
@@ -126,7 +126,7 @@ def _written(engine: Engine, raw: Pixels) -> tuple[Pixels, bool]:
 def measured(
     images: Sequence[SharpImage], engines: Mapping[str, Engine], count: int, seed: int
 ) -> list[dict[str, float | str]]:
-    """A row for each width of the blur: gains, and size and light of isolated objects."""
+    """One row for each range of blur widths: gains, and areas and light of isolated objects."""
     found: list[tuple[Frame, dict[str, float], dict[str, ObjectRatios], bool]] = []
     for frame in _frames(images, count, seed):
         gains, sizes, changed = {}, {}, {}

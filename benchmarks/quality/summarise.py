@@ -1,8 +1,8 @@
-"""An evaluation's JSON without what the script that made it remakes: short enough to be kept.
+"""Shorten an evaluation's JSON so that it can be kept in the repository; the evaluation makes the rest anew.
 
     python -m benchmarks.quality.summarise FILE...
 
-Leaves out every single frame, and tables by microscope and by channel; one line a table.
+Leaves out the figures of single frames and the tables by microscope and by channel; writes one table per line.
 """
 
 from __future__ import annotations

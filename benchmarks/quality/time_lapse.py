@@ -2,9 +2,9 @@
 
     python -m benchmarks.quality.time_lapse --data FOLDER... [--streams 30] [--frames 40] [--json FILE]
 
-A FOLDER holds sharp images; each stream is one of those that are kept from training, blurred once and recorded
-again and again with new noise.  The blur is measured in the first frame, and becomes less certain from frame to
-frame: ``by focus score`` as the daemon does, ``constant`` by the same amount for each frame.
+Each FOLDER holds sharp images.  Each stream shows one of those held out from training, blurred once and recorded
+repeatedly with new noise.  The blur is measured in the first frame, and its uncertainty grows from frame to
+frame: ``by focus score`` as in the daemon, ``constant`` by the same amount for each frame.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from refocusd.worker import blurs
 from refocusd.worker.refocus import refocus_frame
 
 BINS_PX = ((2.2, 4.0), (4.0, 8.0), (8.0, 24.0))
-#: Larger frames take long, px.
+#: Larger frames are left out, as they take long; pixels of a frame.
 MOST_PX = 200_000
 MODEL = "live-fluorescence"
 
@@ -55,7 +55,7 @@ def exposures(images: Sequence[SharpImage], count: int, seed: int) -> list[Expos
 
 
 def stream(engine: Engine, exposure: Exposure, frames: int, seed: int) -> tuple[list[float], float]:
-    """The gain of each frame, dB, and the engine's mean time, ms."""
+    """The gain of each frame over raw, dB, and the engine's mean time, ms."""
     rng = np.random.default_rng(seed)
     first = exposure.frame
     noise = float(pixel_noise(first.astype(np.float32)))
@@ -74,7 +74,7 @@ def stream(engine: Engine, exposure: Exposure, frames: int, seed: int) -> tuple[
 
 
 def measured(engine: Engine, given: Sequence[Exposure], frames: int) -> list[dict[str, Any]]:
-    """One row for each range of blurs."""
+    """One row for each range of blur widths."""
     rows = []
     quarter = max(1, frames // 4)
     for low, high in BINS_PX:

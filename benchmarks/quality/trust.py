@@ -1,27 +1,32 @@
-"""What verdicts are worth: empty fields, pictures of something else, clipped frames, real stacks, cost.
+"""How reliable verdicts are: empty fields, unsuitable pictures, clipped frames, real stacks; and their cost.
 
     python -m benchmarks.quality.trust [--fields 1000] [--others 100] [--model live-fluorescence]
         [--backend deconvolution] [--transmitted FILE] [--data FOLDER] [--stacks FOLDER] [--json FILE]
         [--only KIND...]
 
 Every frame goes through `refocusd.worker.refocus.refocus_frame`, as in a worker.  An object is
-invented if the written frame has a peak of a Laplacian of Gaussian above 6 robust standard deviations
-of that of raw, of at least 5 counts, where raw has none.  Met is: 99 % of the empty fields are called empty
-and none has an invented object; 99 % of the frames in focus are left as they are; 95 % of all others are
-not trusted, and 85 % of their pixels are flagged or within their intervals; of trusted nuclei, the light of 95 % of the frames is within 5 % of the truth.
-`trusted_frames_against_truth` has the shares of trusted frames that are wrong (error above the bound of the verdict) and
-whose light is within 5 %, and of their pixels that their intervals hold; `covered_or_flagged` counts all pixels of
-frames that are not trusted as well, and `covered_if_doubtful` has those that the intervals of doubtful frames
-hold.  `--data` has sharp images: actin in `bbbc006`, and `nuclei_in_focus`, of which those kept from training are
-blurred by the kinds of PSF that fits keep apart.  With `--only`, the other kinds of pictures stay in the
-file as they are.  `held_out` is what `refocusd train trust` wrote beside
-the weights that it fitted: how good the probability of an error is on simulated frames.
+invented if the Laplacian of Gaussian of the written frame has a peak above 6 robust standard deviations
+of that of raw and of at least 5 counts, where raw has no such peak.
 
-With `--stacks`, every plane of real through-focus stacks is judged as well, and held against the
-sharpest plane or a confocal picture, onto which it is registered.  Results are written whatever is
-said of them (`untrusted = "mark"`).  `auroc` and `rank_correlation` (C. Spearman) are those of the
-probability of an error and the error; there is no AUROC where no plane is wrong.  Wrong is an error above the bound of the verdict; the truth's own
-noise is part of it.
+The goals are: 99 % of the empty fields are called empty and none has an invented object; 99 % of the frames
+in focus are left as they are; 95 % of all other frames are not trusted, and 85 % of their pixels are flagged or
+within their intervals; for nuclei out of focus, the light of 95 % of the trusted frames is within 5 % of the truth.
+
+`trusted_frames_against_truth` contains, for trusted frames, the share that is wrong (error above the verdict's
+bound), the share whose light is within 5 %, and the share of pixels within their intervals.  `covered_or_flagged`
+is the share of pixels that are within their intervals or belong to a frame that is not trusted;
+`covered_if_doubtful` is the share within the intervals of doubtful frames.
+
+`--data` is a folder of sharp images: actin in `bbbc006`, and `nuclei_in_focus`, of which the images held out from
+training are blurred by the families of PSFs held out from fits.  With `--only`, the rows of other kinds of pictures
+remain in the file as they are.  `held_out` is what `refocusd train trust` wrote next to the weights that it fitted:
+the quality of the probability of an error on simulated frames.
+
+With `--stacks`, every plane of real through-focus stacks is judged too.  It is registered to the truth, the
+sharpest plane or a confocal image, and compared with it.  Results are written whatever their verdict
+(`untrusted = "mark"`).  `auroc` and `rank_correlation` (C. Spearman) compare the probability of an error with the
+error itself; there is no AUROC if no plane is wrong.  A plane is wrong if its error is above the verdict's bound;
+the error includes the truth's own noise.
 """
 
 from __future__ import annotations
@@ -64,20 +69,20 @@ from refocusd.imaging.quality import register, shifted
 from refocusd.transport.messages import FrameFacts
 from refocusd.worker.refocus import refocus_frame
 
-#: Draws a frame, and the truth where it is known.
+#: Draws a frame, and its truth if that is known.
 Draw = Callable[[np.random.Generator], Pixels | tuple[Pixels, NDArray[np.float32]]]
 #: Scales of the Laplacian of Gaussian, px.
 SCALES_PX = (2.0, 4.0, 8.0)
 ROBUST_SIGMAS, COUNTS = 6.0, 5.0
-#: What is known of the stacks beyond their files.
+#: Facts about the stacks that their files do not contain.
 NOTES = Path(__file__).with_name("real_stacks.toml")
-#: The model for actin that it was not trained on.
+#: A model that was not trained on actin.
 NUCLEI = "live-nuclei"
 KEPT_PSFS = "kinds of PSF kept apart"
 
 
 def peaks(frame: Pixels, noise_of: Pixels, scale: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Where a frame has objects of about this scale."""
+    """Mask of the peaks of objects of about this scale in `frame`, px; the noise is that of `noise_of`."""
     found, noise = (
         -(scale**2) * gaussian_laplace(pixels.astype(np.float32), scale)
         for pixels in (frame, noise_of)
@@ -88,7 +93,7 @@ def peaks(frame: Pixels, noise_of: Pixels, scale: float) -> np.ndarray[Any, np.d
 
 
 def invented(raw: Pixels, written: Pixels) -> int:
-    """Objects of a written frame that raw does not have."""
+    """Number of objects in a written frame that raw does not have."""
     if np.array_equal(raw, written):
         return 0
     count = 0
@@ -99,14 +104,14 @@ def invented(raw: Pixels, written: Pixels) -> int:
 
 
 def clipped_nuclei(rng: np.random.Generator) -> tuple[Pixels, NDArray[np.float32]]:
-    """Blurred nuclei of which a tenth of the pixels is at the end of the scale."""
+    """Blurred nuclei with a tenth of the pixels clipped."""
     raw, truth = nuclei(rng)
     np.minimum(raw, np.uint16(np.percentile(raw, 90)), out=raw)
     return raw, truth
 
 
 def wrong_scale(rng: np.random.Generator) -> tuple[Pixels, NDArray[np.float32]]:
-    """Blurred nuclei whose pixels are four times as large, or as small, as those of training."""
+    """Blurred nuclei whose pixels are four times as large or a quarter as large as in training."""
     specimen = Specimen()
     raw = specimen.frame("DAPI", specimen.focus.at() + rng.uniform(4, 24), 10.0, rng)
     enlarged = rng.random() < 0.5
@@ -133,7 +138,7 @@ def in_focus(rng: np.random.Generator) -> Pixels:
 
 
 def blurred(folder: Path, families: Sequence[Family], test: bool = False) -> Draw:
-    """Draws frames of real sharp images, blurred by these kinds of PSF; of those kept for tests, if that is set."""
+    """Draws frames of real sharp images, blurred by PSFs of these families; with `test`, of held-out images only."""
     images = [image for image in load_sharp([folder]) if image.test or not test]
     rng = np.random.default_rng(0)
     transfers = np.concatenate([transfer_functions(family, 40, rng) for family in families])
@@ -149,7 +154,7 @@ def blurred(folder: Path, families: Sequence[Family], test: bool = False) -> Dra
 
 
 def met(name: str, row: Mapping[str, Any]) -> bool:
-    """Whether a kind of pictures fares as it must."""
+    """Whether a kind of pictures meets its goal."""
     frames = row["frames"]
     if name.startswith("empty"):
         return bool(row["called_empty"] >= 0.99 * frames and not row["invented_objects"])
@@ -166,7 +171,7 @@ def met(name: str, row: Mapping[str, Any]) -> bool:
 
 
 def verdicts(engine: Engine, draw: Draw, count: int, seed: int) -> dict[str, Any]:
-    """Verdicts on so many pictures, and what was written of them."""
+    """Verdicts on `count` pictures, what was written for them, and their errors where the truth is known."""
     rng = np.random.default_rng(seed)
     said: Counter[str] = Counter()
     written: Counter[str] = Counter()
@@ -206,7 +211,7 @@ def verdicts(engine: Engine, draw: Draw, count: int, seed: int) -> dict[str, Any
 
 
 def on_stacks(engine: Engine, folder: Path) -> dict[str, Any]:
-    """Verdicts on the planes of real stacks, by stack and truth, and of all together."""
+    """Verdicts on the planes of real stacks, by stack and truth, and over all stacks."""
     bound = judge_of(engine.description.verdict).bound
     judged: dict[str, list[tuple[FrameFacts, float, float]]] = defaultdict(list)
     for pair in stack_pairs(folder, read_notes(NOTES)):
@@ -219,13 +224,13 @@ def on_stacks(engine: Engine, folder: Path) -> dict[str, Any]:
 
 
 def registered_error(frame: Pixels, pair: Pair) -> float:
-    """Relative error of a frame that is shifted onto the truth."""
+    """Relative error of a frame after it is registered to the truth."""
     moved = shifted(frame, register(frame, pair.truth))
     return relative_error(moved, pair.truth.astype(np.float32))
 
 
 def row_of(planes: list[tuple[FrameFacts, float, float]], bound: float) -> dict[str, Any]:
-    """How often the planes of a stack had each verdict, and how often they were wrong then."""
+    """How often the planes of a stack had each verdict, and how often they were wrong with it."""
     by_verdict: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for facts, error, before in planes:
         by_verdict[facts.verdict].append((error, before))
@@ -252,7 +257,7 @@ def row_of(planes: list[tuple[FrameFacts, float, float]], bound: float) -> dict[
 
 
 def covered(facts: FrameFacts, out: Pixels, truth: NDArray[np.float32]) -> float:
-    """Share of true pixels within the interval of a written frame."""
+    """Share of pixels whose true value is within the interval of the written frame."""
     assert facts.interval_counts is not None
     assert facts.interval_share is not None
     light = np.maximum(out.astype(np.float32) - facts.offset, 0)
@@ -261,7 +266,7 @@ def covered(facts: FrameFacts, out: Pixels, truth: NDArray[np.float32]) -> float
 
 
 def light_of_objects(out: Pixels, truth: NDArray[np.float32]) -> float:
-    """Light of a frame's objects and 4 px around them, over their true light."""
+    """Light of a frame's objects and of 4 px around them, divided by their true light."""
     ground = float(np.percentile(truth, 5))
     objects = truth > ground + 0.2 * (float(np.percentile(truth, 99.9)) - ground)
     place = maximum_filter(objects, 9)
@@ -271,13 +276,13 @@ def light_of_objects(out: Pixels, truth: NDArray[np.float32]) -> float:
 
 
 def held_out(engine: Engine) -> dict[str, Any]:
-    """What the fit of the engine's verdicts found on the frames that it was not made from."""
+    """Figures of the fit of the engine's verdicts, on frames that were held out from it."""
     path = engine.description.verdict
     return dict(tomllib.loads(path.read_text("utf-8")).get("held_out", {})) if path else {}
 
 
 def cost_ms(engine: Engine, repeats: int = 20) -> dict[str, float]:
-    """Medians of processor time for 696×520 px: the engine, and the evidence."""
+    """Median processor times for a frame of 696×520 px, ms: of the engine and of the evidence."""
     raw = np.tile(Specimen().frame("DAPI", 12.0, 10.0, np.random.default_rng(0)), (2, 2))
     raw = np.ascontiguousarray(raw[:520, :696])
     out = np.empty_like(raw)
@@ -312,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _kinds(arguments: argparse.Namespace, engine: Engine) -> dict[str, tuple[Engine, Draw, int]]:
-    """Kinds of pictures: the engine that refocuses them, how one is drawn, and how many are."""
+    """For each kind of pictures: the engine, the function that draws one, and their number."""
     rest = arguments.others
     kinds: dict[str, tuple[Engine, Draw, int]] = {
         f"empty: {kind}": (

@@ -1,4 +1,4 @@
-"""The machine and the folders that a figure belongs to."""
+"""The machine on which figures are measured, and the folders that they are measured in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Medium = tuple[str, Path]
 
 
 def machine() -> dict[str, Any]:
-    """Name the hardware, the system and the versions, and say how busy it is by others."""
+    """The hardware, the system, the versions, and the processor load of other programs."""
     return {
         "cpu_model": cpu_model(),
         "cores_logical_count": psutil.cpu_count(),
@@ -32,26 +32,26 @@ def machine() -> dict[str, Any]:
         "os": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
-        # Nothing of ours runs yet: what is not idle belongs to others.
+        # The benchmark has not started yet, so this load is that of other programs.
         "cpu_busy_before_percent": psutil.cpu_percent(interval=1.0),
     }
 
 
 def cpu_model() -> str:
-    """The processor's name, as exactly as the system tells it."""
+    """The processor's name, as precisely as the system gives it."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
             facts = dict(line.split(":", 1) for line in lines if ":" in line)
     except OSError:
         return platform.processor() or platform.machine()
     named = {name.strip(): value.strip() for name, value in facts.items()}
-    # Virtual machines shorten the name; family and model still tell the generation.
+    # Virtual machines shorten the name; family and model still identify the generation.
     numbers = f"family {named.get('cpu family', '?')} model {named.get('model', '?')}"
     return f"{named.get('model name', platform.machine())} ({numbers})"
 
 
 def media(disk: Path, memory: Path | None) -> list[Medium]:
-    """The folders to measure in; memory-backed only where the system has it."""
+    """The folders to measure in; one in memory only if it is given or the system has one."""
     if memory is None and _MEMORY.is_dir():
         memory = _MEMORY
     return ([("memory", memory)] if memory else []) + [("disk", disk)]
@@ -70,7 +70,7 @@ def file_system(path: Path) -> str:
 
 @contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
-    """A folder of its own, removed with what is in it."""
+    """A new folder in `parent`, removed with its contents at the end."""
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(mkdtemp(prefix="refocusd-overhead-", dir=parent))
     try:
@@ -80,7 +80,7 @@ def scratch(parent: Path) -> Iterator[Path]:
 
 
 def settle(folder: Path) -> None:
-    """Remove a measurement's data and wait until the disk is idle, for the next one's sake."""
+    """Remove a measurement's data and sync the disk, so that the next one starts undisturbed."""
     shutil.rmtree(folder, ignore_errors=True)
     if hasattr(os, "sync"):
         os.sync()

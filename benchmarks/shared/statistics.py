@@ -1,4 +1,4 @@
-"""What interleaved pairs and latencies come to."""
+"""Statistics of interleaved pairs and of latencies."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from scipy.stats import t as student_t
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One acquisition with the hook and one without, right after one another.
+    """One acquisition with the hook and one without, one right after the other.
 
     Parameters
     ----------
     with_hook_s, without_hook_s : float
         From the first event to the end of `await_completion`.
     with_hook_cpu_s, without_hook_cpu_s : float
-        Processor time of the acquiring process meanwhile.  It tells what the
-        hook costs also where other programs blur the times above.
+        Processor time of the acquiring process in that interval.  It shows what
+        the hook costs even when other programs disturb the times above.
     hook_first : bool
-        Which came first; it alternates, so that a drift of the machine cancels.
+        Whether the one with the hook came first.  The order alternates, so that
+        a drift of the machine cancels.
     """
 
     with_hook_s: float
@@ -54,13 +55,13 @@ class Interval:
 def slow_down(pairs: Sequence[Pair]) -> Interval:
     """How much longer an acquisition takes with the hook, in percent.
 
-    The geometric mean of the ratios with/without; its interval is Student's t
-    on the logarithms, whose spread is that between pairs.
+    The geometric mean of the ratios with/without.  The interval is Student's t
+    on their logarithms, from the spread between pairs.
 
     Raises
     ------
     ValueError
-        With fewer than two pairs, which have no spread.
+        If there are fewer than two pairs.
     """
     if len(pairs) < 2:
         raise ValueError(f"{len(pairs)} pair has no confidence interval; take two or more")

@@ -18,9 +18,9 @@ from refocusd.transport.client import Connection
 from refocusd.transport.messages import Open, Outcome
 from refocusd.transport.session import Session, State
 
-#: Distinct frames to send: more than a processor's cache holds at 2048².
+#: Number of distinct frames: at 2048² they do not fit into a processor's cache.
 _DISTINCT = 8
-#: What Micro-Manager says of a hardware-sequenced frame, in about as many bytes.
+#: Metadata like Micro-Manager's for a hardware-sequenced frame, of about the same size.
 _METADATA = {
     "Binning": "1",
     "Camera": "Camera",
@@ -44,10 +44,11 @@ class Streamed:
     seconds : float
         From the first frame's submission to the last one's outcome.
     written_ms : list of float
-        Per frame in order: from when it was due to its being in the refocused
-        dataset, less the time in the engine (what the ledger notes).
+        For each frame in order: time from when it was due until it is in the
+        refocused dataset, without the time in the engine; from the ledger.
     answered_ms : list of float
-        The same until the source has been told of it.
+        For each frame in order: time from when it was due until the source has
+        received its outcome, including the time in the engine.
     unaccounted : int
         Frames without a final state, or absent from the ledger.
     failed : int
@@ -61,7 +62,7 @@ class Streamed:
 
 
 def sample_frames(side_px: int) -> list[Pixels]:
-    """Frames of random 12-bit counts, uint16, `side_px` squared."""
+    """Frames of random 12-bit counts: uint16, shape (side_px, side_px)."""
     rng = np.random.default_rng(0)
     shape = (_DISTINCT, side_px, side_px)
     return list(rng.integers(100, 4096, shape, np.uint16))
@@ -99,24 +100,24 @@ def stream(
     Parameters
     ----------
     endpoint : str
-        Of a daemon.
+        Address of the daemon.
     output : Path
         Folder of the refocused dataset; must not exist.
     frames : sequence of ndarray
-        Submitted in turn.
+        Submitted in turn, starting over after the last.
     count : int
     fps : float or None
-        Frames per second; None is as fast as the daemon gives credit.  A frame
-        counts from when it was due, also if the daemon kept it waiting.
+        Frames per second; None submits as fast as the daemon gives credit.  Times
+        start when a frame was due, even if the daemon made it wait.
     inline : bool
-        Pixels travel through the socket instead of the ring.
+        Send pixels through the socket instead of the ring.
     on_written : callable, optional
-        Told the number of frames done after each.
+        Called with the number of frames done, after each.
 
     Raises
     ------
     TransportError
-        If the daemon refuses, or goes away.
+        If the daemon refuses the acquisition, or ends.
     """
     keys = [canonical_axes({"time": index}) for index in range(count)]
     metadata = [json.dumps({**_METADATA, "Axes": {"time": i}}) for i in range(count)]

@@ -1,8 +1,8 @@
-"""Time a frame takes against the width of its blur: wide blurs are worked on with fewer pixels.
+"""Time per frame as a function of the blur's width: frames with wide blurs are processed at fewer pixels.
 
     python -m benchmarks.speed.blur_time [--model NAME] [--precision auto] [--json FILE]
 
-Frames of the shipped specimen, 520×696, go through the engine alone, each with its blur stated.
+Frames of the shipped specimen, 520×696 px, go through the engine alone, which is told the blur's width.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ ROUNDS = 11
 
 
 def measured(model: str, precision: Precision) -> Iterator[tuple[float, float]]:
-    """Width of the blur in px, and the median time of a frame in ms."""
+    """Each width of the blur in px, and the median time of a frame in ms."""
     field = Specimen().frame("DAPI", 16.0, 10.0, np.random.default_rng(0))
     repeats = [-(-want // have) for want, have in zip(SHAPE, field.shape, strict=True)]
     raw = np.ascontiguousarray(np.tile(field, repeats)[: SHAPE[0], : SHAPE[1]])
-    # An engine keeps what it computed of the last frame: each one is another.
+    # An engine caches results of the last frame, so successive frames must differ.
     frames = [np.roll(raw, 16 * shift, 1) for shift in range(ROUNDS)]
     out = np.empty_like(raw)
     with closing(build_engine(model, EngineOptions(precision=precision))) as engine:
         assert isinstance(engine, BlurEngine)
         for width in WIDTHS_PX:
             blur = BlurEstimate(width, KNOWN, "optics")
-            for frame in frames:  # a stream with this blur: its size is compiled for by now
+            for frame in frames:  # warm-up: compiles the network for the size at this blur
                 engine.refocus(frame, out, blur)
             times = []
             for frame in frames:

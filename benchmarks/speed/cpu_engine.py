@@ -1,12 +1,12 @@
-"""How fast the CPU engine is, by precision, against the same network in eager torch.
+"""Speed of the CPU engine at each precision, compared with the same network in eager torch.
 
     python -m benchmarks.speed.cpu_engine [--size 696x520] [--rounds 40] [--json FILE]
 
-Every round runs each contender once, in an order drawn anew, on the same frame and with the
-same number of threads, so that what else the machine does hits all alike.  Ratios are taken
-within rounds; their 95 % interval is Student's t on the logarithms.  Two times are told:
-the network alone, and (engines only) a frame in the worker: normalisation, network, counts,
-focus scores, verdict.  A minute on two cores.
+Every round runs each contender once, in a new random order, on the same frame and with the
+same number of threads, so that other load on the machine affects all alike.  Ratios are taken
+within rounds; their 95 % interval is Student's t on the logarithms.  Two times are reported:
+of the network alone, and (engines only) of a frame in the worker: normalisation, network, counts,
+focus scores, verdict.  Takes a minute on two cores.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from refocusd.worker.refocus import refocus_frame
 RESULTS = Path(__file__).parents[1] / "results" / "cpu_engine.json"
 EAGER = "torch eager f32"
 PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "int8")
-#: Rounds that are not counted: memory, code and clock warm up.
+#: Rounds that are not counted, in which memory, caches and the processor's clock settle.
 WARM_UP = 3
 
-#: Runs a frame; returns ms of the network alone, and of the worker (None: not a worker).
+#: Runs one frame; returns the times in ms of the network alone and of the worker (None without one).
 Contender = Callable[[], tuple[float, float | None]]
 
 
@@ -99,7 +99,7 @@ def frame(height: int, width: int) -> Pixels:
 
 
 def eager(bundle: ModelBundle, raw: Pixels, threads: int) -> Contender:
-    """The network as torch runs it by itself."""
+    """The network in eager torch."""
     import torch
     from refocusd_training.networks import build_described
     from safetensors.torch import load_file
@@ -122,7 +122,7 @@ def eager(bundle: ModelBundle, raw: Pixels, threads: int) -> Contender:
 
 
 def in_worker(engine: OpenVinoEngine, raw: Pixels) -> Contender:
-    """An engine with all that a worker does to a frame."""
+    """An engine, with everything else that a worker does with a frame."""
     out = np.empty_like(raw)
 
     def run() -> tuple[float, float]:
@@ -150,7 +150,7 @@ def measure(
 def summary(
     times: Sequence[tuple[float, float | None]], reference: Sequence[tuple[float, float | None]]
 ) -> dict[str, Any]:
-    """Medians, frames per second, and how many times faster than the reference."""
+    """Medians, frames per second, and how many times as fast as the reference."""
     network = np.array([ms for ms, _ in times])
     found: dict[str, Any] = {
         "network_p50_ms": round(float(np.median(network)), 2),

@@ -1,9 +1,9 @@
-"""A GUI-style acquisition followed from disk: every frame done, and how fresh the preview is.
+"""A dataset followed on disk while it is written: whether every frame is done, and the preview's delay.
 
-A process of its own writes an NDTiff dataset exactly as Micro-Manager's Java writer does, at a
+One process writes an NDTiff dataset exactly as Micro-Manager's Java writer does, at a
 camera's rate; a follower in another process finds it and hands its frames to ``refocusd run``
-with the pass-through engine; a view asks for the newest frame.  Latency is from when a frame
-and its index entry are on disk to when its preview has reached the view.
+with the pass-through engine; a view asks for the newest frame.  Latency is the time from when a
+frame and its index entry are on disk until its preview reaches the view.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CLOSE_S = 120.0
 
 
 def _follow(folder: str, endpoint: str, stop: Any) -> None:
-    """In a process of its own, as `refocusd run` has it."""
+    """Follow `folder` until `stop` is set; runs in a separate process, as in `refocusd run`."""
     ended = threading.Event()
     thread = threading.Thread(target=Follower(folder, endpoint).run, args=(ended,))
     thread.start()
@@ -52,13 +52,13 @@ def _follow(folder: str, endpoint: str, stop: Any) -> None:
 
 
 class _View:
-    """Notes when the preview of each frame has come."""
+    """Notes when the preview of each frame arrives."""
 
     def __init__(self, endpoint: str) -> None:
         self._connection = Connection(endpoint, "view", version=__version__)
         self._connection.welcome(10.0)
         self.seen: dict[int, int] = {}
-        #: From when the follower had read a frame to the disk, by the daemon's own clock.
+        #: The daemon's own measurement: ms from the follower's reading a frame to the disk.
         self.stages: dict[int, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -70,7 +70,7 @@ class _View:
             said = self._connection.receive(0.1)
             if isinstance(said, Shown):
                 now = time.perf_counter_ns()
-                if said.live:  # not one that was caught up
+                if said.live:  # frames that were caught up later have no meaningful latency
                     self.seen.setdefault(json.loads(said.axes)["time"], now)
                     self.stages.setdefault(json.loads(said.axes)["time"], said.latency_ms)
                 self._connection.send(Look(after=said.serial))
@@ -85,7 +85,7 @@ def _measure(folder: Path, frames: int, side: int, fps: float) -> dict[str, Any]
     data = folder / "data"
     data.mkdir()
     flags = ["--backend", "identity", "--ledgers", str(folder / "ledgers")]
-    flags += ["--no-view", "--studio", "off", "--no-live"]  # the follower is what is measured
+    flags += ["--no-view", "--studio", "off", "--no-live"]  # only the follower is measured
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     with DaemonProcess(flags, folder / "daemon.log") as daemon:

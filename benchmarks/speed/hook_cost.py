@@ -1,10 +1,10 @@
-"""Processor time that the hook costs an acquiring process, by thread and by step.
+"""Processor time that the hook costs the acquiring process, by thread and by step.
 
     python -m benchmarks.speed.hook_cost [--side 2048] [--rate 40] [--frames 400] [--json FILE]
 
 Frames are given to the hook's `Feed` at a fixed rate, as pycromanager does, and go to a real daemon
-with the pass-through engine.  Processor time does not depend on what else the computer does, as
-frames per second do; the wait for other programs and the moves between cores are not in it.
+with the pass-through engine.  Unlike frames per second, processor time depends little on other programs:
+it does not include waiting for a core.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WARM_UP_FRAMES = 40
 
 
 def threads_ms() -> dict[str, float]:
-    """Processor time of each thread of this process so far, by what it is for, ms."""
+    """Processor time of this process's threads so far, ms, by the thread's name."""
     spent: dict[str, float] = {}
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     for task in Path("/proc/self/task").iterdir():
@@ -44,9 +44,9 @@ def threads_ms() -> dict[str, float]:
 
 
 def measure(side: int, rate: float, frames: int, folder: Path, *, keep: bool) -> dict[str, Any]:
-    """Milliseconds of processor time a frame, by thread.
+    """Processor time per frame, ms, by thread.
 
-    With `keep` the buffer holds the camera's own arrays, as where the user has no hook; else copies.
+    With `keep` the buffer holds the camera's own arrays, as when the user has no hook; otherwise copies.
     """
     images = np.random.default_rng(0).integers(90, 4000, (4, side, side), np.uint16)
     flags = ["--backend", "identity", "--ledgers", str(folder / "ledgers")]
@@ -60,7 +60,7 @@ def measure(side: int, rate: float, frames: int, folder: Path, *, keep: bool) ->
         for number in range(WARM_UP_FRAMES + frames):
             due = begun + number / rate
             time.sleep(max(0.0, due - time.perf_counter()))
-            while len(feed._state.buffer) > 4:  # on a busy machine: every frame goes all the way
+            while len(feed._state.buffer) > 4:  # no frame may be dropped if the machine is busy
                 time.sleep(0.005)
             if number == WARM_UP_FRAMES:
                 before = threads_ms()
@@ -85,7 +85,7 @@ def measure(side: int, rate: float, frames: int, folder: Path, *, keep: bool) ->
 
 
 def steps(side: int, repeats: int = 100) -> dict[str, float]:
-    """Milliseconds of processor time of what no frame can do without, each alone."""
+    """Processor time of the steps that every frame needs, each measured alone, ms."""
     images = np.random.default_rng(0).integers(90, 4000, (4, side, side), np.uint16)
     copies = [np.zeros_like(images[0]) for _ in range(16)]
 

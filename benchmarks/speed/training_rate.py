@@ -1,10 +1,10 @@
-"""How fast training goes: samples a second of the loader alone, of the step alone, of both.
+"""Speed of training: samples per second of the loader alone, of the step alone, and of both.
 
     python benchmarks/speed/training_rate.py --config training/configs/quick.toml --data bbbc038
 
 The loader draws and simulates frames in one thread; the step is forward, loss, backward,
-clipping, optimiser and average on batches that are there already.  Where the loader is
-slower than the step, more GPU is of no use.
+clipping, optimiser and weight average, on batches that are already in memory.  If the loader
+is slower than the step, a faster GPU does not help.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from refocusd_training.simulate.ranges import Ranges
 
 
 class Stored:
-    """The same few batches again and again, at no cost."""
+    """A source that repeats a few batches from memory, so that loading takes no time."""
 
     def __init__(self, batches: list[Batch]) -> None:
         self._batches = batches
@@ -47,7 +47,7 @@ def opened(config: TrainingConfig, data: Path, seed: int) -> SampleSource:
 
 
 def loader_rate(config: TrainingConfig, source: SampleSource, steps: int) -> float:
-    """Samples a second; the transfer functions that are there at the start do not count."""
+    """Samples per second, without the first batch and the transfer functions that it computes."""
     stream = source.batches(0)
     next(stream)
     started = time.perf_counter()
@@ -57,7 +57,7 @@ def loader_rate(config: TrainingConfig, source: SampleSource, steps: int) -> flo
 
 
 def loop_rate(config: TrainingConfig, source: SampleSource, device: str, steps: int) -> float:
-    """Samples a second of the whole loop over a source, after ten steps that do not count."""
+    """Samples per second of the whole loop over a source, after ten steps that are not counted."""
     warm = 10
     short = replace(
         config, steps=warm + steps, frozen_steps=0, checkpoint_every=10**6, validate_every=0,

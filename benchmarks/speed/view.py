@@ -1,17 +1,17 @@
-"""What the live view costs the pipeline, and whether an open page grows.
+"""What the live view costs the pipeline, and whether the memory of an open page grows.
 
-Two parts, on real parts (daemon, worker, view process, headless Chromium):
+Two measurements, with the real components (daemon, worker, view process, headless Chromium):
 
 cost
-    The same stream of frames in turn with no view, with its process but no page, and with
-    an open page: frames a second as fast as they go, latency at a fixed rate, and processor
-    time that daemon and worker take for one frame.
+    The same stream of frames in turn without the view, with its process but no page, and with
+    an open page: frames per second as fast as possible, latency at a fixed rate, and processor
+    time of daemon and worker per frame.
 soak
     A page that follows frames for an hour (``--minutes``): heap of the page, memory of the
     view's process, frames drawn.
 
-Chromium runs on the same processor cores as the pipeline, as it does for a user: on few cores
-its share is a part of what is measured, and `cpu` tells the two apart.
+Chromium runs on the same processor cores as the pipeline, as it does for a user.  On few cores
+its load therefore slows the pipeline; ``pipeline_cpu_per_frame_ms`` does not include it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from refocusd.view.process import ViewProcess
 Condition = Literal["none", "process", "page"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 _BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
-#: Between two looks at the memory of a page, in seconds.
+#: Time between two readings of a page's memory, in seconds.
 _SOAK_STEP_S = 30.0
 
 
@@ -97,7 +97,7 @@ def _page(browser: Browser, url: str) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     page.goto(url)
-    # Its scripts are compiled by then: what is measured is a page that is open, not one that opens.
+    # By then its scripts are compiled: the cost of opening a page is not measured.
     page.wait_for_timeout(4000)
     try:
         yield page
@@ -148,7 +148,7 @@ def measure_cost(
                 cost.written_ms += done.written_ms[frames // 10 :]
 
         one("none", None)
-        costs["none"] = _Cost()  # the first touches the ring's pages
+        costs["none"] = _Cost()  # not counted: the first stream touches the ring's memory
         for number in range(rounds):
             turn = itertools.islice(itertools.cycle(CONDITIONS), number % 3, number % 3 + 3)
             for condition in turn:
@@ -187,7 +187,7 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 def measure_soak(folder: Path, minutes: float) -> dict[str, Any]:
-    """A page that follows 512² frames at 25 a second, looked at every half minute."""
+    """Figures of a page that follows 512² frames at 25 frames/s, read every half minute."""
     pixels = sample_frames(512)
     stop = threading.Event()
     looks: list[dict[str, float]] = []
@@ -223,7 +223,7 @@ def measure_soak(folder: Path, minutes: float) -> dict[str, Any]:
             )
         stop.set()
         feeder.join(60.0)
-    # The first fifth fills what is bounded: plot, log, previews.
+    # During the first fifth, structures of limited size fill up: plot, log, previews.
     settled = looks[len(looks) // 5 :]
     seconds = (len(settled) - 1) * step_s
     drawn = settled[-1]["frames_drawn"] - settled[0]["frames_drawn"]

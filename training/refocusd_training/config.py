@@ -25,7 +25,7 @@ from refocusd_training.losses.config import LossConfig
 from refocusd_training.networks.config import NetworkConfig
 from refocusd_training.weights import IMAGENET
 
-#: Limit of numbers that have no natural one.
+#: Upper limit of numbers that have no natural one.
 MOST = 10**9
 #: Settings that name files or folders; relative to the folder of the configuration.
 PATHS = (
@@ -45,57 +45,57 @@ class TrainingConfig:
     Parameters
     ----------
     seed : int
-        Of weights and of what is drawn.
+        Seed of the weights and of everything that is drawn.
     steps : int
         Optimiser steps.
     batch : int
-        Frames a step and device.
+        Frames per step and device.
     size : int
-        Side of a training frame in pixels, a multiple of 32.
+        Side of a training frame, px, a multiple of 32.
     schedule : str
         ``constant``: linear up, constant, linear down to 0; ``one-cycle``: Smith and Topin
         2018 (arXiv:1708.07120), cosine up and down, momentum the other way round.
     learning_rate : float
         Highest rate of AdamW.
     warm_up, decay : int
-        Of ``constant``: steps over which the rate rises at the start and falls to 0 at the
-        end.  What lies between does not depend on `steps`: a run may be stopped, given more
-        steps and resumed.
+        With ``constant``: steps over which the rate rises at the start and falls to 0 at the
+        end.  The steps in between do not depend on `steps`, so that a run can be stopped, given
+        more steps and resumed.
     rise : float
-        Of ``one-cycle``: share of the steps over which the rate rises.
+        With ``one-cycle``: share of the steps over which the rate rises.
     frozen_steps : int
-        First steps, in which a pre-trained encoder's convolutions stay as they are (its
-        normalisations learn); with ``one-cycle`` they are a cycle of their own.
+        Number of first steps in which the convolutions of a pre-trained encoder do not change (its
+        normalisations learn); with ``one-cycle`` these steps are a cycle of their own.
     unfrozen_rate : float
         Highest rate of the cycle after the frozen one; 0 for `learning_rate`.
     encoder_rate : float
-        Rate of the encoder once it is unfrozen, as a share of the others'.
+        Rate of the encoder after it is unfrozen, relative to that of the other layers.
     weight_decay : float
-        Of AdamW.
+        Weight decay of AdamW.
     clip : float
         Largest norm of the gradient.
     ema : float
-        Decay of the weights' moving average, which is what is validated and exported.
+        Decay of the weights' moving average, which is validated and exported.
     precision : str
         ``bf16``, ``f16`` (both mixed) or ``f32``.
     simulation : str
         Where frames of ``sharp`` data are exposed: ``device``, the one that trains; ``cpu``;
-        ``auto``: on the device where that is a GPU.  Equal in distribution, not frame by frame.
+        ``auto``: on the device if it is a GPU.  Both give equal distributions, but not equal frames.
     defocus_weight : float
-        Weight of the defocus head's loss, where the network has the head.
+        Weight of the defocus head's loss, if the network has the head.
     checkpoint_every : int
-        Steps.
+        Steps between checkpoints.
     snapshots : bool
         Keep the averaged weights of every checkpoint, not only of the latest.
     validate_every : int
-        Steps; 0 for never.
+        Steps between validations; 0 for never.
     patience : int
-        Validations without a new best after which the run ends, with the best weights; 0 for
-        never.
+        Number of validations without a new best after which the run ends, with the best weights; 0
+        for never.
     minutes : float
-        The run ends after so long; 0 for no limit.
+        Time limit of the run; 0 for no limit.
     threads : int
-        Of torch on a CPU; 0 leaves torch's choice.
+        Threads of torch on a CPU; 0: torch chooses.
     profile : str
         Calibration profile (JSON) of the microscope to train for, relative to the
         configuration's folder: its optics and camera replace the ranges.  "" for none.
@@ -103,16 +103,16 @@ class TrainingConfig:
         Weights (safetensors) to start from, relative to the configuration's folder; a defocus
         head that they lack starts from the seed.  "" for none.
     teacher : str
-        Folder of a bundle or of a run, relative to the configuration's, whose network's answers
+        Folder of a bundle or of a run, relative to the configuration's folder, whose network's outputs
         are learned beside the truth (Hinton, Vinyals and Dean 2015, arXiv:1503.02531).  "" for
         none.
     teacher_weight : float
-        Weight of the loss against those answers; that against the truth weighs 1.
+        Weight of the loss against these outputs; that against the truth has the weight 1.
     network : NetworkConfig
     loss : LossConfig
     final_loss : LossConfig, optional
-        In the place of `loss` during the last `decay` steps: frames that are sharp and clean
-        already get their last tenths of a decibel when the rest is learned.
+        Replaces `loss` during the last `decay` steps: frames that are sharp and clean already
+        gain their last tenths of a decibel when the rest is learned.
     data : DataConfig
     """
 
@@ -150,7 +150,7 @@ class TrainingConfig:
     data: DataConfig = field(default_factory=DataConfig)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot run."""
+        """Refuse settings that cannot run."""
         check_settings(self)
         if self.size % 32:
             raise ConfigError(f"size is {self.size}; give a multiple of 32 px")
@@ -199,7 +199,7 @@ def load_config(path: Path) -> TrainingConfig:
             continue
         given = within.get(name)
         if isinstance(given, str) and given not in {"", IMAGENET}:
-            # Absolute, because it is written into the run's folder, which is another one.
+            # Absolute, because the configuration is also written into the run's folder.
             within[name] = str((path.parent / given).absolute())
     try:
         return msgspec.convert(table, TrainingConfig)
@@ -220,7 +220,7 @@ def _lines(settings: Any, name: str = "") -> list[str]:
 
 
 def write_config(config: TrainingConfig, path: Path) -> None:
-    """Write every setting, defaults included, as TOML that `load_config` reads.
+    """Write every setting, including defaults, as TOML that `load_config` reads.
 
     Raises
     ------

@@ -42,7 +42,7 @@ def richardson_lucy(
     light : ndarray of float32, shape (height, width)
         Background-free counts; negative ones are set to 0.
     transfer : callable
-        Gives the transfer function of what is taken to be the blur; symmetric PSFs only.
+        Returns the transfer function of the assumed blur; its PSF must be symmetric.
     iterations : int
     total_variation : float
         Weight of the total variation (lambda of Dey et al., who use 0.002); 0 for none.
@@ -65,7 +65,7 @@ def richardson_lucy(
 
     for _ in range(iterations):
         ratio = np.asarray(observed / np.maximum(through(estimate), floor), dtype=np.float32)
-        # The PSF is symmetric: correlating with it is convolving with it.
+        # The PSF is symmetric, so correlation is the same as convolution.
         factor = np.maximum(through(ratio), np.float32(0))
         if total_variation > 0:
             factor /= 1 - np.float32(total_variation) * _curvature(estimate)
@@ -84,11 +84,10 @@ def wiener(
     ----------
     light : ndarray of float32, shape (height, width)
         Background-free counts.
-    optics : Optics
-    defocus : Defocus
-        Whose PSF is taken to be the blur.
+    transfer : callable
+        Returns the transfer function of the assumed blur; its PSF must be symmetric.
     ratios : sequence of float
-        Of the noise's power to the signal's, at every frequency alike; above 0.
+        Ratios of noise power to signal power, the same at every frequency; above 0.
 
     Yields
     ------
@@ -110,9 +109,8 @@ def wiener(
 def noise_to_signal(light: NDArray[np.float32]) -> float:
     """Ratio of a frame's noise variance to the variance of its signal.
 
-    The noise is taken from the differences of diagonal neighbours, of which structure
-    moves less than half (the median): J. Immerkaer, Comput. Vis. Image Underst. 64, 300
-    (1996), is the same idea.
+    The noise is the median of the absolute differences of diagonal neighbours, of which structure
+    affects less than half (after J. Immerkær, Comput. Vis. Image Underst. 64, 300, 1996).
 
     Parameters
     ----------
@@ -126,7 +124,7 @@ def noise_to_signal(light: NDArray[np.float32]) -> float:
 
 def _padded(light: NDArray[np.float32]) -> NDArray[np.float32]:
     observed = np.pad(light, MARGIN, mode="symmetric").astype(np.float32)
-    # 2, 3 and 5 only: four transforms an iteration.
+    # A fast length, because each iteration takes four transforms.
     shape = tuple(scipy.fft.next_fast_len(side, real=True) for side in observed.shape)
     grow = [(0, new - old) for new, old in zip(shape, observed.shape, strict=True)]
     return np.pad(observed, grow, mode="symmetric")
@@ -136,7 +134,7 @@ def _curvature(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Divergence of the normalised gradient; between -4 and 4."""
     down = np.diff(image, axis=0, append=image[-1:])
     right = np.diff(image, axis=1, append=image[:, -1:])
-    # What is flat to a thousandth of the mean has no direction.
+    # Gradients below a thousandth of the mean count as flat.
     norm = np.sqrt(down**2 + right**2 + np.float32((1e-3 * float(image.mean())) ** 2 + 1e-12))
     down /= norm
     right /= norm

@@ -1,4 +1,4 @@
-"""Weights trained on ImageNet: torchvision's official files, by URL or from a path.
+"""Loads weights trained on ImageNet: torchvision's official files, by URL or from a path.
 
 The names of these files end with the first digits of their sha256, which is checked;
 nothing in them is executed.  ResNet-34: BSD-3-Clause; VGG-16: CC BY 4.0 (Simonyan and
@@ -20,26 +20,26 @@ from torch import Tensor, nn
 
 from refocusd.errors import InputError
 
-#: Stands for the official file where a path could.
+#: Means the official file in place of a path.
 IMAGENET = "imagenet"
 RESNET34_URL = "https://download.pytorch.org/models/resnet34-b627a593.pth"
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 NO_ENCODER = 'set network.encoder_weights to "" and frozen_steps to 0: from scratch'
 _SUM_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
-#: What tells batches apart in training, no weight.
+#: Key of batch norm's counter of batches, which is not a weight.
 _COUNTER = "num_batches_tracked"
 
 
 def load_encoder(encoder: nn.Module, source: str) -> str:
     """Load an official ResNet file into an encoder for one channel.
 
-    The first convolution's kernels are summed over colours: a grey frame gives what it would
-    give as a picture with three equal channels.
+    The first convolution's kernels are summed over colours, so that a grey frame gives the same
+    features as a picture with three equal channels.
 
     Parameters
     ----------
     encoder : nn.Module
-        With torchvision's names.
+        A ResNet with torchvision's names.
     source : str
         `IMAGENET` or a path.
 
@@ -51,7 +51,7 @@ def load_encoder(encoder: nn.Module, source: str) -> str:
     Raises
     ------
     InputError
-        If the file cannot be had, its checksum is wrong, or it is of another network.
+        If the file cannot be obtained, its checksum is wrong, or it belongs to another network.
     """
     path, state = _state_of(source, RESNET34_URL, NO_ENCODER)
     first = state.get("conv1.weight")
@@ -73,12 +73,12 @@ def vgg16_features(source: str) -> list[tuple[Tensor, Tensor]]:
     Parameters
     ----------
     source : str
-        `IMAGENET`, or a path of that file, or of a ``.npz`` with the same keys.
+        `IMAGENET`, or the path of that file or of a ``.npz`` with the same keys.
 
     Raises
     ------
     InputError
-        If the file cannot be had, its checksum is wrong, or it is of another network.
+        If the file cannot be obtained, its checksum is wrong, or it belongs to another network.
     """
     path, state = _state_of(source, VGG16_URL, "choose a loss.name other than 'feature'")
     layers = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
@@ -93,12 +93,12 @@ def vgg16_features(source: str) -> list[tuple[Tensor, Tensor]]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors of a ``.pth`` or ``.npz`` file, floating ones as float32, after its checksum.
+    """Check and read the tensors of a ``.pth`` or ``.npz`` file, floating-point ones as float32.
 
     Raises
     ------
     InputError
-        If it is missing, damaged, or not the file that its name says.
+        If it is missing, damaged, or does not match the checksum in its name.
     """
     _check_sum(path)
     try:
@@ -129,7 +129,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _state_of(source: str, url: str, without: str) -> tuple[Path, dict[str, Tensor]]:
-    """The file and its tensors; `without` says how to do without them."""
+    """The file and its tensors; `without` tells the user how to do without them."""
     path = _downloaded(url, without) if source == IMAGENET else Path(source)
     if not path.is_file():
         raise InputError(
@@ -139,7 +139,7 @@ def _state_of(source: str, url: str, without: str) -> tuple[Path, dict[str, Tens
 
 
 def _downloaded(url: str, without: str) -> Path:
-    """The file in torch's own cache, fetched where it is not there."""
+    """Path of the file in torch's cache, after downloading it if necessary."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rsplit("/", 1)[1]
     if path.is_file():

@@ -1,16 +1,17 @@
-"""Plates on a cluster: what more workers give, what Dask costs, and what a million frames would take.
+"""Plates on a cluster: the gain of more workers, the cost of Dask, and the time for a million frames.
 
     python -m benchmarks.speed.cluster --json benchmarks/results/cluster-<machine>.json
     python -m benchmarks.speed.cluster --guide benchmarks/results/cluster-<machine>.json   into docs/guide/plates.md
-    python -m benchmarks.speed.cluster --quick             does it run?  Its figures mean little
-    python -m benchmarks.speed.cluster --parts live        one part alone
+    python -m benchmarks.speed.cluster --quick             checks that it runs; its figures mean little
+    python -m benchmarks.speed.cluster --parts live        one part only
     python -m benchmarks.speed.cluster --parts slide       one image of 20 000 x 20 000 px; not among the default parts
 
-`process` is the command without a cluster: a daemon in the command, and one worker.  All engines have one
-thread.  `process` keeps more than one core busy, so it is compared with one worker of a cluster on one core
-as well, to which both are bound.  How much two workers do is judged by what two bare engines do, each in a
-process of its own.  `linear` has two workers with an engine of known time.  A million frames are planned from the time and the memory of one worker, as measured here.  The whole
-plate has 384 wells, 2 fields and 3 planes of 128 x 128 px, refocused by deconvolution and verified.
+`process` is the command without a cluster: a daemon in the command, and one worker.  All engines use one
+thread.  `process` keeps more than one core busy, so it is also compared with one worker of a cluster while
+both are bound to one core.  The efficiency of two workers is compared with that of two bare engines, each in
+its own process.  `linear` has two workers with an engine of known time.  The plan for a million frames
+follows from the measured time and memory of one worker.  `plate` is a whole plate of 384 wells, 2 fields and
+3 planes of 128 x 128 px, refocused by deconvolution and verified.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from refocusd.cli.console import console, messages, write_json
 from refocusd.errors import RefocusdError
 
 PARTS = ("workers", "linear", "plate", "live", "slide")
-#: Above this, others keep the processor busy.
+#: Processor load of other programs above which the figures are unreliable.
 MOST_BUSY_PERCENT = 20.0
 
 
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Figures of the parts that were asked for."""
+    """Figures of the chosen parts."""
     quick = options.quick
     found: dict[str, Any] = {}
     if "workers" in options.parts:
@@ -176,7 +177,7 @@ def _live_rows(live: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield f"broker's limit, {side} px", told, ""
 
 
-#: The rows of the table by part.
+#: The table's rows for each part.
 ROWS = {
     "workers": _worker_rows,
     "linear": _linear_rows,

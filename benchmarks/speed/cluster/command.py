@@ -1,4 +1,4 @@
-"""``refocusd process`` as its user runs it: its time, its processor time and its memory."""
+"""Run ``refocusd process`` as a user does, and measure its time, processor time and memory."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ENGINE_MS = 20.0
 def process(
     plate: Path, folder: Path, flags: Sequence[str], *, one_core: bool = False
 ) -> dict[str, float]:
-    """Run ``refocusd process`` on a plate: s of the whole command, frames/s, and MiB of its largest process.
+    """Run ``refocusd process`` on a plate; its times in s, frames/s, and memory of its largest process in MiB.
 
-    `one_core` binds it to the first core that there is.
+    `one_core` binds it to the first available core.
     """
     folder.mkdir()
     report = folder / "report.json"
@@ -59,13 +59,13 @@ def _bind_to_one_core() -> None:
 
 
 def _processor_s() -> float:
-    """Processor time of the programs that have ended, s."""
+    """Processor time of all child processes that have ended, s."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 class _Peak:
-    """The most memory that a process or one of its children takes, read ten times a second."""
+    """Peak memory of a process or any of its children, whichever is largest; read ten times a second."""
 
     def __init__(self, pid: int) -> None:
         self._of = psutil.Process(pid)
@@ -89,7 +89,7 @@ class _Peak:
 
 @contextmanager
 def engine_takes(milliseconds: float = ENGINE_MS) -> Iterator[None]:
-    """Have the identity engine of the processes that are started meanwhile take so long a frame."""
+    """Make the identity engine take this time per frame in all processes started within the context."""
     path = os.pathsep.join(filter(None, [str(SLOW_ENGINE), os.environ.get("PYTHONPATH", "")]))
     with mock.patch.dict(
         os.environ, {"PYTHONPATH": path, "BENCHMARK_ENGINE_MS": str(milliseconds)}

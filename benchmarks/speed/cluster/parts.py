@@ -1,4 +1,4 @@
-"""The parts of the benchmark, each of which returns its figures."""
+"""The parts of the benchmark; each function returns the figures of its part."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from refocusd.errors import RefocusdError
 from refocusd.imaging.blur import BlurEstimate
 from refocusd.processes.daemon_process import DaemonProcess
 
-#: Of `plate`: wells, fields of each, planes of each, and their side.
+#: Of `plate`: wells, fields per well, planes per field, and the side of a plane.
 WELLS, FIELDS, PLANES, PLATE_PX = 384, 2, 3, 128
 #: Side of `slide`.
 SLIDE_PX = 20_000
@@ -42,20 +42,20 @@ CONTENDERS = {
     "cluster, 1 worker": ["--cluster", "local", "--max-jobs", "1"],
     "cluster, 2 workers": ["--cluster", "local", "--max-jobs", "2"],
 }
-#: Those of them that are also bound to one core, where the system can.
+#: Suffix of the contenders that are bound to one core, on systems that can do that.
 ON_ONE_CORE = " on one core"
 if hasattr(os, "sched_setaffinity"):
     CONTENDERS |= {
         name + ON_ONE_CORE: CONTENDERS[name] for name in ("process", "cluster, 1 worker")
     }
-#: How long bare engines are counted, s.
+#: Duration of the measurement of bare engines, s.
 BARE_S = 20.0
 
 
 def measure_workers(
     folder: Path, frames: int, shape: tuple[int, int], rounds: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Each contender on the same plate, in an order drawn anew each round; medians of the rounds."""
+    """Each contender on the same plate, in a new random order each round; medians over the rounds."""
     plate = write_plate(folder / "plate.zarr", frames, shape)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     for turn in range(rounds):
@@ -93,7 +93,7 @@ def measure_workers(
 
 
 def measure_own(shape: tuple[int, int], seconds: float) -> dict[str, float]:
-    """Frames/s of one bare engine, and of two in processes of their own: no code around them."""
+    """Frames/s of one bare engine, and of two in separate processes, without refocusd around them."""
     rates = {}
     for count in (1, 2):
         spawn = multiprocessing.get_context("spawn")
@@ -120,7 +120,7 @@ def _bare_engine(shape: tuple[int, int], seconds: float, ready: Any, found: Any)
     told = BlurEstimate(6.0, 0.08, "frames")
     frame = sample_field(np.random.default_rng(0), shape)
     out = np.empty_like(frame)
-    for _ in range(3):  # compiled for the size
+    for _ in range(3):  # warm-up: compiles the network for the size
         engine.refocus(frame, out, told)
     ready.wait()
     begun, frames = time.perf_counter(), 0
@@ -131,7 +131,7 @@ def _bare_engine(shape: tuple[int, int], seconds: float, ready: Any, found: Any)
 
 
 def measure_linear(folder: Path, counts: Sequence[int], shape: tuple[int, int]) -> dict[str, Any]:
-    """Frames/s of two workers with an engine of known time, on plates of more and more fields."""
+    """Frames/s of two workers with an engine of known time, for each number of frames in `counts`."""
     rates = {}
     flags = [*CONTENDERS["cluster, 2 workers"], "--backend", "identity"]
     for count in counts:
@@ -150,7 +150,7 @@ def measure_linear(folder: Path, counts: Sequence[int], shape: tuple[int, int]) 
 
 
 def measure_plate(folder: Path, wells: int) -> dict[str, Any]:
-    """A whole plate through two workers once, and whether every frame is accounted for."""
+    """A whole plate through two workers once; also verifies the output."""
     count = wells * FIELDS * PLANES
     raw = folder / "plate384.zarr"
     write_plate(raw, count, (PLATE_PX, PLATE_PX), fields=FIELDS, per_field=PLANES, axis="z")
@@ -169,7 +169,7 @@ def measure_plate(folder: Path, wells: int) -> dict[str, Any]:
 
 
 def measure_slide(folder: Path, side_px: int) -> dict[str, Any]:
-    """One large image in tiles by the default model: its time, and the most memory that it takes."""
+    """One large image, refocused in tiles by the default model: its time and its peak memory."""
     raw = write_slide(folder / "slide.zarr", side_px)
     done = process(raw, folder / "slide", ["--blur-px", str(SLIDE_BLUR_PX)])
     return {
@@ -185,7 +185,7 @@ def measure_slide(folder: Path, side_px: int) -> dict[str, Any]:
 def measure_live(
     folder: Path, seconds: float, side_px: int, workers: Sequence[int]
 ) -> dict[str, Any]:
-    """Frames/s of one acquisition with an engine of known time; and without one: the broker's limit."""
+    """Frames/s of one acquisition with an engine of known time, and with one of no time (the broker's limit)."""
     paced = {
         str(count): _live(folder, count, side_px, round(seconds * count * 1e3 / ENGINE_MS))
         for count in workers
@@ -213,7 +213,7 @@ def _live(
         flags += ["--ledgers", str(place / "ledgers"), "--no-trust-map"]
         with DaemonProcess(flags, place / "refocusd.log") as daemon:
             pixels = sample_frames(side_px)
-            # The first acquisition waits for all workers to be ready.
+            # The first acquisition is not counted: it waits until all workers are ready.
             for name, count in (("warm", max(32, 8 * workers)), ("counted", frames)):
                 done = stream(daemon.endpoint, place / name, pixels, count, fps=None, inline=False)
         if done.unaccounted or done.failed:

@@ -1,4 +1,4 @@
-"""What a million frames would take, and its table in the guide."""
+"""Time, memory and cost of a million frames, and their table in the guide."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from benchmarks.speed.cluster.plates import (
     PER_POSITION,
 )
 
-#: Where the guide shows what was measured.
+#: The page of the guide that shows the table.
 GUIDE = Path(__file__).resolve().parents[3] / "docs" / "guide" / "plates.md"
-#: Of `plan`: frames, workers at a time, and a public price of a computer with two cores and 8 GiB.
+#: Of the plan: frames, workers at a time, and the public price of a computer with two cores and 8 GiB.
 PLANNED_FRAMES, PLANNED_WORKERS, DOLLARS_PER_TWO_CORES_HOUR = 1_000_000, 64, 0.0816
 PRICE = (
     "Amazon m7g.large, Linux, on demand, us-east-1, as [reported on 17 June 2026]"
@@ -23,7 +23,7 @@ PRICE = (
 
 
 def plan_for(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What `PLANNED_FRAMES` would take, if other computers' cores were as fast as those here."""
+    """Time, memory and cost of `PLANNED_FRAMES` frames on cores as fast as those measured."""
     one = measured["contenders"]["cluster, 1 worker"]
     hours = PLANNED_FRAMES / one["frames_per_s"] / 3600
     width, height = measured["frame_px"]
@@ -40,7 +40,7 @@ def plan_for(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plan_as_markdown(plan: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
-    """The same as a table for the guide."""
+    """The plan as a Markdown table for the guide."""
     width, height = measured["frame_px"]
     one = measured["contenders"]["cluster, 1 worker"]
     rows = {
@@ -60,7 +60,7 @@ def plan_as_markdown(plan: Mapping[str, Any], measured: Mapping[str, Any]) -> st
 
 
 def into_guide(figures: Path, guide: Path = GUIDE) -> str:
-    """The guide's page with the plan of these figures in its place."""
+    """The text of the guide's page, with its table replaced by the plan of these figures."""
     found = json.loads(figures.read_text(encoding="utf-8"))
     table = plan_as_markdown(found["plan"], found["workers"])
     before, begin, rest = guide.read_text(encoding="utf-8").partition("<!-- plan: ")

@@ -12,9 +12,9 @@ from scipy.ndimage import gaussian_filter
 
 from refocusd.frame import Pixels
 
-#: Side of the specimen that is repeated over a slide, and its blur.
+#: Side of the specimen that is repeated over a slide, and the width of the slide's blur.
 SPECIMEN_PX, SLIDE_BLUR_PX = 2000, 20.0
-#: Frames of a position, and how many distinct ones there are.
+#: Frames at each position, and the number of distinct frames.
 PER_POSITION, DISTINCT = 20, 8
 
 
@@ -27,7 +27,22 @@ def write_plate(
     per_field: int = PER_POSITION,
     axis: str = "t",
 ) -> Path:
-    """Write a plate of blurred fields, each with so many time points or planes, as OME-Zarr 0.5."""
+    """Write a plate of blurred fields as OME-Zarr 0.5; returns `path`.
+
+    Parameters
+    ----------
+    path : Path
+    frames : int
+        In all fields together; the last field may have fewer than `per_field`.
+    shape : (int, int)
+        Height and width of a frame.
+    fields : int
+        Fields per well.
+    per_field : int
+        Frames per field.
+    axis : {"t", "z"}
+        Axis of the frames of a field.
+    """
     rng = np.random.default_rng(0)
     pixels = [sample_field(rng, shape) for _ in range(DISTINCT)]
     plate = zarr.open_group(path, mode="w")
@@ -77,7 +92,7 @@ def _write_field(image: Any, axis: str, frames: int, pixels: Sequence[Pixels]) -
 
 
 def write_slide(path: Path, side_px: int) -> Path:
-    """Write an OME-Zarr image of blurred nuclei, the same ones again and again."""
+    """Write a square OME-Zarr image of one blurred specimen, repeated in both directions."""
     rng = np.random.default_rng(0)
     specimen = sample_field(rng, (SPECIMEN_PX, SPECIMEN_PX), SLIDE_BLUR_PX)
     image = zarr.open_group(path, mode="w")
@@ -101,7 +116,7 @@ def write_slide(path: Path, side_px: int) -> Path:
 
 
 def sample_field(rng: np.random.Generator, shape: tuple[int, int], blur_px: float = 6.0) -> Pixels:
-    """Squares that are 2.7 times as wide as the blur, out of focus."""
+    """Blurred squares, 2.7 times as wide as the blur, with noise; uint16."""
     sharp = np.zeros(shape, np.float32)
     half, room = round(blur_px * 4 / 3), 3000 * (blur_px / 6) ** 2
     for y, x in rng.random((max(2, round(shape[0] * shape[1] / room)), 2)) * shape:

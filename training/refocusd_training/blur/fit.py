@@ -14,14 +14,14 @@ from refocusd.imaging.blur import FEATURES, blur_features
 from refocusd_training.blur.frames import SharpImage, blurred_frame
 from refocusd_training.blur.psfs import FAMILIES, HELD_OUT, transfer_functions
 
-#: Widths of the table of errors, px.
+#: Bounds of the widths in the table of errors, px.
 BINS = (0.7, 1.5, 3.0, 6.0, 12.0, 24.0, 42.0)
 HIDDEN = 48
 STEPS = 4000
 BATCH = 256
-#: Added to the features while fitting, so that no ring is trusted alone.
+#: Standard deviation of noise added to the features while fitting, so that no single ring decides.
 JITTER = 0.04
-#: One frame in so many is of images that are kept for testing.
+#: One frame in this many shows an image that is kept for testing.
 TEST_EVERY = 6
 
 
@@ -35,9 +35,9 @@ class Samples:
     log_sigma : ndarray of float32, shape (count,)
         Natural logarithm of the width, px.
     family : ndarray of int, shape (count,)
-        Of the PSF, in `FAMILIES`.
+        Index of the PSF's family in `FAMILIES`.
     test : ndarray of bool, shape (count,)
-        Of an image that is kept for testing.
+        Whether the image is kept for testing.
     """
 
     features: NDArray[np.float32]
@@ -47,11 +47,11 @@ class Samples:
 
     @property
     def held_out(self) -> NDArray[np.bool_]:
-        """Whose PSF is of a family that is kept for testing."""
+        """Samples whose family of PSFs is kept for testing; bool, shape (count,)."""
         return np.isin(self.family, [FAMILIES.index(name) for name in HELD_OUT])
 
     def of(self, chosen: NDArray[np.bool_]) -> Samples:
-        """Some of them."""
+        """The chosen samples."""
         return Samples(
             self.features[chosen], self.log_sigma[chosen], self.family[chosen], self.test[chosen]
         )
@@ -60,7 +60,7 @@ class Samples:
 def simulate(
     images: Sequence[SharpImage], count: int, seed: int = 0, pool: int = 80
 ) -> Iterator[Samples]:
-    """Yield samples one at a time; the first ones are the same, however many follow.
+    """Yield samples one at a time; the first ones do not depend on `count`.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def simulate(
     count : int
     seed : int
     pool : int
-        Transfer functions of each family.
+        Number of transfer functions of each family (three times as many of wave optics).
     """
     rng = np.random.default_rng(seed)
     transfers = [
@@ -142,14 +142,14 @@ def fit(samples: Samples, seed: int = 0) -> list[tuple[NDArray[np.float32], NDAr
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """Errors of one range of widths.
+    """Errors for one range of widths.
 
     Parameters
     ----------
     low_px, high_px : float
     frames : int
     median, p80 : float
-        Of the relative error's absolute value.
+        Median and 80th percentile of the absolute relative error.
     bias : float
         Median of the logarithm of estimate over truth.
     stated : float
@@ -168,7 +168,7 @@ class Error:
 def errors(
     layers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], samples: Samples
 ) -> list[Error]:
-    """Errors of the network, by true width."""
+    """Errors of the network for each range of true widths."""
     values = samples.features
     for index, (weight, bias) in enumerate(layers):
         values = values @ weight.T + bias

@@ -20,15 +20,15 @@ from refocusd.imaging.blur import TRAINED_PX
 from refocusd_training.blur.psfs import CYCLES
 from refocusd_training.data.images import SUFFIXES, grey, read_stored
 
-#: Frames are of these sizes, px.
+#: Shapes of the frames, px.
 SHAPES = ((520, 696), (512, 512), (256, 256), (400, 400), (130, 160))
-#: Every so many images, by the checksum of the name, are kept for testing.
+#: One image in this many, by the checksum of its name, is kept for testing.
 TEST_EVERY = 5
-#: Images are made smaller, hardly larger: what is enlarged is not sharp.
+#: Range of magnifications; images are hardly enlarged, because enlarged images are not sharp.
 ZOOM = (0.4, 1.1)
-#: Standard deviation of the blur that sharp images have by themselves, px.
+#: Standard deviation of the blur of the sharp images themselves, px.
 OWN_BLUR_PX = 0.8
-#: An image counts once; those of a kind with few images count more often, up to this.
+#: Images of folders with few images have a larger weight than 1, up to this.
 MOST_WEIGHT = 16
 
 
@@ -42,7 +42,7 @@ class SharpImage:
     light : ndarray of float32, shape (height, width)
         Background 0, bright structures 1.
     weight : float
-        How often it is taken.
+        Relative probability of drawing the image.
     """
 
     name: str
@@ -57,17 +57,17 @@ class SharpImage:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """A frame whose blur and whose light are known.
+    """A frame whose blur and in-focus light are known.
 
     Parameters
     ----------
     frame : ndarray of uint8 or uint16, shape (height, width)
     sigma_px : float
-        Width of its blur, that of the sharp image included.
+        Width of its blur, including the blur of the sharp image.
     added_px : float
-        The same without that.
+        The same without the blur of the sharp image.
     truth : ndarray of float32, shape (height, width)
-        What the camera would have counted without the blur, and without noise.
+        Counts of the camera without blur and without noise.
     """
 
     frame: Pixels
@@ -79,12 +79,12 @@ class Exposure:
 def load_sharp(folders: Sequence[Path]) -> list[SharpImage]:
     """Load all images that contain light from folders of sharp images.
 
-    Of a stack, some planes are taken.
+    Of stacks with ten or more planes, only some are used.
 
     Raises
     ------
     InputError
-        If there is none.
+        If there is no such image, or one cannot be read.
     """
     images: list[SharpImage] = []
     for folder in folders:
@@ -150,15 +150,15 @@ def expose(
     ----------
     image : SharpImage
     other : SharpImage
-        Sometimes lies above or below it, at another distance from focus.
+        In some frames, a second layer at another distance from focus.
     transfers : ndarray, shape (count, len(CYCLES))
-        Of `transfer_functions`; one is taken.
+        From `transfer_functions`; one is drawn.
     rng : numpy.random.Generator
 
     Returns
     -------
     Exposure or None
-        None if what was cut out holds no light.
+        None if the part that was cut out contains no light.
     """
     shape = SHAPES[rng.integers(len(SHAPES))]
     sigma = math.exp(rng.uniform(*np.log(TRAINED_PX)))
@@ -183,7 +183,7 @@ def expose(
 def cut(
     image: NDArray[np.float32], shape: tuple[int, int], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Cut a random part out of an image; a smaller image is continued by its mirror images."""
+    """Cut a random part out of an image; a smaller image is extended by its mirror images."""
     for axis, length in enumerate(shape):
         while image.shape[axis] < length:
             image = np.concatenate([image, np.flip(image, axis)], axis)
@@ -200,7 +200,7 @@ def _scene(
     margin: int,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """A part of the image, rotated and at another magnification, with a margin for the blur."""
+    """A part of the image, sometimes flipped and at another magnification, with a margin for the blur."""
     height, width = (side + 2 * margin for side in shape)
     needed = [math.ceil(side / zoom) + 2 for side in (height, width)]
     part = cut(image.light, (needed[0], needed[1]), rng)
@@ -236,7 +236,7 @@ def _blurred(
 def _camera(
     seen: NDArray[np.float32], truth: NDArray[np.float32], rng: np.random.Generator
 ) -> tuple[Pixels, NDArray[np.float32]]:
-    """The frame of what is seen, and the truth on its scale of counts."""
+    """Record `seen` as a frame, and scale `truth` to its counts."""
     photons = math.exp(rng.uniform(math.log(60), math.log(6000)))
     background = rng.uniform(0, 0.4) if rng.random() < 0.5 else rng.uniform(0, 0.05)
     light, clean = ((each + background) * photons for each in (seen, truth))

@@ -16,22 +16,22 @@ Family = Literal["wave", "strong wave", "gaussian", "soft disc", "paraboloid", "
 FAMILIES: tuple[Family, ...] = (
     "wave", "strong wave", "gaussian", "soft disc", "paraboloid", "skirt", "ring",
 )  # fmt: skip
-#: Kept from the network whose errors on unknown kinds of PSF are measured.
+#: Families that are kept for measuring the network's errors on unknown kinds of PSF.
 HELD_OUT: tuple[Family, ...] = ("strong wave", "skirt")
-#: Where a transfer function is known: frequency times width (`half_width_sigma`).
+#: Frequencies times width (`half_width_sigma`) at which transfer functions are stored.
 CYCLES = np.linspace(0, 4, 801)
-#: Half the side of PSFs that are drawn, and their standard deviation about, px.
+#: Half the side of drawn PSFs, and their approximate standard deviation, px.
 _HALF, _SIGMA = 40, 6.0
-#: PSFs of wave optics that are larger are drawn again, px.
+#: Largest side of PSFs of wave optics, px; larger ones are drawn again.
 _MOST_PX = 401
 
 
 def transfer_functions(family: Family, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Radial transfer functions at `CYCLES`, one a row.
+    """Draw radial transfer functions at the frequencies `CYCLES`, one per row.
 
-    ``wave`` are PSFs of wave optics, NA 0.2 to 1.3, 4 to 24 px of geometric radius; ``strong
-    wave`` are those that are both apodised (by 1.2 to 2.2) and spherically aberrated (by 0.3 to
-    0.6 waves of the Zernike polynomial), which ``wave`` are not.
+    ``wave`` are PSFs of wave optics, NA 0.2 to 1.3, 4 to 24 px of geometric radius.  ``strong
+    wave`` are those that are both strongly apodised (1.2 to 2.2) and strongly aberrated (0.3 to
+    0.6 waves of the Zernike polynomial), which ``wave`` never are.
 
     Parameters
     ----------
@@ -39,6 +39,10 @@ def transfer_functions(family: Family, count: int, rng: np.random.Generator) -> 
         One of `FAMILIES`.
     count : int
     rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of float32, shape (count, len(CYCLES))
     """
     found: list[NDArray[np.float32]] = []
     while len(found) < count:
@@ -60,7 +64,7 @@ def _wave(strong: bool, rng: np.random.Generator) -> NDArray[np.float32]:
     pixel = wavelength / (4 * na) * rng.uniform(0.8, 1.6)
     radius = math.exp(rng.uniform(math.log(4), math.log(24)))
     defocus = radius * pixel / math.tan(math.asin(na / index)) * rng.choice((-1, 1))
-    # a (6 r^4 - 6 r^2 + 1) is 6 a waves of r^4, and a defocus that balances them.
+    # a (6 r^4 - 6 r^2 + 1) is 6 a waves of r^4, with a defocus that balances them.
     balance = 12 * zernike * index * wavelength / na**2
     optics = Optics(na, wavelength, index, pixel, 6 * zernike, apodisation)
     return defocus_psf(optics, defocus + balance)

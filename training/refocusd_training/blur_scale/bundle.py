@@ -1,4 +1,4 @@
-"""Makes a model bundle of the trained network: ONNX, safetensors, test tensors, card."""
+"""Makes a model bundle from the trained network: ONNX, safetensors, test tensors, card."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from refocusd_training.export.rdf import description, free_sides, same_sides, so
 from refocusd_training.networks.blur_scale import FINE_SIGMA_PX, BlurScaleNet
 from refocusd_training.networks.build import BLUR_SCALE
 
-#: How far engines may be from the test tensors, in network units.
+#: Largest difference allowed between an engine and the test tensors, in network units.
 TOLERANCE = {"f32": 2e-3, "f16": 5e-2, "bf16": 0.2, "int8": 0.3}
 #: The same for other programs, which may allow no more than a hundredth of an output's maximum.
 REPRODUCED = 1e-4
-#: Beyond so many pixels a pixel does not matter to the answer, pixels of the reduced frame.
+#: Radius beyond which a pixel does not matter to the output, px of the reduced frame.
 RECEPTIVE_FIELD_PX = 96
 _OUTPUTS = ["refocused", "interval", "blur"]
 
@@ -45,18 +45,18 @@ def export_scale_bundle(
     ----------
     network : BlurScaleNet
     frames : Frames
-        Test tensors are two of its frames.
+        Two of its frames become the test tensors.
     output : Path
     model_id : str
     card : str
-        Markdown.
+        Model card, Markdown.
     training : mapping
-        What is recorded of the training: plain numbers and words.
+        Record of the training, in plain numbers and strings.
 
     Raises
     ------
     ConfigError, OutputError
-        As `bundle_id` and `put_bundle`.
+        See `bundle_id` and `put_bundle`.
     """
     bundle_id(output, model_id)
     network = network.eval().float()

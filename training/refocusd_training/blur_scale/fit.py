@@ -24,17 +24,19 @@ from refocusd_training.networks.blur_scale import BlurScaleNet, Restored
 
 log = logging.getLogger(__name__)
 
-#: Not judged at the border, whose surroundings the network does not see, px.
+#: Width of the border that does not count, because the network does not see its surroundings, px.
 _BORDER_PX = 8
-#: 90 % of pixels are to lie between two quantiles.
+#: Quantiles of the interval's ends: 90 % of pixels should lie between them.
 _TAIL = 0.05
+#: Weights of the other losses relative to that of pixels.
 _LIGHT_KEPT, _INTERVAL, _BLUR = 0.5, 0.3, 0.15
-#: Share of light that differs is looked at in squares of this side, px.
+#: Differences of light are averaged in squares of this side, px.
 _SQUARE_PX = 16
+#: Steps between messages in the log.
 _EVERY = 200
-#: Seconds between checkpoints: what an interrupted run loses at most.
+#: Time between checkpoints, s: the most that an interrupted run loses.
 _KEEP_S = 120.0
-#: How far the contrast of a frame goes from its 99.9th percentile to its brightest pixel.
+#: The top of a frame's contrast lies this share of the way from its 99.9th percentile to its brightest pixel.
 _BRIGHTEST = 0.2
 
 
@@ -56,7 +58,7 @@ class Losses:
 
 
 def losses(answer: Restored, batch: Batch) -> Losses:
-    """Compute the parts of the loss of an answer."""
+    """Compute the parts of the loss of the network's outputs."""
     inner = slice(_BORDER_PX, -_BORDER_PX)
     light, below, above, truth = (
         part.float()[..., inner, inner]
@@ -64,7 +66,7 @@ def losses(answer: Restored, batch: Batch) -> Losses:
     )
     flat = truth.flatten(1)
     bright = torch.quantile(flat, 0.999, dim=1)
-    # A few pixels that are much brighter than the others do not outweigh other frames.
+    # Otherwise, frames with a few very bright pixels would outweigh other frames.
     bright = bright + _BRIGHTEST * (flat.amax(1) - bright)
     contrast = (bright - flat.amin(1)).clamp_min(0.2)
     contrast = contrast[:, None, None, None]
@@ -92,12 +94,13 @@ class Schedule:
     Parameters
     ----------
     minutes : float
-        Of computing, pauses not counted.
+        Computing time, without pauses.
     batch : int
+        Frames per step.
     rate : float
         Highest learning rate.
     average : float
-        Decay of the weights' running mean, a step.
+        Decay of the weights' running mean per step.
     """
 
     minutes: float
@@ -137,16 +140,16 @@ def fit(frames: Frames, schedule: Schedule, folder: Path, start: Path | None = N
     frames : Frames
     schedule : Schedule
     folder : Path
-        For the checkpoint.
+        Folder of the checkpoint.
     start : Path, optional
-        Checkpoint of another run: where there is none yet, its averaged weights are begun with.
+        Checkpoint of another run, from whose averaged weights a new run starts.
 
     Raises
     ------
     InputError
-        If a checkpoint is damaged or of another network, or the loss diverged.
+        If a checkpoint is damaged or belongs to another network, or the loss diverged.
     OutputError
-        If no checkpoint can be written.
+        If the checkpoint cannot be written.
     """
     kept = folder / "checkpoint.pt"
     check_writable(kept)
@@ -229,7 +232,7 @@ def _keep(
 
 @contextmanager
 def _fitting(path: Path) -> Iterator[dict[str, Any]]:
-    """The state in a checkpoint, which must fit what it is loaded into."""
+    """Yield the state of a checkpoint; errors while it is loaded mean that it belongs to another network."""
     state = read_state(path)
     try:
         yield state

@@ -1,8 +1,8 @@
 """Makes training frames at the scale of the blur: sharp light that is blurred and recorded by a camera.
 
-A frame that was reduced until its blur has a given width looks the same for every microscope, except for
-the size of its objects and its noise.  Frames are therefore made at that scale directly, from sharp
-images at many magnifications that are blurred by PSFs of many kinds.
+A frame that is reduced until its blur has a given width looks the same for every microscope, except for
+the size of its objects and its noise.  Frames are therefore made directly at that scale, from sharp
+images at many magnifications that are blurred by many kinds of PSFs.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from refocusd_training.blur.psfs import CYCLES, FAMILIES, Family, transfer_funct
 from refocusd_training.networks.blur_scale import FINE_SIGMA_PX
 from refocusd_training.simulate.structures import filaments, membranes, puncta, textures
 
-#: Side of frames that are given to the network, and what is blurred around it, px.
+#: Side of the network's frames, and margin around them for the blur, px.
 SIDE_PX, MARGIN_PX = 112, 20
 _WHOLE = SIDE_PX + 2 * MARGIN_PX
-#: Reductions of sharp images: by half octaves.
+#: Number of magnifications of a sharp image, half an octave apart.
 _LEVELS = 7
 #: Share of frames that are not reduced: their blur is narrower than `FINE_SIGMA_PX`.
 _NARROW = 0.33
 #: Narrowest blur, px.
 _LEAST_SIGMA_PX = 0.5
-#: Standard uncertainty of the blur that is told: least, most.
+#: Range of the stated blur's standard uncertainty.
 _UNCERTAINTY = (0.03, 0.45)
-#: Generated structures of each kind, and their side, px.
+#: Number of generated images of each kind, and their side, px.
 _GENERATED_EACH, _GENERATED_PX = 45, 400
 
 
@@ -44,8 +44,9 @@ class Pyramid:
     Parameters
     ----------
     levels : list of Tensor of float16, shape (height, width)
-        Background 0, bright structures 1; none is smaller than a third of what is cut out.
+        Background 0, bright structures 1; no side is smaller than a third of the part that is cut out.
     weight : float
+        Relative probability of drawing the image.
     """
 
     levels: list[Tensor]
@@ -69,16 +70,16 @@ class Pyramid:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Frames and the truth.
+    """Frames and their truth.
 
     Parameters
     ----------
     frame, truth : Tensor, shape (n, 1, side, side)
-        Normalised as the network wants them.
+        Normalised for the network.
     known : Tensor, shape (n, 2)
-        What is told of the blur, see `BlurScaleNet`.
+        The stated blur, see `BlurScaleNet.restore`.
     error : Tensor, shape (n,)
-        Natural logarithm of true over told width.
+        Natural logarithm of true over stated width.
     """
 
     frame: Tensor
@@ -88,17 +89,17 @@ class Batch:
 
 
 class Frames:
-    """Makes batches without end.
+    """An endless source of batches.
 
     Parameters
     ----------
     kinds : sequence of (share, pyramids)
-        Kinds of images, and how often each is taken.
+        Kinds of images, with the share of frames of each.
     seed : int
     pool : int
-        Transfer functions of each family.
+        Number of transfer functions of each family (three times as many of wave optics).
     families : sequence of str
-        Of `transfer_functions`.
+        Families of PSFs, see `transfer_functions`.
     """
 
     def __init__(
@@ -238,7 +239,7 @@ class Frames:
         rng, count = self.rng, len(seen)
         photons = np.exp(rng.uniform(math.log(40), math.log(6000), count))
         reading = rng.uniform(0.5, 10, count)
-        # Pixels of the camera, by side, that one pixel here is the mean of.
+        # Number of camera pixels, along a side, whose mean one pixel here is.
         together = np.exp(rng.uniform(0, math.log(14), count))
         together[(told < FINE_SIGMA_PX - 1e-3).numpy()] = 1.0
         background = np.where(rng.random(count) < 0.5, rng.uniform(0, 0.4, count), 0.02)
@@ -256,7 +257,7 @@ class Frames:
 
 
 def _dead_cells(rng: np.random.Generator) -> Tensor:
-    """Small round bodies that are up to 30 times as bright as the rest, as pyknotic nuclei and dust are."""
+    """Small round bodies up to 30 times as bright as the rest, such as pyknotic nuclei and dust."""
     light = torch.zeros(_WHOLE, _WHOLE)
     y, x = torch.meshgrid(*(torch.arange(_WHOLE, dtype=torch.float32),) * 2, indexing="ij")
     for _ in range(rng.integers(1, 4)):
@@ -277,8 +278,8 @@ def sharp_kinds(
     ----------
     images : sequence of (share, images)
     generated : float
-        Share of structures that no microscope saw: filaments, membranes, puncta and textures
-        keep a network from drawing nuclei into everything.
+        Share of generated structures: filaments, membranes, puncta and textures keep a network
+        from drawing nuclei into everything.
     rng : numpy.random.Generator
     """
     kinds = [

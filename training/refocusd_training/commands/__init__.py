@@ -2,12 +2,12 @@
 
 ===============  ===================================================================================
 `blur`           `refocusd train blur`: fits the network that estimates a frame's blur
-`blur_scale`     `refocusd train blur-scale`: the network that works at the scale of the blur
+`blur_scale`     `refocusd train blur-scale`: train the network that works at the scale of the blur
 `evaluate`       `refocusd train evaluate`: evaluates a bundle
 `export`         `refocusd train export`: make a bundle from a run
 `fetch`          `refocusd train fetch-bbbc038`: download training images
 `fetch_bbbc006`  `refocusd train fetch-bbbc006`: download planes of the plate
-`fine_tune`      `refocusd train fine-tune`: train a bundle further for a lab's own microscope
+`fine_tune`      `refocusd train fine-tune`: train a bundle further for a user's own microscope
 `fitting`        Flags of the commands that fit on simulated frames (`blur`, `trust`), and their checks
 `run`            `refocusd train run`: train a network
 `simulate`       `refocusd train simulate`: simulate the out-of-focus image of one picture
@@ -15,8 +15,8 @@
 `trust`          `refocusd train trust`: fits the thresholds by which refocused frames are judged
 ===============  ===================================================================================
 
-One file a sub-command.  Only argparse, numpy and rich are imported here; torch waits until
-a command runs.
+Each sub-command has its own file.  Only argparse, numpy and rich are imported here; torch is imported
+when a command runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`refocusd train blur-scale`: the network that works at the scale of the blur."""
+"""`refocusd train blur-scale`: train the network that works at the scale of the blur."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from refocusd.errors import InputError
 from refocusd.files import reading
 from refocusd_training.commands.torch_at_hand import needs_torch
 
-#: How often nuclei, other stains and generated structures are taken.
+#: Shares of frames with nuclei, other stains and generated structures.
 SHARES = (0.47, 0.27, 0.26)
 #: Highest learning rate.
 RATE = 1.5e-3

@@ -1,4 +1,4 @@
-"""`refocusd train fine-tune`: train a bundle further for a lab's own microscope."""
+"""`refocusd train fine-tune`: train a bundle further for a user's own microscope."""
 
 from __future__ import annotations
 

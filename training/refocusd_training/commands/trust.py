@@ -87,12 +87,12 @@ def _fit(arguments: argparse.Namespace) -> int:
         others = other_looks(transmitted, max(20, len(made) // 10), arguments.seed)
         looks, all_looks = fit_looks(teaching, others), fit_looks(made, others)
     judge = fit_judge(teaching, looks)
-    # Intervals are scaled on one half of what was kept apart, and tested on the other.
+    # Intervals are scaled on one half of the held-out frames, and tested on the other half.
     told = calibrated(judge, held_out[::2])
     console = Console()
     for engine in engines:
         curve, about_held_out = _held_out(console, engine, judge, told, held_out)
-    # Nothing may be fitted on what scales the intervals.
+    # The intervals are scaled on frames on which nothing was fitted.
     final = replace(fit_judge(made, all_looks), interval=calibrated(judge, held_out).interval)
     text = judge_text(final, curve, about_held_out, _made_by(arguments, len(made)))
     if arguments.output is None:
@@ -117,7 +117,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _held_out(
     console: Console, engine: str, judge: Judge, told: Judge, held_out: list[Example]
 ) -> tuple[list[Reliability], dict[str, Any]]:
-    """Print how well an engine's held-out frames are judged; its reliability curve and its figures."""
+    """Print how well an engine's held-out frames are judged, and return its reliability curve and figures."""
     from refocusd_training.trust.fit import auroc, chances, coverage, figures, reliability
 
     chance, wrong = chances(judge, held_out, engine)
@@ -132,7 +132,7 @@ def _held_out(
 
 
 def _made_by(arguments: argparse.Namespace, samples: int) -> str:
-    """The command; folders by their names only, because their place is private."""
+    """The command line, with only the names of folders, because their paths are private."""
     return shlex.join(
         [
             *("refocusd", "train", "trust", "--data", *(folder.name for folder in arguments.data)),

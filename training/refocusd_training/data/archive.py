@@ -1,7 +1,7 @@
 """Extracts the images of one archived plane safely.
 
-The archive comes from elsewhere: only members with a published name are extracted, under that name,
-and each only up to a size that no field exceeds.  The size is measured while a member is written, since
+The archive is not trusted: only members with a published name are extracted, under that name,
+and each only up to a size that no field exceeds.  The size is measured while a member is written, because
 the archive's directory may be wrong.
 """
 
@@ -16,7 +16,7 @@ from refocusd import files
 from refocusd.errors import InputError
 from refocusd_training.data.bbbc006 import FILE_NAME, MOST_BYTES
 
-#: A plane has 1536 files; whatever has many times more is no such archive.
+#: A plane has 1536 files; an archive with many times more is not one.
 MOST_FILES = 8192
 CHUNK = 1 << 20
 
@@ -49,7 +49,7 @@ def plane_bytes(path: Path) -> int:
     Raises
     ------
     InputError
-        If it is no archive of a BBBC006 plane.
+        If it is not an archive of a BBBC006 plane.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -59,24 +59,24 @@ def plane_bytes(path: Path) -> int:
 
 
 def extract_plane(path: Path, output: Path) -> dict[str, str]:
-    """Extract the images of an archive into a folder, which appears when it is complete.
+    """Extract the images of an archive into a folder, which appears only when it is complete.
 
     Parameters
     ----------
     path : Path
         Archive of one plane.
     output : Path
-        Folder; an earlier one of that name is replaced.
+        Folder; an existing one is replaced.
 
     Returns
     -------
     dict of str to str
-        File name to SHA-256.
+        SHA-256 by file name.
 
     Raises
     ------
     InputError
-        If the archive is damaged or is no plane.
+        If the archive is damaged or is not a plane.
     OSError
         If the folder cannot be written.
     """

@@ -34,7 +34,7 @@ _FOLDER = re.compile(r"(?:.*[_-])?z_?(\d\d)", re.IGNORECASE)
 STEP_UM = 2.0
 PIXEL_UM = 0.645
 CHANNELS = ("w1", "w2")
-#: A file that claims to be larger is no BBBC006 field.
+#: A larger file is not a BBBC006 field.
 MOST_BYTES = 1 << 24
 
 
@@ -47,7 +47,7 @@ class Field:
     well, site, channel : str
         ``a02``, ``s1``, ``w1``.
     side : str
-        ``train``, ``validate`` or ``test``: the well's.
+        Side of the well: ``train``, ``validate`` or ``test``.
     planes : tuple of (int, Path)
         Usable files by plane, in order.
     """
@@ -138,15 +138,15 @@ def open_plate(
         Holds, at any depth, files with the published names; the plane is a number in front of
         the name (``05_mcf-...``) or in the name of a folder above (``BBBC006_v1_images_z_05``).
     planes : sequence of int
-        Out of focus.  A field is used with those it has.
+        Planes out of focus.  A field is used with those that it has.
     focus_plane : int
     channels : sequence of str
-        ``w1``, ``w2``; empty: those that are there.
+        ``w1``, ``w2``; empty: those that exist.
     smallest : int
-        Frames with a shorter side are left out, in pixels.
+        Frames with a shorter side, px, are left out.
     seed : int
     validate, test : float
-        Shares of the wells; see `sides_of`.  The wells `TEST_WELLS` are always tested on.
+        Shares of the wells; see `sides_of`.  The wells `TEST_WELLS` are always on the test side.
 
     Raises
     ------

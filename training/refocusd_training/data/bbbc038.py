@@ -40,17 +40,17 @@ def fetch_bbbc038(
     Parameters
     ----------
     output : Path
-        New folder, or one to complete.
+        A new folder, or one to complete.
     digests : dict of str to str
-        File name to the leading hexadecimal digits of `pixels_digest`.
+        Leading hexadecimal digits of `pixels_digest` by file name.
     url : str
     timeout_s : float
-        Of one network operation.
+        Time limit of one network operation.
 
     Returns
     -------
     str
-        SHA-256 of the archive, for your records: its publisher gives none.
+        SHA-256 of the archive, for the user's records, because its publisher states none.
 
     Raises
     ------

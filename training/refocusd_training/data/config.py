@@ -21,29 +21,29 @@ class DataConfig:
     Parameters
     ----------
     kind : str
-        ``sharp``: sharp images, put out of focus by the simulator; ``bbbc006``: plates of that
-        set; ``stacks``: through-focus stacks of one's own microscope.
+        ``sharp``: sharp images, defocused by the simulator; ``bbbc006``: plates of that
+        set; ``stacks``: through-focus stacks of the user's own microscope.
     channels : tuple of str
-        Of ``sharp``: ``NAME=FOLDER``, the folder relative to that of the data; drawn evenly.
-        Empty: one channel, BBBC038's images of the shipped split.  Of ``bbbc006``: ``w1`` and
-        ``w2``; empty: those that are there.  Of ``stacks``: names of the channel axis; empty: all.
+        For ``sharp``: ``NAME=FOLDER``, with the folder relative to that of the data; channels are drawn
+        evenly; empty: one channel, BBBC038's images of the shipped split.  For ``bbbc006``: ``w1`` and
+        ``w2``; empty: those that exist.  For ``stacks``: names on the channel axis; empty: all.
     validate, test : float
-        Shares of the wells or fields that are held out.  Of images that the shipped split
+        Shares of the wells or fields that are held out.  For images that the shipped split
         names, that split decides.
     split_seed : int
-        Of the drawing of the sides, and of the validation frames: other than a run's seed, so
+        Seed of the sides and of the validation frames.  It is not the seed of the run, so
         that runs with different seeds are compared on the same frames.
     validation_batches : int
         Batches of the fixed validation set.
     bank : int
-        Transfer functions that the simulator keeps at a time (``sharp``).
+        Number of transfer functions that the simulator keeps (``sharp``).
     layers : int
         Layers of a specimen's depth (``sharp``), 1 to 4: 1 is a plane (its PSF may be averaged
-        over a thickness), more lie at depths of their own, sharp and blurred mixed.
+        over a thickness); more layers lie at different depths, so that sharp and blurred parts mix.
     depth_um : pair of float
-        What the depth of a specimen of several layers is drawn from, in um.
+        Range from which the depth of a specimen with several layers is drawn, in um.
     planes : tuple of int
-        Planes of ``bbbc006`` that are trained and validated on.
+        Planes of ``bbbc006`` for training and validation.
     focus_plane : int
         Its plane in focus.
     test_planes : tuple of int
@@ -53,9 +53,9 @@ class DataConfig:
     z_axis : str
         Axis of ``stacks`` along which they go through focus.
     z_step_um : float
-        Distance of their planes in um; 0 for what the recordings say.
+        Distance of their planes in um; 0 for that stated by the recordings.
     optics : str
-        Of ``sharp``, where no microscope was measured: ``20x``, those of an air objective with an NA of
+        For ``sharp``, if no microscope was measured: ``20x``, those of an air objective with an NA of
         0.4-0.5; ``any``, any fluorescence microscope, with uneven light, debris, overexposure and
         generated structures (`refocusd_training.simulate.ranges.WIDE_RANGES`).
 
@@ -83,7 +83,7 @@ class DataConfig:
     optics: OpticsKind = "20x"
 
     def __post_init__(self) -> None:
-        """Refuse values that make no sense."""
+        """Refuse invalid values."""
         check_settings(self)
         for name in ("depth_um", "defocus_um"):
             pair = getattr(self, name)

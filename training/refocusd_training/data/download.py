@@ -14,7 +14,7 @@ from refocusd import files
 from refocusd.errors import InputError
 
 CHUNK = 1 << 20
-#: Attempts that bring nothing new before it is given up; any byte starts the count again.
+#: Number of consecutive attempts without a new byte after which the download fails.
 FRUITLESS_ATTEMPTS = 3
 
 _NETWORK = (OSError, http.client.HTTPException)
@@ -64,9 +64,9 @@ def download(
         http or https.
     target : Path
     advance : callable
-        Called with the bytes that are there and those that there will be.
+        Called with the number of bytes so far and in all; None if the latter is unknown.
     timeout_s : float
-        Of one network operation.
+        Time limit of one network operation.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def _continue(
         answer = urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            # Another version, shorter than what is here: from the start.
+            # The remote file is another version, shorter than the part here: start again.
             error.close()
             files.remove(note, missing_ok=True)
             raise _NetworkError("the partial download does not fit the remote file") from error

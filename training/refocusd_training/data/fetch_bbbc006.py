@@ -1,7 +1,7 @@
 """Downloads the planes of BBBC006, and verifies on a second run that they are unchanged.
 
-Below the output folder lie ``BBBC006_v1_images_z_NN`` for each plane and a manifest with the
-SHA-256 of each archive as downloaded (the publisher states none) and of each image.
+The output folder holds a folder ``BBBC006_v1_images_z_NN`` for each plane, and a manifest with the
+SHA-256 of each downloaded archive (the publisher states none) and of each image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BBBC006_URL = "https://data.broadinstitute.org/bbbc/BBBC006"
 MANIFEST = "BBBC006_v1_manifest.json"
 #: An unpacked plane: 1536 uncompressed files of 520x696 px, 16 bits.
 PLANE_BYTES = 1536 * 520 * 696 * 2
-#: Left free on the disk.
+#: Space that stays free on the disk, bytes.
 RESERVE_BYTES = 1 << 30
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -39,9 +39,9 @@ class FetchReport:
     Parameters
     ----------
     fetched, verified : list of int
-        Planes that were got now, and that were there and unchanged.
+        Planes that were fetched now, and planes that existed and were unchanged.
     sha256 : dict of int to str
-        Of the archives.
+        Hash of each plane's archive.
     """
 
     fetched: list[int] = field(default_factory=list)
@@ -71,24 +71,24 @@ def fetch_bbbc006(
         0 to 33; 16 is in focus.
     output : Path
     archives : Path, optional
-        Folder with the archives, got elsewhere; nothing is downloaded.
+        Folder with archives that were downloaded elsewhere; nothing is downloaded.
     url : str
         http or https folder of the archives.
     timeout_s : float
-        Of one network operation.
+        Time limit of one network operation.
     reserve_bytes : int
-        What must stay free on the disk.
+        Space that must stay free on the disk.
     console : rich.console.Console, optional
         Where progress is shown.
 
     Raises
     ------
     ConfigError
-        If there is no such plane, or the URL is of another kind.
+        If there is no such plane, or the URL is not http or https.
     InputError
-        If an archive cannot be fetched, is damaged or is not what the manifest says.
+        If an archive cannot be fetched, is damaged, or differs from the manifest.
     DiskFullError
-        Before anything is fetched, if there will not be room; or when there is none left.
+        If there will not be enough room (before anything is fetched), or the disk is full.
     OutputError
         If the folder cannot be written.
     """
@@ -138,7 +138,7 @@ def _size(plane: int, archives: Path | None, url: str, timeout_s: float) -> int:
                 f"{path} does not exist: download {BBBC006_URL}/{path.name}, or leave plane {plane} out"
             )
         return plane_bytes(path)
-    # What is unpacked is only known when the archive is there: a whole plane is the most.
+    # The unpacked size is known only from the archive itself; a whole plane is the upper limit.
     return (remote_bytes(f"{url}/{_archive_name(plane)}", timeout_s=timeout_s) or 0) + PLANE_BYTES
 
 

@@ -12,19 +12,19 @@ from PIL import Image
 
 from refocusd.errors import InputError
 
-#: Files that are taken for images.
+#: Suffixes of image files.
 SUFFIXES = frozenset({".png", ".tif", ".tiff"})
-#: A TIFF that claims more is no frame.
+#: A TIFF with more pixels than this is not a frame, bytes.
 MOST_BYTES = 1 << 30
 
 
 def read_image(path: Path) -> NDArray[np.generic]:
-    """One grey image as it is stored.
+    """Read one grey image as it is stored.
 
     Parameters
     ----------
     path : Path
-        PNG or TIFF; RGB(A) whose channels are equal counts as grey.
+        PNG or TIFF; an RGB(A) image with equal channels counts as grey.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def read_image(path: Path) -> NDArray[np.generic]:
 
 
 def read_stored(path: Path) -> NDArray[np.generic]:
-    """All that an image file holds, of any type and shape.
+    """Read all pixels of an image file, of any type and shape.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def read_stored(path: Path) -> NDArray[np.generic]:
             return np.asarray(image)
     except InputError:
         raise
-    # Of a damaged TIFF, tifffile and the decoders below it raise whatever they run into.
+    # tifffile and its decoders raise all kinds of errors for a damaged TIFF.
     except Exception as error:
         raise InputError(
             f"{path} cannot be read as an image ({type(error).__name__}: {error}): replace it"
@@ -64,7 +64,7 @@ def _tiff(path: Path) -> NDArray[np.generic]:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        # Before it is decoded: a damaged header may claim any size.
+        # This must come before decoding, because a damaged header may state any size.
         if (claimed := file.series[0].nbytes) > MOST_BYTES:
             raise InputError(
                 f"{path} states {claimed} bytes of pixels, more than {MOST_BYTES}: give single frames"
@@ -73,7 +73,7 @@ def _tiff(path: Path) -> NDArray[np.generic]:
 
 
 def grey(array: NDArray[np.generic], what: str) -> NDArray[np.generic]:
-    """The grey image that is stored as this array; see `read_image`."""
+    """Convert a stored array to the grey image that it holds; see `read_image`."""
     if array.ndim == 3 and array.shape[-1] in (3, 4):
         first = array[..., 0]
         if not all(np.array_equal(first, array[..., i]) for i in (1, 2)):
@@ -90,7 +90,7 @@ def grey(array: NDArray[np.generic], what: str) -> NDArray[np.generic]:
 
 
 def pixels_digest(image: NDArray[np.generic]) -> str:
-    """SHA-256 of shape, type and pixels, which does not depend on the file's compression."""
+    """SHA-256 of shape, type and pixels, independent of the file's compression."""
     digest = hashlib.sha256(f"{image.shape} {image.dtype.str}".encode())
     digest.update(np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Pairs of real frames, out of focus and in focus, as training batches.
 
-Both frames of a pair are normalised with offset and scale of the whole raw frame, as the engines
-do; both are cropped, rotated and flipped in the same way.
+Both frames of a pair are normalised with the offset and scale of the whole raw frame, as in the
+engines, and are cropped, rotated and flipped in the same way.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from refocusd.frame import Pixels
 from refocusd.imaging.normalise import CountsRange, counts_range
 from refocusd_training.data.samples import MIN_SPAN, Batch
 
-#: A frame on disk: the file or recording, and the number of the frame in it.
+#: A frame on disk: the file or recording, and the index of the frame in it.
 Place = tuple[str, int]
-#: Frames are kept in memory up to this much; others are read again.
+#: Frames are kept in memory up to this size, bytes; others are read again.
 CACHE_BYTES = 1 << 30
 
 
@@ -34,11 +34,11 @@ class Pair:
     ----------
     field, channel : str
     defocus_um : float
-        Of the raw frame, signed; NaN where it is not known.
+        Defocus of the raw frame, signed; NaN if it is not known.
     raw, truth : (str, int)
-        What `Frames` reads: out of focus, in focus.
+        Places, for `Frames`, of the frames out of focus and in focus.
     shift : (int, int)
-        Pixels, down and right, by which the truth shows a structure further than the raw frame.
+        Shift of the truth relative to the raw frame, px, down and right.
     """
 
     field: str
@@ -50,13 +50,14 @@ class Pair:
 
 
 class Frames:
-    """Reads frames from disk and keeps the latest; safe for several threads.
+    """Reads frames from disk and caches those used last; safe for several threads.
 
     Parameters
     ----------
     read : callable
-        Place to pixels; may raise `InputError`.
+        Returns the pixels at a place; may raise `InputError`.
     cache_bytes : int
+        Size of the cache.
     """
 
     def __init__(self, read: Callable[[Place], Pixels], cache_bytes: int = CACHE_BYTES) -> None:
@@ -83,17 +84,22 @@ class Frames:
 
 
 class PairSource:
-    """Batches of cut-out pairs; see `SampleSource`.
+    """Batches of crops of pairs; see `SampleSource`.
 
     Parameters
     ----------
     train, validate : sequence of Pair
-        Channels are drawn evenly.
+        Training draws channels evenly.
     frames : Frames
     description : mapping
     size, batch, seed : int
-        As `open_samples`.
+        See `open_samples`.
     validation_seed, validation_batches : int
+
+    Raises
+    ------
+    InputError
+        If there is no pair to train on.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """An endless stream of training batches, simulated while the network trains.
 
 One thread simulates ahead (numpy and scipy release the interpreter's lock).
-Transfer functions come from a bank that is renewed continuously, because a
-pupil takes longer to compute than an exposure.  A stream depends only on its
-seed, and not on timing.
+Transfer functions come from a bank that is renewed continuously, because they
+take longer to compute than an exposure.  A stream depends only on its
+seed, not on timing.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from refocusd_training.simulate.scene import Scene, expose_scene
 from refocusd_training.simulate.specimen import window
 from refocusd_training.simulate.structures import GENERATORS
 
-#: Reflected or real surroundings of a training frame: wider than the widest
+#: Surroundings of a training frame, reflected or real, px: wider than the widest
 #: trained disc (36 µm at NA 0.5: 35 px) and its rings.
 MARGIN = 64
-#: Share of frames that show nothing but noise: they must stay empty.
+#: Share of frames that show only noise, which must stay empty.
 EMPTY_SHARE = 0.03
 #: Share of frames that are normalised as part of a larger, brighter frame.
 DIMMED_SHARE = 0.25
-#: Range of a truth is at least this, in network units, so that an empty
-#: frame's error is not divided by nothing.
+#: Least range of a truth, in network units, by which the errors of a frame, even an empty one,
+#: are divided.
 MIN_SPAN = 0.5
 
 
@@ -66,12 +66,12 @@ class Batch:
     Parameters
     ----------
     raw, truth : ndarray of float32, shape (batch, 1, size, size)
-        Network input, and what it should give.
+        Input of the network, and its wanted output.
     span : ndarray of float32, shape (batch,)
         Range of each truth.
     defocus_um : ndarray of float32, shape (batch,)
-        Distance of each raw frame from focus in um, signed; NaN where it is unknown, or where
-        the frame shows nothing.
+        Distance of each raw frame from focus in um, signed; NaN if it is unknown, or if the frame
+        shows nothing.
     """
 
     raw: NDArray[np.float32]
@@ -91,7 +91,7 @@ class _Transfers:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """A frame before the camera: everything that is drawn at random except the noise.
+    """A frame before it reaches the camera: everything that is drawn at random except the noise.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class Exposure:
     camera : Camera
     peak : float
     haze, shading : ndarray of float32, shape (height, width) or (1, 1)
-        As `expose_scene` takes them; of the frame, without the margin.
+        Background light and vignetting, see `expose_scene`; without the margin.
     defocus_um : float
         NaN for a frame that shows nothing.
     """
@@ -123,21 +123,22 @@ class SampleStream:
     Parameters
     ----------
     specimens : sequence of ndarray of float32, shape (height, width)
-        As `flux_of` gives them.  Larger ones are drawn more often, up to 4 times.
+        Flux, see `flux_of`.  Larger specimens are drawn more often, up to 4 times.
     size : int
-        Side of a training frame, in pixels.
+        Side of a training frame, px.
     batch : int
+        Frames per batch.
     bank : int
-        Transfer functions kept; one is renewed with each batch.
+        Number of transfer functions that are kept; one is renewed with each batch.
     seed : int
     ranges : Ranges
-        Of optics and cameras.
+        Ranges of optics and cameras.
     channels : sequence of int, optional
         Number of each specimen's channel; channels are drawn evenly.
     layers : int
         Layers of a specimen; 1 is a plane, which may have a thickness.
     depth_um : pair of float
-        What the depth of several layers is drawn from, in um.
+        Range from which the depth of several layers is drawn, in um.
     """
 
     def __init__(
@@ -184,14 +185,14 @@ class SampleStream:
             yield collate(frames, rng)
 
     def exposures(self, first: int) -> Iterator[tuple[list[Exposure], NDArray[np.float32]]]:
-        """Yield what a device exposes itself (`simulate.torch_exposure`), from step `first` on.
+        """Yield exposures for `simulate.torch_exposure`, from step `first` on.
 
         Yields
         ------
         list of Exposure
-            A step's; equal to those of `batches` in distribution, not one by one.
+            Exposures of a step, with the same distribution as those of `batches`, but not equal to them.
         ndarray of float32, shape (batch,)
-            Factor on each frame's range; see `collate`.
+            Factor by which each frame's range is multiplied; see `collate`.
         """
         for rng, bank in self._steps(first):
             drawn = [self._exposure(rng, bank) for _ in range(self._batch)]
@@ -266,7 +267,7 @@ class SampleStream:
             zoom = float(rng.uniform(0.8, 1.6)) if rng.random() < 0.5 else 1.0
             flux = window(self._specimens[index], side, zoom, rng)
         if rng.random() < 0.3:
-            # Structures of one image differ in brightness more than the 8-bit sources show.
+            # Structures of one image differ in brightness more than 8-bit sources show.
             flux = flux ** np.float32(rng.uniform(0.8, 1.5))
         if rng.random() < 0.3:
             glow = scipy.ndimage.uniform_filter(flux[::8, ::8], 15, mode="nearest")
@@ -283,17 +284,17 @@ class SampleStream:
 
 
 def _dimming(rng: np.random.Generator) -> float:
-    """By how much the frame that contains this part is brighter."""
+    """Factor by which the frame that contains this part is brighter; 1 for most."""
     return float(rng.uniform(1.0, 2.5)) if rng.random() < DIMMED_SHARE else 1.0
 
 
 def collate(frames: Sequence[tuple[Scene, float]], rng: np.random.Generator) -> Batch:
-    """Frames, each with its defocus in um, as a step's batch.
+    """Make a batch of frames.
 
     Parameters
     ----------
     frames : sequence of (Scene, float)
-        All of one size.
+        Frames of one size, each with its defocus in um.
     rng : numpy.random.Generator
         Draws which frames are normalised as part of a larger, brighter one.
     """
@@ -322,9 +323,9 @@ class Prefetched(Generic[Item]):
     Parameters
     ----------
     stream : iterator
-        Of batches, or of what a device makes them of.
+        Iterator over batches or exposures.
     ahead : int
-        Items drawn but not yet taken, at most.
+        Largest number of items that are drawn but not yet taken.
     """
 
     def __init__(self, stream: Iterator[Item], ahead: int = 4) -> None:
@@ -340,7 +341,7 @@ class Prefetched(Generic[Item]):
     def __exit__(self, *_error: object) -> None:
         self._stop.set()
         while self._thread.is_alive():
-            # The thread may wait for room: make some until it sees the event.
+            # The thread may wait for room in the queue: make room until it sees the event.
             try:
                 self._queue.get(timeout=0.05)
             except queue.Empty:
@@ -348,7 +349,7 @@ class Prefetched(Generic[Item]):
         self._thread.join()
 
     def take(self) -> Item:
-        """The next item; raises what the simulation raised."""
+        """Take the next item; errors of the simulation are raised here."""
         item = self._queue.get()
         if isinstance(item, BaseException):
             raise item
@@ -360,5 +361,5 @@ class Prefetched(Generic[Item]):
                 self._queue.put(batch)
                 if self._stop.is_set():
                     return
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that takes
+        except BaseException as error:  # noqa: BLE001 - raised by `take`
             self._queue.put(error)

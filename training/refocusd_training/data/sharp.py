@@ -23,7 +23,7 @@ from refocusd_training.data.split import Side, load_split, make_split, split_dig
 from refocusd_training.simulate.ranges import Ranges
 from refocusd_training.simulate.specimen import flux_of
 
-#: Above this many images of one channel, near-duplicates are not searched for: it takes minutes.
+#: With more images of one channel than this, near-duplicates are not searched, which would take minutes.
 MOST_COMPARED = 400
 #: A well in the name of a BBBC006 field: ``..._a02_s1_...``, ``...__a02__s1__...``.
 _WELL = re.compile(r"_(?P<well>[a-p]\d\d)_{1,2}s\d", re.IGNORECASE)
@@ -50,8 +50,8 @@ class Specimen:
 @dataclass(slots=True)
 class _Found:
     wells: Mapping[str, Side]
-    #: Of images that are neither of the shipped split nor of a plate, by name: one name is one
-    #: field, whatever its channel.
+    #: Sides of images that are neither in the shipped split nor from a plate, by name: images of all
+    #: channels with one name are one field.
     settled: dict[str, Side] = field(default_factory=dict)
     specimens: list[Specimen] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -78,13 +78,13 @@ class SharpSource:
     ----------
     config : DataConfig
     specimens : sequence of Specimen
-        At least one on the training side.
+        At least one must be on the training side.
     description : mapping
-        What to say of them.
+        Description of the data.
     seed : int
-        Of training; that of the validation is the split's.
+        Seed of training; validation uses the seed of the split.
     stream : callable
-        `SampleStream` with all that is the same for training and validation.
+        `SampleStream` with all arguments that are the same for training and validation.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class SharpSource:
         return self._stream("train", self._config.bank, self._seed).batches(first)
 
     def exposures(self, first: int) -> Iterator[tuple[list[Exposure], NDArray[np.float32]]]:
-        """Yield what a device exposes itself, from step `first` on; see `ExposureSource`."""
+        """Yield exposures from step `first` on; see `ExposureSource`."""
         return self._stream("train", self._config.bank, self._seed).exposures(first)
 
     def validation(self) -> list[Batch]:
@@ -204,7 +204,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _sides_of_wells(config: DataConfig, folders: Iterable[Path]) -> dict[str, Side]:
-    """Sides of all wells of all channels: a well shows the same cells in each."""
+    """Sides of the wells of all channels, because a well shows the same cells in each channel."""
     hits = (_WELL.search(path.name) for folder in folders for path in _images_in(folder))
     wells = {hit["well"].lower() for hit in hits if hit} - TEST_WELLS
     sides = sides_of(wells, seed=config.split_seed, validate=config.validate, test=config.test)

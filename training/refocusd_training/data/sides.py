@@ -1,8 +1,8 @@
 """Assigns wells and fields to training, validation and test, as a function of the name.
 
 A hash of the name is used instead of a shuffle: if a plate lacks a well or has an additional one, all other
-wells keep their side.  In a small set, the hash only determines the order, since it could otherwise hold out
-six of ten.  Everything with the same name is on the same side: sites, channels, planes and crops.
+wells keep their side.  In a small set, the hash only determines the order, because it could otherwise hold
+out six of ten.  Everything with the same name is on the same side: sites, channels, planes and crops.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 
 from refocusd_training.data.split import Side
 
-#: Fewer names than these are cut at the shares, not at the hash.
+#: Fewer names than this are ordered by the hash and divided by the shares.
 FEW = 30
-#: Wells of BBBC006 whose fields every bundle is evaluated on.
+#: Wells of BBBC006 on whose fields every bundle is evaluated.
 TEST_WELLS = frozenset({"a02", "a03", "a04", "a05", "a06"})
 
 
@@ -43,8 +43,8 @@ def sides_of(names: Iterable[str], *, seed: int, validate: float, test: float) -
     names : iterable of str
     seed : int
     validate, test : float
-        Shares; of fewer than `FEW` names they are met to the nearest field.  A share above 0
-        gives its side at least one of three or more.
+        Shares; with fewer than `FEW` names they are met to the nearest field.  With three or more
+        names, a share above 0 gives its side at least one of them.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def sides_of(names: Iterable[str], *, seed: int, validate: float, test: float) -
     sides = {name: side_of(name, seed=seed, validate=validate, test=test) for name in ordered}
     if len(ordered) < 3:
         return sides
-    # The fields nearest to the side that lacks one: validation lies above test.
+    # The field whose hash is nearest to the range of the missing side: validation lies above test.
     if test > 0 and "test" not in sides.values():
         sides[by_hash[0]] = "test"
     if validate > 0 and "validate" not in sides.values():
@@ -69,11 +69,11 @@ def sides_of(names: Iterable[str], *, seed: int, validate: float, test: float) -
 
 
 def _at_shares(names: Sequence[str], validate: float, test: float) -> dict[str, Side]:
-    """Sides of names in a drawn order, cut at the shares."""
+    """Sides of names in a given order, divided by the shares."""
     tested, validated = (
         max(round(share * len(names)), 1) if share > 0 else 0 for share in (test, validate)
     )
-    # At least one is trained on.
+    # At least one name is left for training.
     validated = min(validated, len(names) - 1 - min(tested, len(names) - 2))
     tested = min(tested, len(names) - 1 - validated)
     sides: dict[str, Side] = dict.fromkeys(names, "train")

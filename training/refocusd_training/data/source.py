@@ -22,7 +22,7 @@ from refocusd_training.data.config import DataConfig
 from refocusd_training.data.samples import Batch, Exposure
 from refocusd_training.simulate.ranges import DEFAULT_RANGES, Ranges
 
-#: Problems that are told in full.
+#: Number of problems that are described in full.
 TOLD = 5
 
 
@@ -31,27 +31,27 @@ class SampleSource(Protocol):
 
     @property
     def description(self) -> dict[str, object]:
-        """Describe the data as plain JSON: images, split, channels, what was skipped and why."""
+        """Describe the data as plain JSON: images, split, channels, and what was skipped and why."""
         ...
 
     def batches(self, first: int) -> Iterator[Batch]:
         """Yield the batches of step `first` and all later ones, without end.
 
-        A batch depends on the seed and its step alone.
+        A batch depends only on the seed and its step.
         """
         ...
 
     def validation(self) -> list[Batch]:
-        """Fixed batches of specimens that training does not show; the same whatever the seed."""
+        """Fixed batches of specimens that training does not see, independent of the seed."""
         ...
 
 
 @runtime_checkable
 class ExposureSource(SampleSource, Protocol):
-    """A source whose frames a device can expose itself, by `simulate.torch_exposure`."""
+    """A source whose frames can be exposed on the training device by `simulate.torch_exposure`."""
 
     def exposures(self, first: int) -> Iterator[tuple[list[Exposure], NDArray[np.float32]]]:
-        """Yield what is drawn for step `first` and all later ones; see `SampleStream.exposures`."""
+        """Yield the exposures of step `first` and all later ones; see `SampleStream.exposures`."""
         ...
 
 
@@ -70,22 +70,22 @@ def open_samples(
     ----------
     config : DataConfig
     folder : Path
-        Of the data.
+        Folder of the data.
     size : int
-        Side of a training frame, in pixels.
+        Side of a training frame, px.
     batch : int
-        Frames a step.
+        Frames per step.
     seed : int
-        Of what is drawn, not of the split.
+        Seed of everything that is drawn, except the split.
     ranges : Ranges
-        Of optics and cameras, for the simulator.
+        Ranges of optics and cameras for the simulator.
 
     Raises
     ------
     InputError
         If the folder holds nothing to train on.
     """
-    # Each kind imports what only it needs.
+    # Each kind imports only what it needs.
     if config.kind == "sharp":
         from refocusd_training.data.sharp import open_sharp
 

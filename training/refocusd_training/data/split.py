@@ -1,13 +1,13 @@
 """Assigns images to training, validation and test; near-duplicates always to the same side.
 
 Many BBBC038 images are neighbouring tiles of one field: the last row or column
-of one continues in the first of the other, and such edges correlate above 0.97
-where those of strangers rarely pass 0.9.  A few show the same specimen again:
+of one continues in the first of the other.  Such edges correlate above 0.97,
+those of unrelated images rarely above 0.9.  A few images show the same specimen again:
 every pair is registered by masked normalised cross-correlation (D. Padfield,
 IEEE Trans. Image Process. 21, 2706, 2012) on 4× reduced images over all shifts
-that leave enough overlap.  Images linked either way are one cluster, and a
-cluster is drawn as a whole.  The result is `split.csv`, committed: a split is
-data.
+that leave enough overlap.  Images that are linked in either way are one cluster, and a
+cluster is drawn as a whole.  The result, `split.csv`, is part of the repository, because a split
+is data.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ Side = Literal["train", "validate", "test", "excluded"]
 
 #: Reduction before registration.
 REDUCTION = 4
-#: Smoothing before it, sigma in pixels: a crop's offset is no multiple of 4.
+#: Smoothing before it, sigma in pixels, because a crop's offset need not be a multiple of 4.
 SMOOTHING = 3.0
 #: Correlation above which two images show the same specimen.  A crop reaches
-#: it at any offset; strangers with few nuclei now and then, by chance: joining
-#: a few of them does no harm.
+#: it at any offset; unrelated images with few nuclei sometimes reach it by chance, and
+#: joining a few of them does no harm.
 DUPLICATE = 0.95
 #: Correlation above which two edges continue each other.
 CONTINUED = 0.95
 #: Least overlap, as a share of the smaller image.
 OVERLAP = 0.25
 DIGEST_DIGITS = 16
-#: Of a cluster settled on several sides, the last of these wins.
+#: If an earlier split has images of one cluster on several sides, the last of these wins.
 _STRONGER: tuple[Side, ...] = ("validate", "test", "train")
 
 
@@ -79,9 +79,9 @@ class Entry:
 def unusable(image: NDArray[np.generic]) -> str:
     """Why an image cannot serve as a sharp fluorescence specimen; empty if it can.
 
-    Rules: dark background (median in the lower 60 % of the range), some
-    contrast (40 counts of 255 between P1 and P99.9, or 20 times the noise),
-    edges (largest gradients of 1.5 px scale at least 6 % of the range a pixel).
+    It needs contrast (12 counts between P1 and P99.9), a dark background (median in the lower 60 %
+    of this range), and edges (the 99.5th percentile of the gradient at a scale of 1 px is at
+    least 6 % of the range per pixel).
     """
     values = image.astype(np.float32)
     low, median, high = np.percentile(values, [1, 50, 99.9])
@@ -99,13 +99,13 @@ def unusable(image: NDArray[np.generic]) -> str:
 def _reduced(image: NDArray[np.generic]) -> NDArray[np.float32]:
     smooth = scipy.ndimage.gaussian_filter(image.astype(np.float32), SMOOTHING)
     small = smooth[REDUCTION // 2 :: REDUCTION, REDUCTION // 2 :: REDUCTION]
-    # Compress: a few bright nuclei must not decide alone.
+    # The square root keeps a few bright nuclei from dominating the correlation.
     root = np.sqrt(np.maximum(small - small.min(), 0))
     return np.asarray((root - root.mean()) / (root.std() + 1e-6), dtype=np.float32)
 
 
 class _Spectra:
-    """Spectra of a reduced image that its correlations need, on one grid."""
+    """Spectra of a reduced image for its correlations, on one grid."""
 
     def __init__(self, image: NDArray[np.float32], grid: tuple[int, int]) -> None:
         self.pixels = image.size
@@ -124,7 +124,7 @@ def _peak(one: _Spectra, two: _Spectra, grid: tuple[int, int]) -> float:
     product = shifted(one.image, two.image) - sum1 * sum2 / overlap
     var1 = shifted(one.square, two.mask) - sum1**2 / overlap
     var2 = shifted(one.mask, two.square) - sum2**2 / overlap
-    # An overlap that shows nothing correlates by chance: ask for a quarter of the variance.
+    # An overlap without structures correlates by chance, so it must have a quarter of the variance.
     enough = (
         (overlap >= OVERLAP * min(one.pixels, two.pixels))
         & (var1 > 0.25 * overlap)
@@ -141,7 +141,7 @@ def correlation(one: NDArray[np.generic], two: NDArray[np.generic]) -> float:
     Returns
     -------
     float
-        1 for a crop and its source; 0 where no shift gives enough overlap.
+        1 for a crop and its source; 0 if no shift gives enough overlap.
     """
     first, second = _reduced(one), _reduced(two)
     grid = _grid(first.shape, second.shape)
@@ -163,7 +163,7 @@ def _continued(images: Sequence[NDArray[np.generic]]) -> list[tuple[int, int]]:
             last, first = (edges - edges.mean(axis=1, keepdims=True) for edges in ends)
             spread = np.sqrt(np.outer((last**2).mean(axis=1), (first**2).mean(axis=1)))
             match = last @ first.T / last.shape[1] / np.maximum(spread, 1e-6)
-            # An edge without structures (spread under half a root count) says nothing.
+            # Edges without structures (a spread under half a root count) are ignored.
             match[(spread < 0.25) | np.eye(len(members), dtype=bool)] = 0.0
             found = zip(*np.nonzero(match >= CONTINUED), strict=True)
             pairs.extend((members[int(i)], members[int(j)]) for i, j in found)
@@ -222,27 +222,27 @@ def make_split(
 ) -> list[Entry]:
     """Draw whole clusters for each side.
 
-    A split that networks were trained with can grow, and its clusters can be
-    found better, without a training image ever becoming a test image: what is
-    settled keeps its side, and what turns out to show the same specimen as a
-    training image is excluded.
+    A split with which networks were trained can be extended, and its clusters can be
+    improved, without a training image ever becoming a test image: images with a side in an
+    earlier split keep it, and a test or validation image that turns out to show the same specimen
+    as a training image is excluded.
 
     Parameters
     ----------
     images : mapping of str to ndarray
-        By file name.
+        Images by file name.
     held_out : sequence of ndarray
-        Whatever shows the same specimen as one of these is on the test side.
+        Images that show the same specimen as one of these are on the test side.
     seed : int
     settled : mapping of str to str, optional
         Sides of an earlier split, by file name.
     test, validate : float
-        Share of the images, approximately.
+        Approximate shares of the images.
 
     Returns
     -------
     list of Entry
-        Sorted by name; a function of the arguments only.
+        Sorted by name; they depend only on the arguments.
 
     Raises
     ------
@@ -290,7 +290,7 @@ def make_split(
 
 
 def write_split(entries: Iterable[Entry], path: Path) -> None:
-    """Write the entries as CSV, UTF-8, one image a line."""
+    """Write the entries as CSV in UTF-8, one image per line."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["name", "sha256", "cluster", "side", "reason"])
@@ -305,7 +305,7 @@ def _shipped() -> str:
 
 
 def load_split(path: Path | None = None) -> list[Entry]:
-    """The entries of a split file; without a path, of the one shipped.
+    """Read the entries of a split file; by default of the shipped one.
 
     Raises
     ------
@@ -324,6 +324,6 @@ def load_split(path: Path | None = None) -> list[Entry]:
 
 
 def split_digest(path: Path | None = None) -> str:
-    """SHA-256 of a split file with normalised line ends: named in a bundle's provenance."""
+    """SHA-256 of a split file with normalised line ends, for a bundle's provenance."""
     text = _shipped() if path is None else path.read_text(encoding="utf-8")
     return hashlib.sha256(text.encode()).hexdigest()

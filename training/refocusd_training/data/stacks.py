@@ -1,9 +1,9 @@
 """Through-focus stacks of a user's own microscope: pairs with the sharpest plane of each field.
 
-Of each stack (one position, time and channel) every plane is scored; the in-focus plane is the
-sharpest, and the focus is at the vertex of the parabola through it and its neighbours; defocus is
-measured from there.  Unusable data are left out and counted: stacks that are too short, whose sharpest
-plane is the last, or in which no plane stands out, and planes that have drifted.
+Every plane of a stack (one position, time and channel) is scored.  The in-focus plane is the
+sharpest, and the focus is at the vertex of the parabola through it and its neighbours, from which defocus is
+measured.  Unusable data are left out and counted: stacks that are too short, whose sharpest
+plane is the first or the last, or in which no plane stands out, and planes that have drifted.
 """
 
 from __future__ import annotations
@@ -31,19 +31,17 @@ from refocusd_training.data.split import Side
 from refocusd_training.data.z_step import z_step_um
 
 LEAST_PLANES = 3
-#: The sharpest plane scores at least so many times what the least sharp one does.
+#: Least score of the sharpest plane, in units of that of the least sharp one.
 LEAST_CONTRAST = 1.25
-#: Planes that are further off than this are left out, in px; within it the cut follows them.
+#: Planes that have drifted further than this, px, are left out; smaller drifts are followed by the crop.
 MOST_DRIFT_PX = 8.0
-#: Drift is looked for up to this, in the middle of the frame.
+#: Largest drift that is searched, px, in the middle of the frame.
 SEARCHED_PX = 32.0
 REGISTERED_SIDE = 512
 _TIFFS = frozenset({".tif", ".tiff", ".btf"})
-#: In the name of refocusd's own output, which lies beside the raw data: a network must not learn
-#: from what a network made.
-#: What names the channel where each is a file of its own: ``C1-`` in front (ImageJ), ``_C1``,
-#: ``_w1`` and ``_w1DAPI`` (MetaMorph), ``_ch00``, ``_channel001``, or a common dye.  A well of
-#: three characters, ``_C01``, is none.
+#: The part of a file name that names the channel if each channel is a file: ``C1-`` in front (ImageJ),
+#: ``_C1``, ``_w1`` and ``_w1DAPI`` (MetaMorph), ``_ch00``, ``_channel001``, or a common dye.  A well of
+#: three characters, ``_C01``, is not a channel.
 _CHANNEL_IN_NAME = re.compile(
     r"^c\d-|[_\-. ](?:c\d|w\d(?:[a-z][a-z\d]*)?)(?=[_\-. ]|$)|"
     r"(?:^|[_\-. ])(?:ch\d{1,3}|channel\d{1,3}|dapi|hoechst|e?[gyrcb]fp|mcherry|fitc|tritc|cy[357]|"
@@ -61,17 +59,17 @@ class Stack:
     recording : str
         Key of its recording in `Stacks`.
     field, channel : str
-        A field is a position of a recording, whatever time and channel.
+        A field is a position of a recording, at any time and in any channel.
     planes : tuple of int
-        Numbers of its frames in the recording, in order of z.
+        Indices of its frames in the recording, in order of z.
     best : int
-        Which of them is the sharpest.
+        Index of the sharpest of these planes.
     focus : float
-        Where the focus lies, in planes.
+        Position of the focus, in planes.
     step_um : float
-        Between two planes; NaN where it is not known.
+        Distance between two planes; NaN if it is not known.
     pixel_um : float or None
-        If recorded.
+        Pixel size, if recorded.
     """
 
     recording: str
@@ -104,7 +102,7 @@ class Stacks:
             return _read(self.recordings[place[0]], place[1])
 
     def read_once(self, place: tuple[str, int]) -> Pixels:
-        """As `read`, but no file stays open, because the end of a training is not known here."""
+        """Like `read`, but no file stays open, because nothing tells when training ends."""
         with self._lock:
             recording = self.recordings[place[0]]
             try:
@@ -127,7 +125,7 @@ class Stacks:
         ]
 
     def skip(self, reason: str, problem: object = None) -> None:
-        """Count what is left out."""
+        """Count data that are left out, by reason."""
         self.skipped[reason] += 1
         if problem is not None and len(self.problems) < TOLD:
             self.problems.append(str(problem))
@@ -139,7 +137,7 @@ class Stacks:
 
 
 def focus_of(scores: Sequence[float]) -> tuple[int, float]:
-    """The sharpest plane, and where between the planes the focus lies.
+    """The sharpest plane, and the position of the focus between planes.
 
     Parameters
     ----------
@@ -169,9 +167,9 @@ def find_stacks(folder: Path, config: DataConfig, *, smallest: int = 0) -> Stack
         A recording (NDTiff, OME-Zarr, files of single planes), or a folder of such, and of TIFF
         or OME-TIFF stacks.
     config : DataConfig
-        Its `channels`, `z_axis` and `z_step_um`.
+        `channels`, `z_axis` and `z_step_um` are used.
     smallest : int
-        Stacks with a shorter side are left out, in pixels.
+        Stacks with a shorter side, px, are left out.
 
     Raises
     ------
@@ -187,11 +185,11 @@ def find_stacks(folder: Path, config: DataConfig, *, smallest: int = 0) -> Stack
             found.skip("recording with too small frames")
             recording.close()
             continue
-        # A recording states where it really lies, also one that only a link in the folder leads to.
+        # A recording states its real path, even if it was reached through a link in the folder.
         where, root = recording.path, folder.resolve()
         place = where.relative_to(root).as_posix() if where.is_relative_to(root) else where.name
         for position, channel, planes in _grouped(recording, config.z_axis):
-            # One file a channel is one field: its channels may not be on two sides.
+            # With one file per channel, the channels are one field and must be on one side.
             stack_field = f"{_CHANNEL_IN_NAME.sub('', place)} position {position}"
             if config.channels and channel not in config.channels:
                 found.skip(f"stack of channel {channel!r}, which data.channels does not name")
@@ -227,7 +225,7 @@ def _recordings(folder: Path, found: Stacks) -> Iterator[Dataset]:
     files = [path for path in entries if path.is_file() and path.suffix.lower() in _TIFFS]
     stacks = [recording for path in files for recording in _opened(path, found)]
     if stacks and all(len(recording) == 1 for recording in stacks):
-        # One plane a file: their names say which is which.
+        # With one plane per file, the names tell position, channel and plane.
         for recording in stacks:
             recording.close()
         yield from _opened(folder, found)
@@ -248,6 +246,7 @@ def _read(recording: Dataset, index: int) -> Pixels:
 
 
 def _opened(path: Path, found: Stacks) -> Iterator[Dataset]:
+    # A network must not learn from the results of a network.
     if SUFFIX in store_root(path).name:
         found.skip("recording that refocusd has written")
         return
@@ -342,7 +341,7 @@ def open_stacks(
     )
     pairs: dict[Side, list[Pair]] = {"train": [], "validate": [], "test": []}
     for stack in found.stacks:
-        # Of what is tested on, nothing is read here.
+        # Fields of the test side are not read.
         if sides[stack.field] != "test":
             pairs[sides[stack.field]] += pairs_of(found, stack, config.defocus_um)
             found.recordings[stack.recording].close()

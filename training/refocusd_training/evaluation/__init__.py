@@ -15,7 +15,6 @@
 `measures/`  Figures of one frame compared with the truth
 ===========  =======================================================================================
 
-Simulated truths are the noise-free expectation of the in-focus frame by the same optics
-and camera; networks run through the engine that ships, so what is measured is what a
-user gets.
+Simulated truths are the noise-free expectation of the in-focus frame with the same optics
+and camera.  Networks run in the engine that ships, so that the figures are those of a user's results.
 """

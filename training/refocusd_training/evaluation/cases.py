@@ -19,16 +19,17 @@ from refocusd_training.simulate.ranges import HELD_OUT, HELD_OUT_DEEP, Setting
 from refocusd_training.simulate.scene import Scene, simulate_frame
 from refocusd_training.simulate.specimen import flux_of
 
+#: Distances from focus of the evaluation.
 LEVELS_UM = (0.0, 4.0, 8.0, 16.0, 32.0)
 #: Levels of the average: out of focus only.
 AVERAGED_UM = (4.0, 8.0, 16.0, 32.0)
 #: Channel of nuclear stains.
 NUCLEI = "nuclei"
-#: Smaller images leave too little beside the borders.
+#: Images with a smaller side, px, leave too little within the borders.
 MIN_SIDE = 360
-#: Of larger ones the middle is taken: Richardson-Lucy's time goes with the area.
+#: Only the middle of larger images is used, px, because Richardson-Lucy's time is proportional to the area.
 MAX_SIDE = 480
-#: One specimen in so many is also looked at as a deep one.
+#: One specimen in this many is also evaluated as a deep one.
 DEEP_EVERY = 3
 BBBC006 = "BBBC006_z_aligned__*__w1_*.png"
 
@@ -44,12 +45,12 @@ class Case:
     specimen : str
         Name of the image.
     group : str
-        Where it is from.
+        Origin of the image.
     flux : ndarray of float32, shape (height, width)
-        As `flux_of` gives it.
+        Flux, see `flux_of`.
     setting : Setting
     channel : str
-        What is stained.
+        Stained structure.
     """
 
     specimen: str
@@ -67,7 +68,7 @@ def held_out_cases(data: Path, *, limit: int | None = None) -> list[Case]:
     data : Path
         Folder with the BBBC038 images at any depth, and BBBC006 fields if any.
     limit : int, optional
-        At most so many cases, spread evenly.
+        At most this many cases, spread evenly.
 
     Raises
     ------
@@ -90,7 +91,7 @@ def held_out_cases(data: Path, *, limit: int | None = None) -> list[Case]:
 
 
 def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """Select at most this many of them, evenly from the first to the last."""
+    """Select at most `limit` items, evenly from the first to the last."""
     count = len(items) if limit is None else min(limit, len(items))
     return [items[round(place)] for place in np.linspace(0, len(items) - 1, count)]
 
@@ -113,9 +114,9 @@ def channel_cases(channel: str, folder: Path) -> list[Case]:
     Parameters
     ----------
     channel : str
-        What is stained.
+        Stained structure.
     folder : Path
-        Of images that the network was not trained on, which is the caller's to know.
+        Folder of images; the caller must know that the network was not trained on them.
 
     Raises
     ------
@@ -142,7 +143,7 @@ def _middle(flux: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def scene_of(case: Case, defocus_um: float) -> Scene:
-    """The frame of a case at a level; its noise depends only on these two."""
+    """Simulate the frame of a case at a level; its noise depends only on these two."""
     seed = zlib.crc32(f"{case.specimen} {case.setting.name} {defocus_um}".encode())
     rng = np.random.default_rng(seed)
     return simulate_frame(case.flux, case.setting, Defocus(defocus_um), rng)

@@ -23,7 +23,7 @@ def held_out(trained: Ranges = DEFAULT_RANGES) -> list[dict[str, object]]:
     Returns
     -------
     list of dict
-        ``microscope``, and ``held_out``: value and trained range by name.
+        Each with the keys ``microscope`` (its name) and ``held_out`` (value and trained range by name).
     """
     found: list[dict[str, object]] = []
     for setting in (*HELD_OUT, *HELD_OUT_DEEP):

@@ -3,11 +3,10 @@
 ======================  =====================================================================
 method                  what it is given
 ======================  =====================================================================
-`EngineMethod`          the frame; a bundle through the engine that ships
+`EngineMethod`          the frame; an engine, and possibly the worker's decision on what is written
 `OnnxMethod`            the frame; any network in network units, as a rival's ONNX
-`WrittenMethod`         the frame; an engine, and the worker's decision on what is written
 `user_methods`          the frame and one mid-range PSF, as a user would run them
-`stack_methods`         the frame, and the plane's distance by a stage or by the frame alone
+`stack_methods`         the frame, and its blur from the stage's position or from the frame alone
 `oracle_methods`        the frame, its true PSF, and the truth, to choose the best estimate
 ======================  =====================================================================
 """
@@ -42,7 +41,7 @@ from refocusd_training.deconvolution import noise_to_signal, richardson_lucy, wi
 from refocusd_training.simulate.blur import Defocus, transfer
 
 INPUT, REFOCUSED = "input", "refocused"
-#: Names that figures of earlier bundles have.
+#: Names of the methods, which must not change because figures of earlier bundles have them.
 USER_RL, ORACLE_RL = "RL 12 um PSF", "RL true PSF"
 USER_WIENER, ORACLE_WIENER = "Wiener 12 um PSF", "Wiener true PSF"
 ORACLE_TV = "RL-TV true PSF"
@@ -50,7 +49,7 @@ NOMINAL_RL, ESTIMATED_RL = "RL nominal PSF", "RL estimated blur"
 
 #: Methods that need optics and defocus of a frame.
 _NEED_OPTICS = frozenset({NOMINAL_RL, ORACLE_RL, ORACLE_TV, ORACLE_WIENER})
-#: As a user would run it: nominal optics, one PSF in the middle of the range.
+#: The settings of a user: nominal optics, and one PSF in the middle of the range.
 USER_OPTICS = Optics(0.45, 0.461)
 USER_DEFOCUS = Defocus(12.0)
 USER_ITERATIONS = 30
@@ -58,7 +57,7 @@ BEST_OF_ITERATIONS = frozenset(range(10, 101, 10))
 #: Weights of the total variation that the oracle chooses from; Dey et al. use 0.002.
 BEST_OF_VARIATIONS = (0.002, 0.01, 0.04)
 BEST_OF_RATIOS = tuple(float(ratio) for ratio in np.logspace(-6, 0, 13))
-#: Side, in px, that frames are padded to a multiple of for a rival.
+#: Frames for a rival are padded to sides that are multiples of this, px.
 RIVAL_MULTIPLE = 32
 
 
@@ -72,12 +71,12 @@ class Exposure:
     truth : ndarray of float32, same shape
         The in-focus frame in counts.
     range : CountsRange
-        Of `raw`, as the engines compute it.
+        Offset and scale of `raw`, as engines compute them.
     pixel_um : float
     optics : Optics or None
-        The true ones; None of a frame whose microscope is not known.
+        True or nominal optics; None if the microscope is not known.
     defocus_um : float or None
-        The true one.
+        True or nominal defocus.
     """
 
     raw: Pixels
@@ -97,7 +96,7 @@ class Method(Protocol):
         ...
 
     def refocus(self, exposure: Exposure) -> NDArray[Any]:
-        """Counts, same shape as the raw frame."""
+        """Estimate the in-focus frame in counts, same shape as the raw frame."""
         ...
 
 
@@ -121,7 +120,7 @@ class EngineMethod:
     name : str
     engine : Engine
     as_written : bool
-        What the worker writes: frames in focus pass through.
+        Return what the worker writes: frames in focus pass through.
     """
 
     name: str
@@ -129,7 +128,7 @@ class EngineMethod:
     as_written: bool = False
 
     def refocus(self, exposure: Exposure) -> Pixels:
-        """Frame by the engine, or the raw one."""
+        """Return the engine's result, or the raw frame if it passes through."""
         out = np.empty_like(exposure.raw)
         self.engine.refocus(exposure.raw, out)
         passes = self.as_written and was_in_focus(exposure.raw, out)
@@ -150,9 +149,9 @@ class OnnxNetwork:
     Parameters
     ----------
     path : Path
-        One input of shape (batch, 1, height, width).
+        ONNX file with one input of shape (batch, 1, height, width).
     multiple : int
-        Frames are padded by reflection to sides that are multiples of this.
+        Frames are padded by reflection to sides that are multiples of this, px.
 
     Raises
     ------
@@ -184,7 +183,7 @@ class OnnxNetwork:
         return [names[0] if names else "" for names in self._names]
 
     def run(self, normalised: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """All outputs for one frame, including the padding.
+        """Run the network on one frame, and return all outputs including the padding.
 
         Parameters
         ----------
@@ -208,14 +207,14 @@ class OnnxMethod:
     ----------
     name : str
     path : Path
-        Its first output is the refocused frame.
+        ONNX file whose first output is the refocused frame.
     multiple : int
-        Sides of frames are padded to multiples of this.
+        Sides of frames are padded to multiples of this, px.
 
     Raises
     ------
     InputError
-        As `OnnxNetwork`.
+        See `OnnxNetwork`.
     """
 
     def __init__(self, name: str, path: Path, multiple: int = RIVAL_MULTIPLE) -> None:
@@ -224,7 +223,7 @@ class OnnxMethod:
         self._path = path
 
     def refocus(self, exposure: Exposure) -> NDArray[np.float32]:
-        """Frame by the network, not rounded."""
+        """Return the network's result in counts, not rounded."""
         counts = exposure.range
         height, width = exposure.raw.shape
         output = self._network.run(counts.normalise(exposure.raw))[0]
@@ -243,7 +242,7 @@ def bundle_methods(bundle: ModelBundle) -> list[Method]:
     ]
     lower: tuple[Precision, ...] = ("bf16", "int8") if "int8" in bundle.variants else ("bf16",)
     for precision in lower:
-        # A processor may lack either.
+        # A processor may not support it.
         with contextlib.suppress(EngineError):
             engine = OpenVinoEngine(bundle, EngineOptions(precision=precision))
             methods.append(EngineMethod(f"{REFOCUSED} {precision}", engine))
@@ -259,7 +258,7 @@ def user_methods() -> list[Method]:
 
 
 def stack_methods() -> list[Method]:
-    """Richardson-Lucy with the PSF of the stage's position, and with the blur of the frame itself."""
+    """Richardson-Lucy with the nominal PSF at the stage's position, and with the blur estimated from the frame."""
     return [
         _Plain(NOMINAL_RL, lambda exposure: _richardson_lucy(exposure, *_known(exposure))),
         _Plain(ESTIMATED_RL, _estimated_richardson_lucy),
@@ -273,7 +272,7 @@ def applies(method: Method, exposure: Exposure) -> bool:
 
 
 def oracle_methods() -> list[Method]:
-    """Deconvolution with the true PSF, and parameters chosen with the truth (affine PSNR)."""
+    """Deconvolution with the true PSF, with parameters chosen by comparison with the truth (affine PSNR)."""
     return [
         _Plain(ORACLE_RL, lambda exposure: _best(exposure, _iterations(exposure, 0.0))),
         _Plain(

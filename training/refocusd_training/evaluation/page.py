@@ -46,11 +46,11 @@ from refocusd_training.evaluation.summary import (
 )
 
 TRUTH = "truth"
-#: Columns of a contact sheet, where there are such methods.
+#: Columns of a contact sheet, as far as there are such methods.
 SHOWN = (INPUT, REFOCUSED, TRUTH, USER_RL, ORACLE_RL)
-#: Part of a frame that is shown, px.
+#: Side of the part of a frame that is shown, px.
 SHOWN_SIDE = 300
-#: Typical and worst frames that are shown.
+#: Numbers of typical and worst frames that are shown.
 TYPICAL, WORST, WORST_OF_STACK = 4, 4, 3
 CURVES = (
     ("psnr_db", "PSNR as is (dB)"),
@@ -70,15 +70,21 @@ def chosen_frames(
 ) -> tuple[list[Result], list[Result]]:
     """Frames worth looking at: typical ones of each level, and the worst of all.
 
-    Typical: nearest to the median PSNR of their level.  Worst, half each: where the network
-    improved PSNR least over the input, and where it invented most.  Of stacks, whose frames have no
-    levels: the worst of each stack and truth, those that were passed through apart.
+    Typical frames are nearest to the median PSNR of their level.  Worst frames are, half each, those
+    whose PSNR improved least over the input, and those with the most invented nuclei.  Stacks have
+    no levels: there are no typical frames, and the worst frames are those of each stack and truth,
+    except those that were passed through.
 
     Parameters
     ----------
     results : sequence of Result
     judged : str
-        The method that is looked at.
+        The method whose results are examined.
+
+    Returns
+    -------
+    (list of Result, list of Result)
+        Typical and worst frames.
     """
     refocused = [r for r in results if r.method == judged]
     before = {frame_key(r): r.quality.psnr_affine_db for r in results if r.method == INPUT}
@@ -121,15 +127,15 @@ def write_page(
     Parameters
     ----------
     folder : Path
-        Made if it does not exist; what it holds of the same names is replaced.
+        Created if it does not exist; files of the same names are replaced.
     results : sequence of Result
     frames : callable
-        Gives the exposure of a result again.
+        Returns the exposure of a result.
     methods : sequence of Method
-        Those whose pictures are shown are run again.
+        Methods whose images are shown are run again.
     title : str
     definition : str
-        Of PSNR and the truth.
+        Definition of PSNR and the truth.
     judged : str
         The method whose worst frames are shown.
 
@@ -170,7 +176,7 @@ def _draw_curves(results: Sequence[Result]) -> Any:
     figure = Figure(figsize=(13, 6.4), layout="constrained")
     places = figure.subplots(2, 4)
     names = [name for name in ordered(results) if name != AS_WRITTEN]
-    # Levels double, and even steps show them all; planes of a stack lie where they are.
+    # Levels double, so they are spaced evenly; planes of a stack are shown at their distances.
     known = is_scattered(results) and "unknown" not in levels
     at: list[float] = [float(level) if known else i for i, level in enumerate(levels)]
     for axes, (key, heading) in zip(places.ravel(), CURVES, strict=True):
@@ -260,7 +266,7 @@ def _short(name: str) -> str:
 
 
 def _fitted(image: NDArray[Any], truth: NDArray[Any]) -> NDArray[Any]:
-    """Fit an image to the truth's scale, because two microscopes have two scales."""
+    """Fit an image to the truth's scale, because two microscopes have different scales."""
     gain, offset = np.polyfit(image.ravel().astype(np.float64), truth.ravel(), 1)
     return np.asarray(gain * image + offset)
 

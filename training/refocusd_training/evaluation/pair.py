@@ -33,14 +33,14 @@ class Pair:
     Parameters
     ----------
     specimen, group : str
-        Field, and where it is from.
+        Field and its origin.
     raw, truth : ndarray of uint8 or uint16, shape (height, width)
     channel : str
     pixel_um : float
     defocus_um : float or None
-        Magnitude; None where it is not known.
+        Defocus; None if it is not known.
     optics : Optics or None
-        Nominal ones, with which the oracles deconvolve.
+        Nominal optics, with which the oracles deconvolve.
     setting : str
         `AS_TAKEN`, or `THROUGH_FOCUS` for the planes of a stack.
     """
@@ -69,7 +69,7 @@ class Pair:
 
 
 def pair_of_files(raw: Path, truth: Path, *, channel: str, pixel_um: float) -> Pair:
-    """The user's own pair.
+    """Read a user's own pair.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def evaluate_pairs(
     methods : sequence of Method
         Those that need optics and defocus are left out for pairs that have none.
     judge : callable, optional
-        As `measure` takes it.
+        See `measure`.
     """
     results: list[Result] = []
     for pair in track(pairs, "evaluating", console=Console(stderr=True)):

@@ -21,26 +21,26 @@ from refocusd_training.data.bbbc006 import PIXEL_UM, open_plate, plane_defocus_u
 from refocusd_training.evaluation.cases import spread
 from refocusd_training.evaluation.pair import Pair
 
-#: 28, 20 and 12 um out of focus.
+#: The published planes: 28, 20 and 12 um out of focus.
 PLANES = (2, 6, 10)
-#: The set's objective, at the emission maxima of Hoechst and of the phalloidin's dye.
+#: The data set's objective, at the emission maxima of Hoechst and of the phalloidin's dye.
 NOMINAL = {
     "w1": Optics(0.45, 0.461, pixel_um=PIXEL_UM),
     "w2": Optics(0.45, 0.603, pixel_um=PIXEL_UM),
 }
 
 
-#: In what a bundle says of its training: one line a side, or a list.
+#: A well in a bundle's record of its training, which has one string or a list for each side.
 _WELL = re.compile(r"[a-p]\d\d")
 
 
 def planes_of(given: Sequence[int] | None, trained: Mapping[str, Any]) -> tuple[int, ...]:
-    """The requested planes, otherwise those that the training held out, otherwise the published ones.
+    """The requested planes, or else those that the training held out, or else the published ones.
 
     Raises
     ------
     ConfigError
-        If two are equally far from the focus: figures are told apart by that distance.
+        If two planes are equally far from focus, because figures are identified by that distance.
     """
     planes = tuple(given or trained.get("test_planes") or PLANES)
     if len({abs(plane_defocus_um(plane)) for plane in planes}) < len(planes):
@@ -64,10 +64,10 @@ def protocol_definition(planes: Sequence[int]) -> str:
 
 
 def scaled_quality(image: NDArray[Any], truth: NDArray[Any]) -> Quality:
-    """PSNR and SSIM computed as in the published figures on BBBC006.
+    """PSNR and SSIM, computed as for the published figures on BBBC006.
 
-    Every frame, the truth included, is scaled by its own minimum and maximum to between 0 and 1;
-    both figures have a range of 1 and cover the whole frame.  A single hot pixel or piece of debris
+    Every frame, including the truth, is scaled to 0..1 by its own minimum and maximum; both figures
+    have a range of 1 and cover the whole frame.  A single hot pixel or piece of debris
     changes them by decibels, so they are only useful for comparison with published figures.
 
     Parameters
@@ -134,14 +134,14 @@ def bbbc006_pairs(
     Parameters
     ----------
     folder : Path
-        Of a plate, as `refocusd_training.data.bbbc006.open_plate` takes it.
+        Folder of a plate, see `refocusd_training.data.bbbc006.open_plate`.
     planes : sequence of int
     channels : sequence of str
-        ``w1``, ``w2``; empty: those that are there.
+        ``w1``, ``w2``; empty: those that exist.
     limit : int, optional
-        At most so many fields, spread evenly.
+        At most this many fields, spread evenly.
     trained : mapping, optional
-        What `training_of` gave: the split is the training's, and none of its wells is used.
+        Result of `training_of`: its split is used, without the wells that it trained or validated on.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def bbbc006_pairs(
         validate=float(trained.get("validate", 0.1)),
         test=float(trained.get("test", 0.1)),
     )
-    # Of a part of the plate the split is another one: what the training says goes first.
+    # A part of a plate would be split differently, so the wells that the training states take precedence.
     tested = tuple(
         replace(field, side="test")
         for field in plate.fields

@@ -83,12 +83,12 @@ def write_json(
     ----------
     path : Path
     bundle : Path, str or None
-        Folder, or the name of a shipped bundle; None where several engines were evaluated.
+        Folder, or name of a shipped bundle; None if several engines were evaluated.
     results : sequence of Result
     further : mapping, optional
-        Written beside the summary.
+        Further entries beside the summary.
     simulated : bool
-        Whether the frames are of the held-out microscopes, which are then listed.
+        Whether the frames are simulated with the held-out microscopes, which are then listed.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def write_json(
     document |= further or {}
     text = json.dumps(plain(document), indent=1, allow_nan=False)
     if not simulated:
-        # One line a frame: a change of one frame is a change of one line.
+        # One line per frame, so that a change of one frame changes one line.
         frames = ",\n  ".join(
             json.dumps(plain(frame), allow_nan=False) for frame in _frames(results)
         )
@@ -137,7 +137,7 @@ def _frames(results: Sequence[Result]) -> list[dict[str, object]]:
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """Write one row per method and frame and one column per figure, which is empty if it does not exist.
+    """Write one row per method and frame and one column per figure; missing figures are empty.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def print_table(
         rows += [(name, [r for r in chosen if r.channel == name]) for name in channels]
     if deep := averaged([r for r in results if r.setting in DEEP]):
         rows.append(("deep", deep))
-    # Methods are rows: their number grows, and tables are to fit into 80 columns.
+    # Methods are rows, because their number grows, and tables should fit into 80 columns.
     table = Table(
         title="PSNR in dB by defocus (um), as is and after the affine fit", padding=(0, 0)
     )

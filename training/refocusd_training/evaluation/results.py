@@ -30,11 +30,11 @@ from refocusd_training.evaluation.methods import (
     was_in_focus,
 )
 
-#: The microscope of frames that were taken, not simulated: pairs, and planes of stacks.
+#: Names of the microscope for frames that were not simulated: pairs, and planes of stacks.
 AS_TAKEN, THROUGH_FOCUS = "as taken", "through focus"
-#: What a user gets: the worker passes frames through that are in focus already.
+#: Name of the frames that a user gets: the worker passes frames through that are in focus already.
 AS_WRITTEN = "as written"
-#: Channels whose frames show nuclei to be counted.
+#: Channels whose frames show nuclei that are counted.
 NUCLEAR_CHANNELS = frozenset({NUCLEI, "w1", "hoechst", "dapi"})
 
 #: Compares a restored frame with the truth, in counts.
@@ -48,9 +48,9 @@ class Result:
     Parameters
     ----------
     specimen, group, setting : str
-        Image, where it is from, microscope.
+        Image, its origin, and the microscope.
     defocus_um : float
-        Magnitude; NaN where it is not known.
+        Magnitude; NaN if it is not known.
     method : str
     quality : Quality
     figures : Figures
@@ -58,7 +58,7 @@ class Result:
         Wall time of the method.
     channel : str
     unchanged : bool
-        Whether the method gave the raw frame back.
+        Whether the method returned the raw frame.
     """
 
     specimen: str
@@ -76,7 +76,7 @@ class Result:
 def methods_of(
     bundle: Path | str, *, deconvolve: bool, oracles: bool, rivals: Sequence[Method] = ()
 ) -> list[Method]:
-    """All columns of an evaluation, in order, without the input and what is written.
+    """All methods of an evaluation, in the order of their columns.
 
     Parameters
     ----------
@@ -85,8 +85,9 @@ def methods_of(
     deconvolve : bool
         Also deconvolve, which takes most of the time.
     oracles : bool
-        Also with the true PSF, where it is known.
+        Also deconvolve with the true PSF.
     rivals : sequence of Method
+        Methods for further columns.
     """
     methods = [*bundle_methods(load_bundle(bundle)), *rivals]
     if deconvolve:
@@ -114,13 +115,12 @@ def measure(
     frame : (str, str, str, float)
         Specimen, group, setting and defocus, as in `Result`.
     channel : str
-        Nuclei are counted in those of a nuclear stain.
+        Channel of the frame; nuclei are counted only in those of nuclear stains.
     simulated : bool
-        Whether the truth is the noise-free frame of the same scene.  A camera's has noise of its
-        own, and each result is shifted onto it first (`refocusd.imaging.quality.register`).
+        Whether the truth is the noise-free frame of the same scene.  A truth from a camera has its own
+        noise, and each result is first shifted onto it (`refocusd.imaging.quality.register`).
     judge : callable, optional
-        Another definition of the `Quality` than that of `refocusd.imaging.quality.compare`; then
-        nothing is shifted.
+        Replaces `refocusd.imaging.quality.compare`; then nothing is shifted.
     """
     truth = Truth(
         exposure.truth,
@@ -143,7 +143,7 @@ def measure(
     found = [judged(INPUT, exposure.raw, 0.0)]
     for method in methods:
         begun = time.perf_counter()
-        # As many threads as the engine takes: times are compared.
+        # As many threads as the engine uses, because times are compared.
         with scipy.fft.set_workers(engine_threads()):
             image = method.refocus(exposure)
         found.append(judged(method.name, image, time.perf_counter() - begun))

@@ -48,13 +48,13 @@ class Options:
     rivals : sequence of (name, ONNX file)
         Further networks.
     limit : int or None
-        At most so many specimens, fields, or planes of a stack.
+        At most this many specimens, fields, or planes of a stack.
     deconvolve : bool
         Also deconvolve, which takes most of the time.
     json, csv : Path or None
-        Files for the results, which the terminal shows in any case.
+        Files for the results, which are also printed.
     page : Path or None
-        Folder.
+        Folder of the page.
     """
 
     rivals: Sequence[Named] = ()
@@ -78,7 +78,7 @@ class Options:
 def run_held_out(
     bundle: str, data: Path, options: Options, *, channels: Sequence[Named] = ()
 ) -> list[Result]:
-    """Simulated frames of the test side through microscopes that training never drew.
+    """Evaluate a bundle on simulated frames of the test side, with microscopes that training never drew.
 
     Parameters
     ----------
@@ -170,18 +170,18 @@ def run_own_pair(
 def run_stacks(
     engines: Sequence[str], data: Path, options: Options, *, notes: Path | None = None
 ) -> list[Result]:
-    """Every plane of real through-focus stacks; see `refocusd_training.evaluation.stacks`.
+    """Evaluate engines on every plane of real stacks; see `refocusd_training.evaluation.stacks`.
 
     Parameters
     ----------
     engines : sequence of str
-        Backends by name (``deconvolution``), shipped bundles, or folders of bundles; the worst
-        frames of the first are shown.
+        Backends by name (``deconvolution``), shipped bundles, or folders of bundles; the page shows
+        the worst frames of the first.
     data : Path
         Folder of the stacks.
     options : Options
     notes : Path, optional
-        TOML file with what the stacks' files do not say.
+        TOML file with facts that the stacks' files do not state.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def run_stacks(
 
 
 def _options(engine: str) -> EngineOptions:
-    """A backend by its name; anything else is a bundle, in the precision that every machine has."""
+    """Options for a backend by its name; anything else is a bundle, in f32, which every machine has."""
     if engine in get_args(Backend):
         return EngineOptions(cast("Backend", engine))
     return EngineOptions(precision="f32")

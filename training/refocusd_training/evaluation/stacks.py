@@ -1,6 +1,6 @@
 """Evaluates real through-focus stacks: every plane is compared with the sharpest, or with a separate truth.
 
-A TOML file may state what the stacks' files lack, with one table per stack or pattern of names::
+A TOML file may state facts that the stacks' files lack, with one table per stack or pattern of names::
 
     ["faim_beads_*"]
     na = 0.75
@@ -35,7 +35,7 @@ STACKS_DEFINITION = (
     f"{REAL_DEFINITION}; '0' um is the sharpest plane of a stack, which is its truth; engines write "
     "what the worker writes, frames that pass through included"
 )
-#: Of the truth channel, the plane that is the truth is looked for in all planes.
+#: Name of the truth that is the sharpest plane of the stack itself.
 SHARPEST = "sharpest plane"
 DEFAULT_PIXEL_UM = 0.645
 
@@ -46,15 +46,15 @@ class StackNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Parameters
     ----------
     na : float or None
-        Nominal; without it there is no deconvolution with the nominal PSF.
+        Nominal NA; without it there is no deconvolution with the nominal PSF.
     wavelength_um, refractive_index : float
     pixel_um, z_step_um : float or None
-        In place of what the file says.
+        Override the values in the file.
     truth_channel : str or None
-        Channel of the same recording that shows the specimen sharp, as a confocal microscope
-        does; it is a second truth.
+        Channel of the same recording that shows the specimen in focus, for example confocal; it is
+        a second truth.
     stain : str
-        Nuclei are counted where it is ``nuclei``.
+        Nuclei are counted if it is ``nuclei``.
     """
 
     na: float | None = None
@@ -89,10 +89,11 @@ def stack_pairs(
     Parameters
     ----------
     folder : Path
-        As `refocusd_training.data.stacks.find_stacks` takes it.
+        Folder of stacks, see `refocusd_training.data.stacks.find_stacks`.
     notes : mapping of str to StackNotes, optional
+        Notes by pattern of file names.
     limit : int, optional
-        At most so many planes of each stack, spread evenly.
+        At most this many planes of each stack, spread evenly.
 
     Raises
     ------
@@ -151,7 +152,7 @@ def _pairs_of(
 def _truths(
     found: Stacks, stack: Stack, note: StackNotes, planes: Sequence[Pixels]
 ) -> Iterator[tuple[str, Pixels, int | None]]:
-    """Name and frame of each truth, and the plane that it is."""
+    """Name and frame of each truth, and its index if it is a plane of the stack itself."""
     sharpest = planes[stack.best]
     yield SHARPEST, sharpest, stack.best
     if note.truth_channel is None:
@@ -162,7 +163,7 @@ def _truths(
             f"{stack.field} has no channel {note.truth_channel!r}: name one of its channels as "
             "truth_channel"
         )
-    # The microscopes' planes need not be at the same heights: the one most like the sharpest.
+    # Planes of the two microscopes need not be at the same heights, so the most similar one is chosen.
     likeness = [psnr(sharpest, frame, affine=True) for frame in truths]
     best = int(np.argmax(likeness))
     yield f"channel {note.truth_channel}, plane {best}", truths[best], None

@@ -24,7 +24,7 @@ DEFINITION = (
 QUALITY = ("psnr_db", "psnr_affine_db", "ssim", "pearson")
 #: Microscopes with deep specimens.
 DEEP = frozenset(setting.name for setting in HELD_OUT_DEEP)
-#: Of frames that were taken.
+#: Microscopes of frames that were not simulated.
 TAKEN = frozenset({AS_TAKEN, THROUGH_FOCUS})
 #: A frame is worse than raw if it lost more than this, in dB.
 NOT_WORSE_DB = 0.1
@@ -33,7 +33,7 @@ DRAWS, SEED = 2000, 0
 
 
 def values(result: Result) -> dict[str, float]:
-    """Every figure of one result by the names of `DEFINITIONS`; NaN where there is none."""
+    """Every figure of one result by the names of `DEFINITIONS`; NaN if there is none."""
     nuclei = result.figures.nuclei
     return {
         **{name: float(getattr(result.quality, name)) for name in QUALITY},
@@ -157,16 +157,16 @@ def ordered(results: Iterable[Result]) -> list[str]:
 
 
 def differences(results: Sequence[Result], to: str) -> dict[str, dict[str, float]]:
-    """Paired differences in affine PSNR of every method to one, over the out-of-focus levels.
+    """Paired differences in affine PSNR between one method and every other, over out-of-focus levels.
 
-    With a 95 % interval from a bootstrap over specimens (B. Efron, Ann. Stat. 7, 1 (1979)):
+    The 95 % interval is from a bootstrap over specimens (B. Efron, Ann. Stat. 7, 1 (1979)), because
     frames of one specimen are not independent.
 
     Parameters
     ----------
     results : sequence of Result
     to : str
-        Name of the method that is subtracted from.
+        Name of the one method, from whose PSNR the others' are subtracted.
 
     Returns
     -------
@@ -203,11 +203,10 @@ def summary(results: Sequence[Result]) -> dict[str, object]:
     """Means by level, over the out-of-focus levels, by microscope and by specimen group.
 
     ``by_*`` and ``mean_*`` hold PSNR, SSIM and Pearson's coefficient; ``figures_*`` hold every
-    figure, over all channels unless they are named; ``gain_over_raw`` what each method adds to the
-    raw frame, by specimen group; ``deep`` holds them for deep specimens, which
-    are in no other mean.  ``ms_per_frame`` is the median wall time of each method, and
-    ``speed_over`` how many times as fast it is as Richardson-Lucy as a user runs it, and with the
-    oracle's search.
+    figure, over all channels unless they are named; ``gain_over_raw`` holds the gain of each method over
+    the raw frame, by specimen group; ``deep`` holds figures of deep specimens, which are in no
+    other mean.  ``ms_per_frame`` is the median wall time of each method, and ``speed_over`` its speed
+    relative to Richardson-Lucy as a user runs it, and relative to the oracle's search.
     """
     every = results
     results = [result for result in every if result.setting not in DEEP]

@@ -44,7 +44,7 @@ from refocusd_training.simulate.ranges import Ranges, Setting
 from refocusd_training.simulate.scene import Scene, simulate_frame
 from refocusd_training.simulate.specimen import flux_of
 
-#: Of an evaluation: the table of every figure, out of focus, and those of it that a card quotes.
+#: Key of an evaluation's table of all figures out of focus, and the figures of it that a card quotes.
 FIGURES = "figures_mean_4_8_16_32_um"
 QUOTED = (
     "psnr_db",
@@ -57,12 +57,12 @@ QUOTED = (
     "flux_ratio",
     "frc_um",
 )
-#: A description holds 64 KiB in all.
+#: Limit of the metrics, because a description has at most 64 KiB in all.
 MAX_METRICS_BYTES = 40 << 10
-#: Methods that are the bundle's own.
+#: Methods that belong to the bundle itself.
 OWN = ("input", "refocused", "as written", "refocused bf16", "refocused int8")
 
-#: Defocus of the validation tensors.
+#: Defocus of the frames in the validation tensors.
 VALIDATION_UM = (0.0, 8.0, 16.0, 32.0)
 TYPICAL = Setting("typical", Optics(0.45, 0.461), Camera(110.0, 1.0, 4.0), 900.0)
 
@@ -143,7 +143,7 @@ def receptive_field_px(network: RefocusNetwork, *, size: int = 512) -> int:
     network : RefocusNetwork
         In inference mode.
     size : int
-        Side of the frames tried, px.
+        Side of the frames that are tried, px.
     """
     scenes = _sample_scenes(384, VALIDATION_UM)
     frames = [scene.range.normalise(scene.raw) for scene in scenes]
@@ -162,7 +162,7 @@ def receptive_field_px(network: RefocusNetwork, *, size: int = 512) -> int:
 def _tensors(network: RefocusNetwork) -> dict[str, NDArray[np.generic]]:
     scene = _sample_scenes(256, (12.0,))[0]
     counts = scene.raw.astype(np.float32)
-    # bioimage.io's scale_range, which interpolates percentiles where ours takes a count.
+    # bioimage.io's scale_range interpolates percentiles; ours are whole counts.
     low, high = np.percentile(counts, [LOW_PERCENTILE, HIGH_PERCENTILE])
     normalised = ((counts - low) / (high - low + 1e-6)).astype(np.float32)
     scenes = _validation_scenes()
@@ -212,7 +212,7 @@ def _shortened(document: dict[str, Any], path: Path, onnx_sha256: str) -> dict[s
             key: told[key] for key in ("classes_um", "accuracy", "within_one_class", "mae_um")
         }
     if len(yaml.safe_dump(short)) > MAX_METRICS_BYTES:
-        # By microscope the bundle alone: that is what grows with methods.
+        # By microscope, keep only the bundle's own methods, because these tables grow with the methods.
         for key in ("by_microscope", "in_focus_by_microscope"):
             short[key] = {
                 name: {method: row for method, row in means.items() if method in OWN}
@@ -234,19 +234,19 @@ def _quoted(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def bundle_id(output: Path, model_id: str = "") -> str:
-    """The id that a bundle will have, once it is clear that it can be written.
+    """Check that a bundle can be written, and return the id that it will have.
 
     Parameters
     ----------
     output : Path
         Folder of the bundle.
     model_id : str
-        "" for one made of the name of `output`.
+        "" for an id made from the name of `output`.
 
     Raises
     ------
     ConfigError
-        If the id is not one.
+        If the id is not valid.
     OutputError
         If `output` holds something that is not a bundle, or cannot be written.
     """
@@ -263,14 +263,14 @@ def bundle_id(output: Path, model_id: str = "") -> str:
 
 
 def put_bundle(folder: Path, output: Path) -> None:
-    """Copy a finished bundle to its place; an older one there stays until the copy is whole.
+    """Copy a finished bundle to its place; an older one stays there until the copy is complete.
 
     Raises
     ------
     BundleError
-        If it cannot be read back.
+        If the bundle cannot be loaded.
     OutputError
-        If it cannot be written, or the older one not be removed.
+        If it cannot be written, or the older one cannot be removed.
     """
     load_bundle(folder)
     new = output.absolute().with_name(f".{output.absolute().name}.new")
@@ -308,25 +308,25 @@ def export_bundle(
     output : Path
         Folder of the bundle.
     model_id : str
-        What datasets say they were refocused with; "" for one made of the name of `output`.
+        Id that refocused datasets will state; "" for one made from the name of `output`.
     weights : Path, optional
         An earlier checkpoint of the run instead of the latest.
     metrics : Path, optional
-        JSON of `evaluate` on this model, quoted in description and card.
+        JSON of `evaluate` for this model, quoted in description and card.
     int8 : bool
         Add an int8 network for CPUs, if it is as good.
     data : Path, optional
-        The run's data, which int8 is calibrated on; without them on the simulated frames of
-        the sample image that refocusd ships.
+        The run's data, for the calibration of int8; by default, frames are simulated from the sample
+        image that refocusd ships.
 
     Raises
     ------
     ConfigError, InputError
-        If the run is incomplete or damaged, the metrics are of other weights, or the id is not one.
+        If the run is incomplete or damaged, the metrics belong to other weights, or the id is not valid.
     BundleError
-        If the description becomes larger than one may be.
+        If the description would be too large.
     EngineError
-        If int8 was asked for and costs too much.
+        If int8 was requested and costs too much quality.
     OutputError
         If `output` holds something that is not a bundle, or cannot be replaced.
     """
@@ -336,7 +336,7 @@ def export_bundle(
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch) / "bundle"
         folder.mkdir()
-        # Copied first: a run in progress replaces its own.
+        # Copied first, because a run in progress replaces its weights.
         stored = folder / "weights.safetensors"
         with files.reading(weights or run / "weights.safetensors"):
             shutil.copyfile(weights or run / "weights.safetensors", stored)

@@ -1,6 +1,6 @@
 """Builds a TensorRT engine from a bundle's weights by torch-tensorrt, on a machine without a card.
 
-torch-tensorrt uses a card for three things that are not needed to build: it queries the compute capability and
+torch-tensorrt uses a card for three things that a build does not need: it queries the compute capability and
 the free memory, and it loads the finished engine.  Here, the queries are answered for the stated card, and
 the engine is kept without loading it.  TensorRT itself can build for any stated compute capability.
 """
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 INSTALL = 'pip install ".[torch-tensorrt]", in an environment of its own'
-#: What torch-tensorrt plans with; conversion to one engine does not depend on it.
+#: Free memory that torch-tensorrt is told; conversion to one engine does not depend on it.
 _FREE_BYTES = 8 << 30
 
 
 def build_engine_torch(model: ModelBundle, graph: Graph, card: str) -> bytes:
-    """An engine of a bundle's network, with the input and the outputs of its ONNX.
+    """Build an engine of a bundle's network, with the input and the outputs of its ONNX.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ class _Kept:
 
 
 def _outputs(graph: Graph) -> str | tuple[str, ...]:
-    """Names of the answers, in the form that the network gives them in."""
+    """Names of the outputs, in the form in which the network returns them."""
     import onnx
 
     ports = onnx.load_model_from_string(graph.model).graph.output
@@ -184,7 +184,7 @@ def _halve(network: nn.Module) -> None:
 
 
 def _wide(network: Any) -> nn.Module:
-    """The network with all answers that its ONNX gives, in f32."""
+    """The network with all outputs of its ONNX, in f32."""
     import torch
 
     headed = getattr(network, "defocus", None) is not None

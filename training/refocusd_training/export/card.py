@@ -1,4 +1,4 @@
-"""The model card that a bundle carries as its README."""
+"""Makes the model card, which is the README of a bundle."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _nuclei(metrics: Mapping[str, Any]) -> str:
     )
 
 
-#: Figures of the second table: heading, and how a number is written.
+#: Figures of the second table: heading and number format.
 _COLUMNS = {
     "psnr_db": ("PSNR (dB)", "{:.2f}"),
     "f1": ("F1", "{:.3f}"),
@@ -115,7 +115,7 @@ def _microscopes() -> str:
 
 
 def model_card(facts: Facts) -> str:
-    """Markdown: use, limits, figures and provenance of a bundle."""
+    """Use, limits, figures and provenance of a bundle, in Markdown."""
     record = facts.record
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     what = "stained nuclei" if facts.nuclei else _listed(facts.channels) or "stained specimens"
@@ -178,7 +178,7 @@ def _trained(facts: Facts) -> str:
 
 
 def _reach(trained: Ranges) -> str:
-    """Range of defocus of the frames; if the blur was drawn, no distance holds for all optics."""
+    """Range of defocus or, if blurs were drawn, of these, because their distance depends on the optics."""
     if trained.blur_sigma_px is None:
         return f"defocus up to {ranges.TRAINED_DEFOCUS_UM[1]:g} µm"
     return f"blurs of {_span(trained.blur_sigma_px)} px, at most {ranges.MOST_DEFOCUS_UM:g} µm"

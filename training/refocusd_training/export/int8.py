@@ -1,10 +1,10 @@
-"""An int8 network for the CPU beside the float one: 8-bit convolutions where no quality is lost.
+"""Makes an int8 network for the CPU, with 8-bit convolutions as far as no quality is lost.
 
 NNCF measures the ranges of the activations on simulated training frames, quantises the
 convolutions, and reverts the most sensitive ones to float until the frames are as good
 as before (`nncf.quantize_with_accuracy_control`).  The convolutions next to the input and
-the output stay in float, and so do all other operations. Additions must, because the
-residual connection would otherwise pass the frame itself through 8 bits.
+the output stay in float, and so do all other operations. In particular, additions must stay in float,
+because the residual connection would otherwise pass the frame itself through 8 bits.
 
 The result is evaluated once more, as the engine runs it, on other frames.  If it loses
 more than 0.05 dB, no int8 network is exported.
@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 
 #: Name of the int8 network within a bundle.
 INT8_FILE = "model-int8.onnx"
-#: What 8 bits may cost, in dB of PSNR against the truth.
+#: Largest loss of PSNR against the truth, dB.
 MAX_COST_DB = 0.05
-#: Share of it that NNCF may use up on the frames that it sees: others differ.
+#: Share of this loss that NNCF may use on the frames that it sees, because other frames differ.
 AIMED_AT = 0.4
-#: Frames that ranges are measured on, and of these, that the cost is controlled on.
+#: Number of frames on which ranges are measured, and number of these on which the loss is controlled.
 CALIBRATION_FRAMES, CONTROL_FRAMES = 64, 40
 
 
@@ -50,14 +50,14 @@ class Quantised:
     Parameters
     ----------
     cost_db : float
-        Mean PSNR of the float network less that of this one, on the validation frames.
+        Mean PSNR of the float network minus that of this one, on the validation frames.
     worst_db : float
-        The largest cost among them.
+        Largest loss of a frame.
     difference : float
-        Largest difference between both networks' answers to them, in network units: what
-        the bundle states as the tolerance of int8 must be more.
+        Largest difference between both networks' outputs for these frames, in network units; the
+        bundle's tolerance for int8 must be larger.
     quantised, convolutions : int
-        Convolutions in 8 bits, of how many.
+        Number of convolutions in 8 bits, and of all convolutions.
     """
 
     cost_db: float
@@ -70,14 +70,14 @@ class Quantised:
 def calibration(
     specimens: Sequence[NDArray[np.float32]], *, size: int = 256, seed: int = 8
 ) -> list[Batch]:
-    """Simulated training frames to measure ranges with; they depend only on the seed.
+    """Simulated training frames for measuring ranges; they depend only on the arguments.
 
     Parameters
     ----------
     specimens : sequence of ndarray of float32, shape (height, width)
-        As `refocusd_training.simulate.specimen.flux_of` gives them.
+        Flux, see `refocusd_training.simulate.specimen.flux_of`.
     size : int
-        Side of a frame, px; a multiple of the network's.
+        Side of a frame, px; a multiple of the network's step.
     seed : int
     """
     stream = SampleStream(specimens, size=size, batch=4, bank=8, seed=seed)
@@ -85,22 +85,22 @@ def calibration(
 
 
 def add_int8(folder: Path, batches: Iterable[Batch], truth: NDArray[np.float32]) -> Quantised:
-    """Add `INT8_FILE` to a bundle that is being made; its description comes after.
+    """Add `INT8_FILE` to a bundle that is being made and has no description yet.
 
     Parameters
     ----------
     folder : Path
         Holds ``model.onnx`` and ``validation_raw.npy``.
     batches : iterable of Batch
-        See `calibration`; as many as `CALIBRATION_FRAMES` needs are taken.
+        Frames from `calibration`, of which the first `CALIBRATION_FRAMES` are used.
     truth : ndarray of float32, shape (n, 1, height, width)
-        In-focus frames behind ``validation_raw.npy``, in network units.
+        In-focus frames of ``validation_raw.npy``, in network units.
 
     Raises
     ------
     EngineError
         If 8 bits cost more than `MAX_COST_DB`, or OpenVINO cannot run them; the folder is
-        left as it was.
+        then unchanged.
     InputError
         If `truth` does not fit.
     """
@@ -122,13 +122,13 @@ def quantise_onnx(
     Parameters
     ----------
     model, output : Path
-        ONNX files: the float network, and where the other one is written.
+        ONNX files: the float network, and the one that is written.
     batches : iterable of Batch
-        Frames that ranges are measured and sensitive convolutions are found on.
+        Frames for measuring ranges and for finding sensitive convolutions.
     raw, truth : ndarray of float32, shape (n, 1, height, width)
-        Frames that judge it: input and in-focus truth, in network units.
+        Frames for the evaluation: input and in-focus truth, in network units.
     max_cost_db : float
-        What it may cost on these, mean PSNR in dB.
+        Largest mean loss of PSNR on these frames, dB.
 
     Returns
     -------
@@ -137,7 +137,7 @@ def quantise_onnx(
     Raises
     ------
     EngineError
-        If it costs more, or OpenVINO cannot run it.  No file is left.
+        If the loss is larger, or OpenVINO cannot run the network; no file is left.
     InputError
         If `raw` and `truth` differ in shape, or too few of the frames show anything.
     """
@@ -171,7 +171,7 @@ def _quantised(network: Any, batches: Sequence[Batch], max_drop_db: float) -> An
     nncf.set_log_level(logging.WARNING)
     (entry,) = network.graph.input
     frames = [frame[None] for batch in batches for frame in batch.raw][:CALIBRATION_FRAMES]
-    # A frame that shows nothing has no PSNR worth keeping.
+    # The PSNR of a frame that shows nothing is meaningless.
     shown = [
         (raw[None], truth[0])
         for batch in batches
@@ -206,7 +206,7 @@ def _quantised(network: Any, batches: Sequence[Batch], max_drop_db: float) -> An
 
 
 def _outer_convolutions(graph: Any) -> set[str]:
-    """Names of the convolutions that see the input, or make an output, with none in between."""
+    """Names of the convolutions with no other convolution between them and the input or an output."""
     makers = {name: node for node in graph.node for name in node.output}
     users: dict[str, list[Any]] = {}
     for node in graph.node:
@@ -228,7 +228,7 @@ def _outer_convolutions(graph: Any) -> set[str]:
 
 
 def _in_8_bits(graph: Any) -> int:
-    """Convolutions with quantised inputs."""
+    """Number of convolutions with quantised inputs."""
     made = {name: node.op_type for node in graph.node for name in node.output}
     return sum(
         node.op_type == "Conv" and made.get(node.input[0]) == "DequantizeLinear"
@@ -237,7 +237,7 @@ def _in_8_bits(graph: Any) -> int:
 
 
 def _request(network: Any) -> Any:
-    """Compile a network in memory, float parts in f32: what 8 bits cost and nothing else."""
+    """Compile a network in memory with float parts in f32, so that only 8 bits cost quality."""
     import openvino
 
     core = openvino.Core()
@@ -254,7 +254,7 @@ def _answer(request: Any, raw: NDArray[np.float32]) -> NDArray[np.float32]:
 def _judged(
     model: Path, candidate: Path, raw: NDArray[np.float32], truth: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], float]:
-    """PSNR lost by each frame, dB, and the largest difference, with the engine that users run."""
+    """Loss of PSNR of each frame, dB, and the largest difference, with the engine that users run."""
     bundle = ModelBundle(
         folder=model.parent,
         model_id=model.stem,

@@ -28,8 +28,8 @@ class _WithDefocus(nn.Module):
 def export_onnx(network: RefocusNetwork, path: Path) -> None:
     """Write the network as one ONNX file.
 
-    Input ``raw``, output ``refocused``, and ``defocus`` where the network has that head.
-    Batch, height and width are dynamic; height and width multiples of the network's
+    The input is ``raw``, the outputs are ``refocused`` and, if the network has that head, ``defocus``.
+    Batch, height and width are dynamic; height and width are multiples of the network's
     `size_multiple`.
 
     Parameters
@@ -56,19 +56,19 @@ def write_onnx(
     names: tuple[str, list[str]],
     path: Path,
 ) -> None:
-    """Write any network of one input as one ONNX file, its batch, height and width dynamic.
+    """Write any network with one input as one ONNX file with dynamic batch, height and width.
 
     Parameters
     ----------
     network : nn.Module
         In inference mode.
     channels, size_multiple : int
-        Of its input.
+        Channels of its input, and the step of its sides, px.
     names : (str, list of str)
-        Of its input and its outputs.
+        Names of its input and its outputs.
     path : Path
     """
-    # It tells of every constant that it merges.
+    # The exporter logs every constant that it merges.
     logging.getLogger("onnx_ir").setLevel(logging.WARNING)
     batch = torch.export.Dim("batch", min=1, max=64)
     high = torch.export.Dim("high", min=1, max=512)
@@ -86,7 +86,7 @@ def write_onnx(
     )
     assert program is not None
     model = program.model_proto
-    # The exporter notes source paths of the machine it ran on at every node.
+    # The exporter stores source paths of this machine with every node.
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""

@@ -1,4 +1,4 @@
-"""``rdf.yaml`` of a bundle: a bioimage.io model description (format 0.5) with refocusd's section."""
+"""Makes a bundle's ``rdf.yaml``: a bioimage.io model description (format 0.5) with refocusd's section."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refocusd_training.simulate import ranges
 from refocusd_training.simulate.ranges import Ranges
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.9
-#: How far engines may be from the tensors of a bundle, in network units.
+#: Largest difference allowed between an engine and the tensors of a bundle, in network units.
 TOLERANCE = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2}
 TOLERANCE_INT8 = 0.2
 #: Papers of data sets that a run's record may name.
@@ -31,13 +31,13 @@ CITED = {
         "10.1038/nmeth.2083",
     ),
 }
-#: A source's own account of its data goes into the description up to so many entries.
+#: A source's description of its data is included up to this many entries.
 MAX_SAMPLES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Facts that the description of a bundle is written from.
+    """Facts from which the description of a bundle is written.
 
     Parameters
     ----------
@@ -45,19 +45,19 @@ class Facts:
     record : mapping
         ``run.json`` of the run.
     network : mapping
-        As `refocusd_training.networks.description_of` gives it.
+        From `refocusd_training.networks.description_of`.
     size_multiple, radius : int
-        Of the network; effective receptive field, px.
+        Step of the network's sides, and radius of its effective receptive field, px.
     trained : Ranges
-        What simulated optics were drawn from.
+        Ranges from which simulated optics were drawn.
     metrics : mapping, optional
         Summary of the evaluation.
     int8_cost_db : float, optional
-        Where the bundle holds an int8 network: what it costs.
+        Loss of PSNR of the int8 network, if the bundle has one.
     variants : mapping of precision to file name
         Networks prepared for other precisions.
     depth_um : (float, float), optional
-        What the depth of the specimens was drawn from, where they had any.
+        Range from which the depth of the specimens was drawn, if they had depth.
     """
 
     model_id: str
@@ -112,24 +112,24 @@ def description(
     tags: Iterable[str] = (),
     cite: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
-    """A description of any of our models.
+    """The description of any of refocusd's models.
 
     Parameters
     ----------
     name, text : str
-        For readers.
+        Name and description for readers.
     sums : mapping of file name to sha256
         Every other file of the bundle.
     inputs, outputs : list of dict
-        As `tensor` gives them.
+        From `tensor`.
     attachments : iterable of str
-        Files of the bundle that nothing else names.
+        Files of the bundle that are named nowhere else.
     tolerance : float
-        How far other programs may be from the test tensors.
+        Largest difference allowed between other programs and the test tensors.
     refocusd : mapping
         refocusd's own section.
     tags : iterable of str
-        Further ones.
+        Further tags.
     cite : sequence of mapping
     """
     return {
@@ -158,7 +158,7 @@ def description(
 
 
 def source(file: str, sums: Mapping[str, str]) -> dict[str, str]:
-    """A file of the bundle."""
+    """Entry for a file of the bundle."""
     return {"source": file, "sha256": sums[file]}
 
 
@@ -169,7 +169,7 @@ def tensor(
     sides: list[dict[str, Any]],
     test: dict[str, str],
 ) -> dict[str, Any]:
-    """An input or an output of float32."""
+    """Entry for an input or an output of float32."""
     return {
         "id": name,
         "description": text,
@@ -180,13 +180,13 @@ def tensor(
 
 
 def free_sides(step: int) -> list[dict[str, Any]]:
-    """Axes of an input whose sides are multiples of a step."""
+    """Axes of an input whose sides are multiples of `step`."""
     size = {"min": 2 * step, "step": step}
     return [{"type": "space", "id": axis, "size": size.copy()} for axis in ("y", "x")]
 
 
 def same_sides(reference: str, **more: float) -> list[dict[str, Any]]:
-    """Axes of an output, as long as those of an input."""
+    """Axes of an output with the same lengths as those of an input."""
     return [
         {"type": "space", "id": axis, **more, "size": {"tensor_id": reference, "axis_id": axis}}
         for axis in ("y", "x")
@@ -283,7 +283,7 @@ def _refocusd_part(facts: Facts, sums: Mapping[str, str]) -> dict[str, Any]:
     samples = dict(facts.samples)
     samples.pop("problems", None)  # paths of a machine are private
     if wells := samples.get("wells"):
-        # A line a side: those of a whole plate must fit, or it is evaluated on what it has seen.
+        # One string per side, so that even a whole plate fits: the wells keep evaluation off the training data.
         samples["wells"] = {side: " ".join(names) for side, names in wells.items()}
     if _entries(samples) > MAX_SAMPLES:
         kept = {k: v for k, v in samples.items() if not isinstance(v, dict | list | tuple)}
@@ -299,7 +299,7 @@ def _refocusd_part(facts: Facts, sums: Mapping[str, str]) -> dict[str, Any]:
         "size_multiple": facts.size_multiple,
         "receptive_field_px": facts.radius,
         "tolerance": tolerance,
-        # Real pairs say nothing of the optics beyond what their microscope had.
+        # For real pairs, the optics are not known.
         "optics": optics if facts.simulated else {},
         "channels": [] if facts.nuclei else facts.channels,
         "network": dict(facts.network),

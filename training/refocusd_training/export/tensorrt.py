@@ -1,8 +1,8 @@
 """Builds TensorRT engines from a bundle before their first use, for cards that need not be here.
 
-There are two builders.  ``onnx`` builds with TensorRT for RTX from the bundle's ONNX, as its plug-in for ONNX
-Runtime does on first use.  ``torch`` uses weights from safetensors, `torch.export` and torch-tensorrt (`by_torch`).
-Both store the engine inside an ONNX file, where the worker looks for it.
+There are two builders.  ``onnx`` builds with TensorRT for RTX from the bundle's ONNX, like its plug-in for ONNX
+Runtime on first use.  ``torch`` uses weights from safetensors, `torch.export` and torch-tensorrt (`by_torch`).
+Both store the engine inside an ONNX file, the form in which the worker loads it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from refocusd.models.bundle import load_bundle
 
 log = logging.getLogger(__name__)
 
-#: Compute capabilities that engines are built for, as TensorRT and NVIDIA write them.
+#: Compute capabilities for which engines are built, in the spellings of NVIDIA and of TensorRT.
 CARDS = {"sm86": "SM86", "sm89": "SM89", "sm120": "SM120"}
 INSTALL = 'pip install "refocusd[train]"'
 
@@ -45,25 +45,25 @@ def export_engines(
     bundle : str or Path
         Name of a model, or a bundle's folder.
     output : str
-        ``cache``: the user's cache of engines, where the tensorrt backend finds them.  Else the
-        folder that they are written to, as ONNX files with the engine inside.
+        ``cache``: the user's cache of engines, where the tensorrt backend finds them.  Otherwise a
+        folder for ONNX files that contain the engines.
     cards : sequence of str
         Compute capabilities; see `CARDS`.
     precision : {"f16", "f32"}
     batch : int
-        Tiles at once, at most.
+        Largest number of tiles in a batch.
     builder : {"onnx", "torch"}
 
     Returns
     -------
     list of EngineKey
-        What each was built from and for.
+        The key of each engine: what it was built from and for.
 
     Raises
     ------
     EngineError
-        If TensorRT or torch-tensorrt is missing, or it cannot build an engine, or the plug-in is whose
-        version the cache tells engines apart by.
+        If TensorRT or torch-tensorrt is missing or cannot build an engine; for the cache also if the
+        plug-in, whose version is part of the key, is missing.
     OutputError
         If a file cannot be written.
     """
@@ -115,7 +115,7 @@ def _check_runner() -> None:
 
 
 def build_engine_onnx(graph: Graph, card: str) -> bytes:
-    """An engine as TensorRT for RTX builds it from ONNX, without a card.
+    """Build an engine with TensorRT for RTX from ONNX, without a card.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def build_engine_onnx(graph: Graph, card: str) -> bytes:
         ) from error
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
-    # Types as the network states them: nothing falls back to another.
+    # With the types that the network states, without a fall-back to others.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph.model):
@@ -152,7 +152,7 @@ def build_engine_onnx(graph: Graph, card: str) -> bytes:
 
 
 def with_engine_inside(graph: Graph, engine: bytes, card: str) -> bytes:
-    """The network as ONNX that holds nothing but its engine, as the plug-in writes and reads it.
+    """The network as an ONNX file that contains only its engine, in the plug-in's format.
 
     See https://onnxruntime.ai/docs/execution-providers/EP-Context-Design.html.
     """

@@ -13,9 +13,9 @@ Image = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One held-out frame in network units, and how good it is before and after (dB, 0 to 1).
+    """One held-out frame in network units, and its PSNR (dB) and SSIM before and after fine-tuning.
 
-    PSNR and SSIM after the best offset and gain; ``plain`` PSNR without.
+    ``psnr_*`` are after the best offset and gain, ``plain_*`` is PSNR without them.
     """
 
     raw: Image
@@ -33,9 +33,9 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class FineTuned:
-    """Result of a fine-tuning: mean PSNR over the held-out frames in dB.
+    """Result of a fine-tuning: mean PSNR over the held-out frames before and after it, in dB.
 
-    It is given after an affine fit and, as ``plain``, without it, so that errors of offset and
+    It is given after an affine fit and, as ``plain``, without this fit, so that errors of offset and
     gain count as well.
     """
 
@@ -48,5 +48,5 @@ class FineTuned:
 
     @property
     def worse(self) -> bool:
-        """Whether structure or light is further from the truth than before."""
+        """Whether the mean PSNR fell, either after the affine fit or without it."""
         return self.after_db < self.before_db or self.plain_after_db < self.plain_before_db

@@ -1,4 +1,4 @@
-"""Trains a bundle further on a lab's own frames, and refuses it if that made it worse."""
+"""Trains a bundle further on a user's own frames, and refuses the result if it is worse."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FineTuning:
     Parameters
     ----------
     bundle : str
-        Folder, or a shipped bundle's name.
+        Folder, or name of a shipped bundle.
     data : DataConfig
     steps : int
     minutes : float
@@ -46,11 +46,11 @@ class FineTuning:
     learning_rate : float
         Highest rate; low, so that the network keeps what it has learnt.
     size, batch : int
-        As in `TrainingConfig`.
+        See `TrainingConfig`.
     profile : str
-        Calibration profile, for the simulator; "" for none.
+        Calibration profile for the simulator; "" for none.
     seed, threads : int
-        As in `TrainingConfig`.
+        See `TrainingConfig`.
     """
 
     bundle: str
@@ -80,7 +80,7 @@ def fine_tune(
     ----------
     job : FineTuning
     data : Path
-        Folder of the data; the frames that ``job.data`` holds out decide.
+        Folder of the data; the frames that ``job.data`` holds out decide whether it became better.
     output : Path
         New run folder; the page ``before-after.html`` in it shows the held-out frames.
     to : Path, optional
@@ -88,7 +88,7 @@ def fine_tune(
     model_id : str, optional
         Its id; by default the old one with ``-tuned``.
     device : str, optional
-        A torch device; by default CUDA where there is one.
+        A torch device; by default CUDA if available.
 
     Returns
     -------

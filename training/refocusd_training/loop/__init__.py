@@ -10,7 +10,7 @@
 `module`      One optimiser step, as Lightning runs it
 `record`      The record of a run: its provenance and its figures
 `run`         Performs a run, from its configuration to its record
-`schedule`    Learning rate and momentum of every step, as functions of the step alone
+`schedule`    Learning rate and momentum of every step, which depend only on the step
 `teacher`     A trained network whose output another network learns
 `validation`  Validates the averaged weights on frames that are not in the training data
 ============  ======================================================================================

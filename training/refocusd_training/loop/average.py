@@ -10,13 +10,13 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def averaged(network: nn.Module, decay: float) -> AveragedModel:
-    """A copy of the network that follows it.
+    """A copy of the network with the moving average of its weights.
 
     Parameters
     ----------
     network : nn.Module
     decay : float
-        Of the exponential moving average. It is smaller at the start, so that the untrained
+        Decay of the exponential moving average. It is smaller at the start, so that the untrained
         weights are forgotten quickly: ``min(decay, (2 + n) / (11 + n))`` after `n` updates.
 
     Returns
@@ -28,7 +28,7 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel:
 
     def follow(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
         keep = min(decay, (2 + int(count)) / (11 + int(count)))
-        # All tensors at once, as torch's own averages do it.
+        # All tensors at once, as in torch's own averages.
         torch._foreach_lerp_(list(average), list(current), 1 - keep)
 
     return AveragedModel(network, multi_avg_fn=follow)

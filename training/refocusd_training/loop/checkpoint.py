@@ -30,11 +30,11 @@ class Checkpoints(pl.Callback):
     Parameters
     ----------
     folder : Path
-        Of the run.
+        Folder of the run.
     log : Log
     validation : Validation
     recorded : callable
-        Makes the record of the module's current step.
+        Returns the record of the module's current step.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class Checkpoints(pl.Callback):
             self._write(pl_module)
 
     def _write(self, module: Refocusing) -> None:
-        # The log must cover at least the steps of the state from which it is continued.
+        # The log must contain at least the steps up to the state from which the run is resumed.
         self._log.flush()
-        # The state comes first: weights and record can be made again from it.
+        # The state is written first, because weights and record can be made again from it.
         state = module.state() | {"seconds": self._log.seconds}
         write_state(self._folder / STATE_FILE, state | {"validation": self._validation.state()})
         weights = module.average.state_dict()

@@ -23,7 +23,7 @@ class Drawn(Protocol):
 
 
 class TensorBatch(TypedDict):
-    """A `Batch` as tensors; ``defocus_um`` is NaN where it is unknown."""
+    """A `Batch` as tensors; ``defocus_um`` is NaN if it is unknown."""
 
     raw: Tensor
     truth: Tensor
@@ -32,7 +32,7 @@ class TensorBatch(TypedDict):
 
 
 def seed_of(seed: int, rank: int) -> int:
-    """Seed of one of several processes; the first one has the seed of the run."""
+    """Seed of one of several processes; the first process has the seed of the run."""
     if rank == 0:
         return seed
     return int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
@@ -78,7 +78,7 @@ class ExposingFeed(Iterable[TensorBatch]):
     first, count : int
     device : torch.device
     seed : int
-        Of this process; the noise of a step is a function of it and the step.
+        Seed of this process; the noise of a step depends only on it and the step.
     """
 
     def __init__(

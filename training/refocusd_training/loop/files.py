@@ -2,15 +2,15 @@
 
 =========================  ========================================================
 ``config.toml``            every setting
-``profile.json``           where it was trained for a microscope
+``profile.json``           the profile of the microscope for which it was trained, if any
 ``log.csv``                loss, rate and time of every step
-``validation.csv``         where it was validated
+``validation.csv``         figures of every validation
 ``validation_by_defocus.csv``  the same by distance from focus
 ``tensorboard/``           the same for TensorBoard
-``state.pt``               to resume from
+``state.pt``               the state from which the run is resumed
 ``weights.safetensors``    the averaged weights of the latest checkpoint
 ``best.safetensors``       those of the lowest validation loss
-``step_NNNNNN.safetensors``  those of every checkpoint, where they are asked for
+``step_NNNNNN.safetensors``  those of every checkpoint, with ``snapshots``
 ``run.json``               provenance
 =========================  ========================================================
 """
@@ -42,7 +42,7 @@ STATE_FILE = "state.pt"
 WEIGHTS_FILE = "weights.safetensors"
 BEST_FILE = "best.safetensors"
 RECORD_FILE = "run.json"
-#: What a run writes before its first checkpoint.
+#: Files that a run writes before its first checkpoint.
 BEGUN = frozenset({CONFIG_FILE, PROFILE_FILE, "log.csv", "tensorboard"})
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -58,12 +58,12 @@ def not_written(path: Path, error: OSError) -> OutputError:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically: it gets its name only when all of it is on the disk.
+    """Write a file atomically: it gets its name only when it is complete.
 
     Raises
     ------
     DiskFullError, OutputError
-        If it cannot be written; an earlier file is then unchanged.
+        If it cannot be written; an existing file is then unchanged.
     """
     try:
         files.write_whole(path, content)
@@ -92,7 +92,7 @@ def start_table(path: Path, columns: Sequence[str], done: int) -> None:
 
 
 def misfit_of(error: Exception) -> str:
-    """What torch says of weights that do not fit, in one line: a deep network's misfits fill a screen."""
+    """Shorten torch's message about weights that do not fit, which may fill a screen, to one line."""
     first, *others = [line.strip() for line in str(error).splitlines()] or [""]
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
     return f"{others[0]}{more}" if others else f"{type(error).__name__}: {first}"
@@ -136,7 +136,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         # On the CPU, because a run may be resumed on another device than it was started on.
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    # Of a damaged file, torch's unpickler raises whatever it runs into.
+    # torch's unpickler raises all kinds of errors for a damaged file.
     except Exception as error:
         raise InputError(
             f"{path} does not continue this run ({type(error).__name__}: {error}): start it anew in another "

@@ -30,7 +30,7 @@ from refocusd_training.simulate.ranges import DEFAULT_RANGES, WIDE_RANGES, Range
 HEAD = "defocus."
 
 
-#: Settings that a resumed run may change; any other change would make it another run.
+#: Settings that may change when a run is resumed; any other change would make it another run.
 MAY_CHANGE = frozenset(
     {
         "steps",
@@ -101,9 +101,9 @@ def load_weights(network: nn.Module, path: Path, *, new_head: bool = False) -> N
 
 
 def origin_of(path: Path) -> str:
-    """Name of the weights that a run starts from: their bundle or run, as far as it is known.
+    """Origin of the weights that a run starts from: their bundle or run, as far as it is known.
 
-    Contains only names and numbers, because the paths of a machine are private.
+    It contains only names and numbers, because paths are private.
     """
     try:
         if (path.parent / "rdf.yaml").is_file():
@@ -125,7 +125,7 @@ def prepare(config: TrainingConfig, output: Path, *, resume: bool) -> None:
     Raises
     ------
     ConfigError, InputError, OutputError
-        As `run_training`.
+        See `run_training`.
     """
     if resume:
         if not (output / STATE_FILE).is_file():
@@ -134,7 +134,7 @@ def prepare(config: TrainingConfig, output: Path, *, resume: bool) -> None:
             )
         before = load_config(output / CONFIG_FILE)
         _refuse_other_run(config, before, output)
-        # The settings it was started with; on another machine the same files have other paths.
+        # These are kept from the start, because on another machine the same files have other paths.
         config = replace(config, profile=before.profile, weights=before.weights)
     elif output.exists() and not _is_free(output):
         raise OutputError(
@@ -146,7 +146,7 @@ def prepare(config: TrainingConfig, output: Path, *, resume: bool) -> None:
     except OSError as error:
         raise not_written(output, error) from error
     if profile is not None:
-        # A copy, so that the run is resumed and exported with the profile it was started with.
+        # A copy, so that the run is resumed and exported with the profile from its start.
         save_profile(profile, output / PROFILE_FILE)
     write_config(config, output / CONFIG_FILE)
 

@@ -25,11 +25,11 @@ class Log(pl.Callback):
     Parameters
     ----------
     folder : Path
-        Of the run.
+        Folder of the run.
     spent : float
-        Seconds of the run's earlier sessions.
+        Duration of the run's earlier sessions, s.
     minutes : float
-        The run ends after so many minutes, over all its sessions; 0 for no limit.
+        Time limit of the run, over all its sessions; 0 for no limit.
     """
 
     def __init__(self, folder: Path, *, spent: float = 0.0, minutes: float = 0.0) -> None:
@@ -39,12 +39,12 @@ class Log(pl.Callback):
         self._file: TextIO | None = None
         self._progress: Progress | None = None
         self.ended = False
-        #: Set by another thread or a signal: the run ends after its step.
+        #: Set by another thread or a signal to end the run after the current step.
         self.interrupted = False
 
     @property
     def seconds(self) -> float:
-        """Seconds spent so far."""
+        """Duration of the run so far, s."""
         return time.monotonic() - self._started
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -40,7 +40,7 @@ class Refocusing(pl.LightningModule):
     config : TrainingConfig
     network : RefocusNetwork
     state : mapping, optional
-        What `state` gave when the run was interrupted.
+        Result of `state` from when the run was interrupted.
     teacher : RefocusNetwork, optional
         Its output is learned in addition to the truth.
 
@@ -49,7 +49,7 @@ class Refocusing(pl.LightningModule):
     step : int
         Steps done, over all sessions of the run.
     smoothed : float
-        Loss, NaN before the first step.
+        Smoothed loss; NaN before the first step.
     rate : float
         Learning rate of the latest step.
     """
@@ -97,7 +97,7 @@ class Refocusing(pl.LightningModule):
         return AdamW(groups, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
 
     def on_train_start(self) -> None:
-        """Start the average and restore the run's state, now that network and optimiser exist."""
+        """Start the average and restore the run's state, after network and optimiser were created."""
         self._average = [averaged(self.network, self.config.ema)]
         for teacher in self._teacher:
             teacher.to(self.device)
@@ -112,7 +112,7 @@ class Refocusing(pl.LightningModule):
         """Loss of the next step."""
         self.step += 1
         self._set_rates()
-        # Layers with random numbers depend only on the step, as the batches do.
+        # Random numbers in layers depend only on the step, like the batches.
         torch.manual_seed((self.config.seed << 32) + self.step * 1024 + self.global_rank)
         last = self.step > self.config.steps - self.config.decay
         criterion = self.final_loss if last else self.loss
@@ -166,7 +166,7 @@ class Refocusing(pl.LightningModule):
         gradient_clip_val: float | None = None,  # noqa: ARG002
         gradient_clip_algorithm: str | None = None,  # noqa: ARG002
     ) -> None:
-        """Clip, and stop before a step that would spoil the weights.
+        """Clip the gradient, and stop before a step that would spoil the weights.
 
         At this point the gradient is the mean over all processes, so if one of them diverged,
         all of them stop.
@@ -181,17 +181,17 @@ class Refocusing(pl.LightningModule):
             )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take the step, and let the average follow."""
+        """Take the step, and update the average."""
         super().optimizer_step(*args, **kwargs)
         self._average[0].update_parameters(self.network)
 
     def follow(self, loss: float) -> None:
-        """Take a step's loss into the smoothed one."""
+        """Update the smoothed loss with that of a step."""
         first = math.isnan(self.smoothed)
         self.smoothed = loss if first else SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
 
     def state(self) -> dict[str, Any]:
-        """What a run is resumed from: tensors and numbers."""
+        """The state from which a run is resumed: tensors and numbers."""
         optimiser: Any = self.optimizers(use_pl_optimizer=False)
         return {
             "network": self.network.state_dict(),
@@ -205,9 +205,9 @@ class Refocusing(pl.LightningModule):
 
 
 def _frozen_parameters(network: RefocusNetwork) -> list[nn.Parameter]:
-    """The encoder's parameters less those of its normalisations, which learn all the time.
+    """The encoder's parameters without those of its normalisations, which always learn.
 
-    As in the reference method (fastai's ``train_bn``): running statistics change anyway.
+    It is the same in the reference method (fastai's ``train_bn``), because running statistics change anyway.
     """
     kinds = (nn.BatchNorm2d, nn.GroupNorm)
     norms = {

@@ -23,33 +23,33 @@ class RunRecord:
     images : int
         Number of images on the training side.
     split_sha256 : str
-        Of the list that assigns images to the sides; "" if there is none.
+        SHA-256 of the list that assigns images to the sides; "" if there is none.
     seed, steps, planned_steps : int
     seconds : float
-        Spent training, over all its sessions.
+        Duration of training, over all sessions.
     final_loss : float
         Training loss, smoothed over about 50 steps.
     device : str
     versions : dict of str to str
     profile : str, optional
-        Id of the calibration profile that it was trained for.
+        Id of the calibration profile of the microscope for which it was trained.
     devices, batch : int
         Number of processes, and frames per step of all of them together.
     precision : str
     parameters : int
-        Weights of the network.
+        Number of weights of the network.
     initialised : str
-        Where the weights came from before the first step.
+        Origin of the weights before the first step.
     teacher : str
         Folder name of the bundle or run that was the teacher; "" for none.
     limits : tuple of str
-        Limits of the finished network for its model card: sentences that a reader adds.
+        Limits of the finished network for its model card, as sentences that are added by hand.
     validation_loss, validation_psnr : float, optional
-        Of the averaged weights: the latest, or the best if the run stopped early.
+        Figures of the averaged weights: the latest, or the best if the run stopped early.
     best_step : int, optional
-        Step of the lowest validation loss.
+        Step with the lowest validation loss.
     ended : str
-        Why the run ended: ``steps``, ``patience`` or ``minutes``; "" while it has not.
+        Why the run ended: ``steps``, ``patience`` or ``minutes``; "" if it has not ended.
     samples : dict
         Description by the data's reader: counts, split, channels, skipped images.
     """
@@ -80,7 +80,7 @@ class RunRecord:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that take part in training."""
+    """Versions of the packages that training uses."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -91,7 +91,7 @@ def versions() -> dict[str, str]:
 
 
 def described_device(device: torch.device) -> str:
-    """The device in words, so that a reader can judge the time that a run took."""
+    """The device in words, so that readers can judge the duration of a run."""
     if device.type == "cuda":
         return f"cuda, {torch.cuda.get_device_name(device)}"
     return f"{device.type}, {torch.get_num_threads()} threads, {platform.machine()}"

@@ -64,7 +64,7 @@ def run_training(
     """Train a network and write its checkpoints to a new folder.
 
     Under ``torchrun``, this process is one of several that train together, each on a GPU (or on
-    the CPU) and with a batch of its own; the first one writes.
+    the CPU) and with its own batch; the first process writes the files.
 
     Parameters
     ----------
@@ -72,12 +72,12 @@ def run_training(
     data : Path
         Folder of the data that ``config.data`` describes.
     output : Path
-        Run folder; must not exist, or be empty, unless resumed.
+        Run folder; it must be new or empty unless the run is resumed.
     device : str, optional
-        ``cpu``, ``cuda`` or ``cuda:1``; by default CUDA where there is one.
+        ``cpu``, ``cuda`` or ``cuda:1``; by default CUDA if available.
     resume : bool
-        Continue from the folder's latest checkpoint. The configuration may only have more steps
-        than before, another decay and other intervals.
+        Continue from the folder's latest checkpoint. Only the settings in
+        `refocusd_training.loop.folder.MAY_CHANGE` may differ from before.
 
     Returns
     -------
@@ -86,19 +86,19 @@ def run_training(
     Raises
     ------
     ConfigError
-        If it does not continue the run, or requests a device that does not exist.
+        If the configuration does not continue the run, or the device does not exist.
     InputError
         If the data cannot be used, or the loss diverged.
     OutputError
         If the folder is not empty, or cannot be written.
     KeyboardInterrupt
-        After Ctrl-C, once a checkpoint is written.
+        After Ctrl-C, when a checkpoint has been written.
     """
     return train_on(config, opener_of(config, data), output, device=device, resume=resume)
 
 
 def opener_of(config: TrainingConfig, data: Path) -> Opener:
-    """Opens the data that a configuration describes."""
+    """Return a function that opens the data of a configuration."""
 
     def opened(seed: int, ranges: Ranges) -> SampleSource:
         return open_samples(
@@ -116,7 +116,7 @@ def train_on(
     device: str | None = None,
     resume: bool = False,
 ) -> RunRecord:
-    """Train on any source of samples; the rest is as in `run_training`."""
+    """Train on any source of samples; see `run_training`."""
     rank, devices = process_rank()
     target = _chosen_device(config, device, devices)
     if rank == 0:
@@ -126,7 +126,7 @@ def train_on(
 
 
 def process_rank() -> tuple[int, int]:
-    """Number of this process among those that ``torchrun`` has started, and how many these are."""
+    """Rank of this process among those that ``torchrun`` started, and the number of processes."""
     if not torch.distributed.is_torchelastic_launched():
         return 0, 1
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -176,7 +176,7 @@ def _train(
     devices: int,
     rank: int,
 ) -> RunRecord:
-    """Train, alone or as one of several processes, in a folder that `prepare` has made."""
+    """Train, alone or as one of several processes, in a folder made by `prepare`."""
     state = read_state(output / STATE_FILE) if resume else None
     if state is not None and state["step"] >= config.steps:
         return read_record(output)
@@ -233,7 +233,7 @@ def _train(
 
 
 def _held_out(config: TrainingConfig, source: SampleSource, devices: int) -> list[Batch]:
-    """Validation batches: none without validation, else at least one for each device."""
+    """Validation batches: none without validation, otherwise at least one for each device."""
     held_out = source.validation() if config.validate_every else []
     if config.validate_every and len(held_out) < devices:
         raise InputError(
@@ -262,7 +262,7 @@ def _say_what_is_left_out(data: Mapping[str, object]) -> None:
 
 
 def _network(config: TrainingConfig, *, new: bool) -> RefocusNetwork:
-    """The network of a run, with the weights that a new run begins with; sets the random seed."""
+    """The network of a run, with the weights with which a new run starts; sets the random seed."""
     # Weights that are loaded below, or were saved before, need no pre-trained encoder.
     network = build_network(config.network, config.seed, pretrained=new and not config.weights)
     if config.weights and new:
@@ -307,7 +307,7 @@ def _interruptible(log: Log, *, alone: bool) -> Iterator[None]:
     except SystemExit as error:
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        raise KeyboardInterrupt from error  # which Lightning makes an exit of
+        raise KeyboardInterrupt from error  # which Lightning turned into an exit
     finally:
         signal.signal(signal.SIGINT, former)
 
@@ -317,13 +317,13 @@ def _lightning_of_another_torch() -> Iterator[None]:
     """Suppress the deprecation warnings of torch 2.13 that Lightning 2.6 causes, and its hints."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-        # On a computer that has SLURM, Lightning wants to be started by srun.
+        # On a computer with SLURM, Lightning expects to be started by srun.
         warnings.filterwarnings("ignore", message=".*srun. command is available")
         yield
 
 
 def _keep_best(output: Path) -> None:
-    """Use the best weights as the run's, because the later ones were worse."""
+    """Make the best weights those of the run, because the later ones were worse."""
     write_whole(output / WEIGHTS_FILE, (output / BEST_FILE).read_bytes())
 
 

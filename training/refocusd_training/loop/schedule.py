@@ -1,4 +1,4 @@
-"""Learning rate and momentum of every step, as functions of the step alone."""
+"""Learning rate and momentum of every step, which depend only on the step."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from refocusd_training.config import TrainingConfig
 
 #: The highest rate of a cycle divided by its first rate, and the first divided by the last.
 DIV, FINAL_DIV = 25.0, 1e4
-#: First moment's decay of AdamW, at the ends and at the top of a cycle.
+#: Decay of AdamW's first moment, at the ends and at the top of a cycle.
 MOMENTUM, LOW_MOMENTUM = 0.95, 0.85
-#: AdamW's own, which a constant rate keeps.
+#: The default decay of AdamW, for the constant schedule.
 BETA = 0.9
 
 
@@ -26,9 +26,9 @@ class Rates:
 
 
 def rates_at(config: TrainingConfig, step: int) -> Rates:
-    """Rates of a step (from 1).
+    """Rates of a step, counted from 1.
 
-    They depend only on the step, so a resumed run needs no scheduler state.
+    They depend only on the step, so that a resumed run needs no scheduler state.
     """
     frozen = step <= config.frozen_steps
     if config.schedule == "constant":
@@ -49,7 +49,7 @@ def _constant(config: TrainingConfig, step: int) -> float:
 
 
 def _cycle(top: float, step: int, length: int, rise: float) -> tuple[float, float]:
-    """One-cycle rate and momentum, as torch's `OneCycleLR` has them before step `step`."""
+    """One-cycle rate and momentum, those of torch's `OneCycleLR` before step `step`."""
     peak = rise * length - 1
     done = step - 1
     if done <= peak:

@@ -40,13 +40,13 @@ class Validation(pl.Callback):
     Parameters
     ----------
     batches : sequence of Batch
-        Shared among the processes.
+        Batches, which the processes divide among themselves.
     folder : Path
-        Of the run.
+        Folder of the run.
     every, patience : int
-        As in `TrainingConfig`.
+        Intervals, see `TrainingConfig`.
     state : mapping, optional
-        What `state` gave when the run was interrupted.
+        Result of `state` from when the run was interrupted.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Validation(pl.Callback):
         self.best = float(state.get("best", math.inf))
         self.best_step = int(state.get("best_step", 0))
         self._since = int(state.get("since", 0))
-        # The result is the same in every process, each of which sees a part of the batches.
+        # From all batches, so that every process, which sees only a part of them, has the same levels.
         self._levels = sorted({level for batch in batches for level in _levels(batch)})
         self.latest: Validated | None = None
         if "latest" in state:
@@ -113,7 +113,7 @@ class Validation(pl.Callback):
     def _validated(
         self, trainer: pl.Trainer, module: Refocusing
     ) -> tuple[Validated, list[list[float]]]:
-        """The means, and for each level the number of frames and the sum of their PSNR."""
+        """The means, and for each level the number of frames and the sum of their PSNRs."""
         network = module.average
         training = network.training
         network.eval()
@@ -167,7 +167,7 @@ def _append(path: Path, rows: Sequence[Sequence[object]]) -> None:
 
 
 def _levels(batch: Batch) -> list[float]:
-    """Distance from focus of each frame, on either side, in steps; infinite where unknown."""
+    """Distance of each frame from focus, um, rounded to `LEVEL_UM`; infinite if unknown."""
     return [
         LEVEL_UM * round(abs(float(um)) / LEVEL_UM) if math.isfinite(um) else math.inf
         for um in batch.defocus_um

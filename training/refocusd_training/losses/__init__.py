@@ -1,4 +1,4 @@
-"""The losses that training minimises.
+"""The losses for training.
 
 =========  =========================================================================================
 `build`    Builds a loss from a configuration

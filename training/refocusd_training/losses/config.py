@@ -23,21 +23,21 @@ class LossConfig:
         difference of the spectra; ``feature``: pixels, VGG-16's activations and their Gram
         matrices; ``sum``: `parts`.
     parts : dict of str to float
-        Of ``sum``: weights of the others by name.
+        For ``sum``: weights of the other losses by name.
     logarithm : float
-        Of ``refocus``: weight of the logarithm.
+        For ``refocus``: weight of the logarithm.
     feature_weights : str
-        Of ``feature``: ``imagenet`` for torchvision's official VGG-16, downloaded, or a path,
+        For ``feature``: ``imagenet`` for torchvision's official VGG-16, which is downloaded, or a path,
         relative to the configuration's folder.
     blocks : (float, float, float)
-        Of ``feature``: weights of the activations before the third, fourth and fifth pooling,
+        For ``feature``: weights of the activations before the third, fourth and fifth pooling,
         each in units of its mean on fluorescence frames. With the default, the blocks of a
-        blurred frame weigh about twice as much as its pixels, and the Gram matrices half.
+        blurred frame count about twice as much as its pixels, and the Gram matrices half as much.
     gram : float
-        Of ``feature``: weight of the Gram matrices, times each block's weight; 0 leaves them
+        For ``feature``: weight of the Gram matrices, times each block's weight; 0 leaves them
         out (they compare textures, and can reward texture that is not there).
     pixels : float
-        Of ``feature``: weight of the absolute difference of the pixels.
+        For ``feature``: weight of the absolute difference of the pixels.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from torch import Tensor
 
 #: Root mean squared error below which there is no further gain: 50 dB.
 FLOOR = 3e-3
-#: Error below which Charbonnier's is a square.
+#: Error below which the Charbonnier term is quadratic.
 CHARBONNIER = 1e-3
 #: Scales of MS-SSIM and their weights (Wang et al. 2003).
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -24,7 +24,7 @@ WINDOW = 11
 
 
 def refocus_loss(refocused: Tensor, truth: Tensor, span: Tensor, logarithm: float) -> Tensor:
-    """Mean loss of a batch.
+    """Mean loss of the frames of a batch.
 
     Parameters
     ----------
@@ -33,8 +33,8 @@ def refocus_loss(refocused: Tensor, truth: Tensor, span: Tensor, logarithm: floa
     span : Tensor of float32, shape (batch,)
         Range of each truth in network units, positive.
     logarithm : float
-        Weight of the logarithm; it outweighs the root where a frame's relative
-        error is smaller than twice the weight.
+        Weight of the logarithm, whose gradient is larger than that of the root for frames with a
+        relative error below twice this weight.
 
     Returns
     -------
@@ -54,26 +54,25 @@ def l1_loss(refocused: Tensor, truth: Tensor, span: Tensor) -> Tensor:
 
 
 def charbonnier_loss(refocused: Tensor, truth: Tensor, span: Tensor) -> Tensor:
-    """Mean of an absolute error that is smooth at zero."""
+    """Mean of the absolute error, smooth at zero."""
     return torch.sqrt(_relative(refocused, truth, span).square() + CHARBONNIER**2).mean()
 
 
 def frequency_loss(refocused: Tensor, truth: Tensor, span: Tensor) -> Tensor:
     """Mean absolute difference of the spectra (Cho et al. 2021, arXiv:2108.05054).
 
-    The transform is orthonormal: white errors cost what they cost as pixels, and low
-    frequencies, in which defocus leaves the most, no more than high ones.
+    The transform is orthonormal, so that white errors count as much as in pixels, and low
+    frequencies, in which defocus leaves most of the power, no more than high ones.
     """
     spectrum = torch.fft.rfft2(_relative(refocused, truth, span), norm="ortho")
     return torch.view_as_real(spectrum).abs().mean()
 
 
 def ms_ssim_loss(refocused: Tensor, truth: Tensor, span: Tensor) -> Tensor:
-    """One less the multi-scale structural similarity (Wang et al. 2003).
+    """One minus the multi-scale structural similarity (Wang et al. 2003).
 
-    Similarities are mapped from -1 to 1 onto 0 to 1, as their fractional powers have no
-    slope otherwise.  Frames below 176 px take the first of the five scales only, as many as
-    fit.
+    Similarities are mapped from -1..1 to 0..1, because their fractional powers would otherwise have
+    no gradient.  Frames below 176 px use only as many of the five scales as fit.
     """
     from torchmetrics.functional.image import (
         multiscale_structural_similarity_index_measure as ms_ssim,

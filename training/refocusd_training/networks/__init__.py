@@ -1,4 +1,4 @@
-"""The networks, in separate encoders, decoders and heads; each takes and returns one frame.
+"""The networks, as separate encoders, decoders and heads; each takes and returns one frame.
 
 =============  =====================================================================================
 `base`         The interface of every network in this package

@@ -1,9 +1,9 @@
 """A network at the scale of the blur: Richardson-Lucy first, then a few convolutions that refine it.
 
-Frames come reduced so that the estimated blur has `FINE_SIGMA_PX`; blurs that are narrower
-come at full size.  The network works on a grid half as fine, on which it first deconvolves with
-Gaussians of several widths, so that a blur estimate that is wrong by a third has a right one
-among them, and then sees the frame, the deconvolved frames and what is known of the blur.
+Its input frames are reduced so that the estimated blur has the width `FINE_SIGMA_PX`; frames with a
+narrower blur are not reduced.  The network works on a grid half as fine.  There it first deconvolves with
+Gaussians of several widths, so that one of them is right even if the estimate of the blur is off by a
+third.  Its convolutions then see the frame, the deconvolved frames and what is known of the blur.
 """
 
 from __future__ import annotations
@@ -18,29 +18,32 @@ from torch.nn import functional
 
 #: Width of the blur of the frames that the network sees, px.
 FINE_SIGMA_PX = 3.0
-#: Widths of the Gaussians that are deconvolved with, pixels of the coarse grid (1.5 is right).
+#: Widths of the Gaussians for deconvolution, pixels of the coarse grid (1.5 is that of `FINE_SIGMA_PX`).
 BANK_SIGMAS_PX = (0.7, 1.1, 1.5, 2.0)
-#: Deconvolved frames are taken after so many iterations.
+#: Numbers of iterations after which a deconvolved frame is taken.
 ITERATIONS = (5, 12, 30)
-#: Added to normalised frames, which Richardson-Lucy wants positive.
+#: Added to normalised frames, because Richardson-Lucy needs positive ones.
 PEDESTAL = 0.05
 _REACH = 6
-#: Light is neither made nor lost on this scale, pixels of the coarse grid.
+#: Width and reach of the scale on which light is neither made nor lost, pixels of the coarse grid.
 _KEPT_SIGMA_PX, _KEPT_REACH = 4.0, 10
-#: Rows that have channels of their own where frames are blurred by several Gaussians: 16 channels fill the lanes.
+#: Number of rows that get channels of their own when frames are blurred by four Gaussians: 16 channels fill the
+#: lanes of a processor.
 _BANK_ROWS = 4
 
 
 class Restored(NamedTuple):
-    """What the network answers.
+    """The network's outputs.
 
     Parameters
     ----------
     light : Tensor, shape (n, 1, height, width)
+        The refocused frame, normalised like the input.
     below, above : Tensor, shape (n, 1, height, width)
-        How far 90 % of true pixels lie under and over `light` at most; not negative.
+        Distances below and above `light` within which 90 % of true pixels lie; not negative.
     blur : Tensor, shape (n, 2)
-        Natural logarithm of true over stated blur, and of its standard uncertainty.
+        Natural logarithm of true over stated blur, and natural logarithm of the standard uncertainty of
+        that.
     """
 
     light: Tensor
@@ -56,10 +59,10 @@ def _gaussians(sigmas: tuple[float, ...], reach: int) -> Tensor:
 
 
 class _Gaussian(nn.Module):
-    """Gaussian blur of each channel by its own width; borders count what lies inside alone.
+    """Gaussian blur of each channel by its own width; with `inside`, borders count only pixels inside.
 
-    Frames are held with every `rows` rows in channels of their own (`folded`): convolutions of few channels
-    leave most of a processor's lanes empty.
+    Frames are stored with each of `rows` consecutive rows in a channel of its own (`folded`), because
+    convolutions of few channels leave most of a processor's lanes empty.
     """
 
     across: Tensor
@@ -77,7 +80,7 @@ class _Gaussian(nn.Module):
                     tap = rows * step + taken - put
                     if abs(tap) <= reach:
                         down[:, put, taken, step + away] = lines[:, tap + reach]
-        # No width sees the rows of another.
+        # Each width sees only its own rows.
         apart = torch.einsum("wptk,wv->wpvtk", down, torch.eye(len(sigmas)))
         self.register_buffer("down", apart.reshape(count, count, -1, 1), persistent=False)
         across = lines.repeat_interleave(rows, 0).view(count, 1, 1, -1)
@@ -92,17 +95,17 @@ class _Gaussian(nn.Module):
         return self._down(self._across(frames))
 
     def inside(self, frames: Tensor) -> Tensor:
-        """What `sums` makes of ones, a factor for each axis, which is much less to compute."""
+        """The result of `sums` for a frame of ones, computed as the product of a factor for each axis."""
         ones = torch.ones_like(frames[:1])
         return self._down(ones[..., :1]) * self._across(ones[..., :1, :])
 
     def folded(self, frame: Tensor) -> Tensor:
-        """One channel, once for each width."""
+        """Fold a frame of one channel, once for each width."""
         rows = torch.cat([frame[:, :, row :: self.rows] for row in range(self.rows)], 1)
         return rows.repeat(1, self.across.shape[0] // self.rows, 1, 1)
 
     def unfolded(self, frames: Tensor) -> Tensor:
-        """Rows back in their places, shape (n, channels / rows, height, width)."""
+        """Undo `folded`: frames of shape (n, channels / rows, height, width)."""
         count, channels, height, width = frames.shape
         apart = frames.view(count, channels // self.rows, self.rows, height, width)
         return apart.transpose(2, 3).reshape(count, channels // self.rows, -1, width)
@@ -129,7 +132,7 @@ class RichardsonLucy(nn.Module):
         self.blur = _Gaussian(sigmas, _REACH, _BANK_ROWS)
 
     def forward(self, frame: Tensor) -> Tensor:
-        """Deconvolve positive frames, shape (n, 1, height, width); a channel for each result."""
+        """Deconvolve positive frames, shape (n, 1, height, width); one channel for each result."""
         seen = self.blur.folded(frame)
         inside = self.blur.inside(seen)
         outside, inside = inside, 1 / inside
@@ -156,20 +159,20 @@ def _pair(have: int, want: int) -> nn.Sequential:
 
 
 def _exactly(device: str) -> AbstractContextManager[object]:
-    """Computes in f32, whatever is computed in around it: rounded, the iterations drift."""
+    """Compute in f32 even within autocast, because the iterations drift with rounding."""
     if torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
 
 
 class BlurScaleNet(nn.Module):
-    """Restores frames whose blur has about a known width.
+    """Restores frames whose blur has roughly a known width.
 
     Parameters
     ----------
     channels : tuple of int
-        Of each level, finest first.  The finest makes the answer; the others tell the width of the blur
-        (docs/decisions/0050).
+        Channels of each level, finest first.  The finest level makes the frame; all levels together
+        estimate the width of the blur (docs/decisions/0050).
     """
 
     #: Height and width are multiples of this, px.
@@ -192,17 +195,17 @@ class BlurScaleNet(nn.Module):
                 assert layer.bias is not None
                 layer.weight.mul_(0.1)
                 layer.bias.zero_()
-            # To begin with, the answer is the frame deconvolved by the stated width, not too far.
+            # At the start of training, the output is the frame deconvolved with the stated width and few iterations.
             right = 4 + len(BANK_SIGMAS_PX) + BANK_SIGMAS_PX.index(1.5)
             self.direct.weight[:, right, 1, 1] = 1.0
 
     def forward(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As bundles run it.
+        """Restore frames with the inputs and outputs of a bundle.
 
         Parameters
         ----------
         seen : Tensor, shape (n, 3, height, width)
-            The frame, and the two numbers of `restore`'s `known` at every pixel.
+            The frame, and the two values of `known` (see `restore`) at every pixel.
 
         Returns
         -------
@@ -216,14 +219,14 @@ class BlurScaleNet(nn.Module):
         return found.light, torch.cat([found.below, found.above], 1), torch.exp(found.blur)
 
     def restore(self, frame: Tensor, known: Tensor) -> Restored:
-        """Restore.
+        """Restore frames.
 
         Parameters
         ----------
         frame : Tensor, shape (n, 1, height, width)
             Normalised: background 0, bright structures 1.  Sides are multiples of 16.
         known : Tensor, shape (n, 2)
-            Natural logarithm of the blur in pixels over `FINE_SIGMA_PX`, and its uncertainty.
+            Natural logarithm of the blur's width over `FINE_SIGMA_PX`, and its standard uncertainty.
         """
         fine = functional.pixel_unshuffle(frame, 2)
         coarse = fine.mean(1, keepdim=True)
@@ -244,16 +247,16 @@ class BlurScaleNet(nn.Module):
         )
         interval = functional.softplus(head[:, 4:] - 3.0)
         below, above = (functional.pixel_shuffle(part, 2) for part in interval.chunk(2, 1))
-        # To begin with, what is told is right, and as uncertain as it is told to be.
+        # At the start of training, the stated width is right, and as uncertain as stated.
         off, doubt = self.blur(torch.cat([*pooled, known], 1)).float().chunk(2, 1)
         uncertainty = known[:, 1:]
         blur = torch.cat([uncertainty * off, torch.log(uncertainty) + doubt], 1)
         return Restored(light, below, above, blur)
 
     def _with_light_of(self, coarse: Tensor, light: Tensor, known: Tensor) -> Tensor:
-        """The answer, corrected so that its low frequencies, blurred, are those of the frame."""
+        """Correct the result so that its low frequencies, blurred, are those of the frame."""
         flat = light.float().mean(1, keepdim=True)
-        # A narrower blur is that much of the full one, to the second order of the frequency.
+        # To second order in frequency, a narrower blur has this share of the effect of the full one.
         share = torch.exp(2 * known[:, :1, None, None]).clamp_max(1)
         again = flat + share * (self.assumed.sums(flat) / self.assumed.inside(flat) - flat)
         return light + self.kept.sums(coarse - again) / self.kept.inside(flat)

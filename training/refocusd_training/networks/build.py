@@ -36,7 +36,7 @@ def build_network(
     ----------
     config : NetworkConfig
     seed : int
-        With which torch's generator is seeded.
+        Seed of torch's generator.
     pretrained : bool
         If False, ``encoder_weights`` is ignored, because all weights are loaded afterwards.
 
@@ -69,7 +69,7 @@ def build_network(
 
 
 def description_of(config: NetworkConfig) -> dict[str, object]:
-    """Description from which `build_described` makes this network again; plain numbers and words."""
+    """Description of a network for `build_described`, in plain numbers and strings."""
     known = asdict(config)
     keys = ("name", *OF_FAMILY[config.name], "defocus_head")
     return {k: list(known[k]) if isinstance(known[k], tuple) else known[k] for k in keys}
@@ -81,7 +81,7 @@ def build_described(description: Mapping[str, object]) -> nn.Module:
     Raises
     ------
     BundleError
-        If the description does not match any known network.
+        If the description is not that of a known network.
     """
     if description.get("name") == BLUR_SCALE:
         return _blur_scale_net(description)

@@ -19,22 +19,22 @@ class NetworkConfig:
     Parameters
     ----------
     name : str
-        ``live``: the small one, for CPUs; ``resnet34``: a U-net on ResNet-34 as the reference
-        method has it; ``resnet34-96``: the same with 96 channels at full resolution instead
-        of 97, a width that suits tensor cores.
+        ``live``: the small one, for CPUs; ``resnet34``: a U-net on ResNet-34, that of the reference
+        method; ``resnet34-96``: the same with 96 channels at full resolution instead
+        of 97, which suits tensor cores.
     widths : (int, int, int)
-        Of ``live``: channels at 4, 8 and 16 px.
+        For ``live``: channels at 4, 8 and 16 px.
     blocks : (int, int, int)
-        Of ``live``: residual blocks at those levels; the first two are used both on the way
+        For ``live``: residual blocks at those levels; the first two numbers apply both on the way
         down and on the way up.
     half, fine : int
-        Of ``live``: channels at 2 px, and at full resolution.
+        For ``live``: channels at 2 px, and at full resolution.
     stages, depths : tuple of four int
-        Of ``resnet34``: channels and blocks of the encoder's stages (4, 8, 16 and 32 px).
+        For ``resnet34``: channels and blocks of the encoder's stages (4, 8, 16 and 32 px).
     encoder_weights : str
-        Of ``resnet34``: initial weights of its encoder. ``imagenet``: torchvision's official
-        file, which is downloaded; a path, relative to the configuration's folder: that file, of
-        the same kind; "": none, trained from scratch.
+        For ``resnet34``: initial weights of its encoder. ``imagenet``: torchvision's official
+        file, which is downloaded; a path, relative to the configuration's folder: such a file;
+        "": none, so that the encoder is trained from scratch.
     defocus_head : bool
         Whether defocus is predicted as well.
 

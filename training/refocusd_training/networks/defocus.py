@@ -1,11 +1,10 @@
 """`DefocusHead`: estimates the defocus of each part of a frame from a network's deepest features.
 
-It predicts the magnitude.  The sign of defocus shows in a widefield frame only where the
+It predicts the magnitude only.  In a widefield frame, the sign of defocus is visible only if the
 point spread function differs between the two sides of focus: with spherical aberration
-(a cover glass or medium that the objective is not corrected for), and then only as far as
-noise lets the difference be seen. With corrected optics both sides look the same, and a
-signed estimate would be right half of the time; the direction is found from a second frame
-at another stage position.
+(a cover glass or medium for which the objective is not corrected), and if noise does not hide the
+difference. With corrected optics both sides look the same, and a signed estimate would be
+right half of the time; the direction is found from a second frame at another stage position.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-#: Unit of the raw outputs in um: half of what is usual in training.
+#: Unit of the raw outputs in um: half of the usual defocus in training.
 UNIT_UM = 8.0
 #: Bounds of the standard deviation in um; without the lower one the likelihood has no maximum.
 SIGMA_UM = (0.05, 50.0)
 
 
 class DefocusHead(nn.Module):
-    """Mean and log of the standard deviation of the magnitude of defocus, a pair per 32×32 px.
+    """Mean and log of the standard deviation of the magnitude of defocus, one pair per 32×32 px.
 
-    Takes float features of shape (batch, channels, height / grid, width / grid); gives
-    (batch, 2, height / 32, width / 32): mean in um, not negative, and the natural logarithm
+    It takes float features of shape (batch, channels, height / grid, width / grid), and returns
+    (batch, 2, height / 32, width / 32): the mean in um, not negative, and the natural logarithm
     of the standard deviation in um.
 
     Parameters
@@ -46,7 +45,7 @@ class DefocusHead(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Estimate."""
+        """Estimate the defocus, see the class."""
         mean, log_sigma = self.out(functional.relu(self.inner(features))).chunk(2, dim=1)
         low, high = (math.log(um) for um in SIGMA_UM)
         log_sigma = (log_sigma + math.log(UNIT_UM)).clamp(low, high)

@@ -1,6 +1,6 @@
 """`LiveUNet`: the small network that refocuses on a CPU while frames arrive.
 
-A pixel-unshuffle ×4 puts the work on a grid with 1/16 of the pixels; a U-net of
+After a ×4 pixel-unshuffle, the network works on a grid with 1/16 of the pixels, where a U-net of
 three levels (4, 8 and 16 px) covers blur discs of 30 px radius. Two ×2 steps lead
 back to full resolution, where a refinement that also receives the input computes
 the correction that is added to the input.

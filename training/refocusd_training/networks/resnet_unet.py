@@ -1,18 +1,17 @@
 """`ResNetUNet`: the reference method's network, in the layout of fastai's ``DynamicUnet``.
 
-A ResNet-34 down to 32 px; two convolutions; four steps up, each a 1×1 convolution, a pixel
-shuffle with ICNR and blur, the encoder's features of that scale (batch norm, ReLU) beside
-it, two convolutions; one more shuffle to full resolution, the input beside it, a residual
-block, a 1×1 convolution.  Convolutions of the decoder have biases and no normalisation, as
-there.  With one channel in: 41.2 million parameters, 470 thousand multiplications a pixel.
+It consists of a ResNet-34 down to 32 px; two convolutions; four steps up, each a 1×1 convolution, a pixel
+shuffle with ICNR and blur, concatenation with the encoder's features of that scale (batch norm, ReLU) and
+two convolutions; one more shuffle to full resolution, concatenation with the input, a residual
+block and a 1×1 convolution.  As in fastai, convolutions of the decoder have biases and no normalisation.
+With one input channel it has 41.2 million parameters and 470 thousand multiplications per pixel.
 
-Two things differ.  The last shuffle is blurred too: without, its grid of 2 px shows.
-``resnet34-96`` adds a convolution of the input where the reference puts the input beside
-the features, so that full resolution has 96 channels and not 97, which tensor cores pad
-to 128 or, at best, 104.
+There are two differences.  The last shuffle is blurred, too, because its grid of 2 px would show.
+``resnet34-96`` adds a convolution of the input to the features instead of concatenating the input, so that
+full resolution has 96 channels and not 97, which tensor cores pad to 128 or, at best, 104.
 
-Batch norm uses running statistics in inference, so engines fold it into the convolutions
-and a pixel depends on a bounded neighbourhood only.
+Batch norm uses running statistics in inference, so engines fold it into the convolutions,
+and a pixel depends only on a bounded neighbourhood.
 """
 
 from __future__ import annotations
@@ -69,9 +68,9 @@ class ResNetUNet(RefocusNetwork):
     Parameters
     ----------
     stages, depths : tuple of four int
-        Of the encoder.
+        Channels and blocks of the encoder's stages.
     beside : bool
-        Whether the input lies beside the features at full resolution, as in the reference;
+        Whether the input is concatenated with the features at full resolution, as in the reference;
         otherwise a convolution of it is added to them.
     defocus_head : bool
     """
@@ -105,7 +104,7 @@ class ResNetUNet(RefocusNetwork):
         self.defocus = DefocusHead(deep, grid=32) if defocus_head else None
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Of the encoder."""
+        """Parameters of the encoder."""
         return list(self.encoder.parameters())
 
     def decode(self, raw: Tensor) -> tuple[Tensor, Tensor]:

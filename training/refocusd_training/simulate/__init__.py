@@ -1,10 +1,10 @@
 """Simulates raw frames from a sharp image: specimen → optics → camera.
 
 ================  ==================================================================================
-`blur`            The image of a specimen through the objective, in focus and out of focus
+`blur`            Images a specimen through the objective, in focus and out of focus
 `camera`          A scientific camera: converts expected light to counts
 `depth`           Specimens with depth: layers at different depths, so that sharp and blurred parts mix
-`imperfections`   What real fields have besides the specimen: vignetting, an uneven background, debris
+`imperfections`   Imperfections of real fields: vignetting, an uneven background, debris
 `ranges`          The ranges that training draws from, and those that it never sees
 `scene`           A raw frame and its truth, both in counts and in network units
 `specimen`        Specimens: the light that a sharp image represents, without the scale of its camera

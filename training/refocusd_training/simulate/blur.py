@@ -1,8 +1,8 @@
-"""The image of a specimen through the objective, in focus and out of focus.
+"""Images a specimen through the objective, in focus and out of focus.
 
-The in-focus frame is the truth with which a network is trained and judged: the
+The in-focus frame is the truth with which a network is trained and evaluated: the
 specimen through the same optics at defocus 0, without noise. If the specimen is
-thick, the PSF is the mean over its depth, in the truth as well.
+thick, the PSF is the mean over its depth, also in the truth.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Defocus:
         Depth of the specimen around that plane: the PSF is the mean over three
         planes. It applies in focus as well.
     softening : float
-        Gaussian smoothing, sigma in units of the geometric disc's radius: on
+        Sigma of a Gaussian smoothing, in units of the geometric disc's radius: on
         BBBC006 the disc at 32 µm has 28 px and is smoothed by 8 px, more than
         with a fully and evenly lit pupil. It has no effect in focus.
     stretch : float
-        Astigmatism: the disc is an ellipse whose axes are longer and shorter by this part.
+        Astigmatism: the disc is an ellipse whose axes are longer and shorter by this fraction.
     angle : float
-        Of the ellipse's long axis to the columns, in radians.
+        Angle between the ellipse's long axis and the x axis, in radians.
     """
 
     um: float
@@ -46,10 +46,10 @@ class Defocus:
 
 
 def best_focus_um(optics: Optics) -> float:
-    """Where the image of an aberrated pupil is sharpest, as a defocus in um.
+    """Defocus, um, at which the image of an aberrated pupil is sharpest.
 
     There the phase is that of the Zernike polynomial ``6 rho^4 - 6 rho^2 + 1`` (M. Born and E. Wolf,
-    Principles of Optics, section 9.2), defocus in its paraxial form.
+    Principles of Optics, section 9.2), with defocus in its paraxial form.
     """
     return (
         2 * optics.refractive_index * optics.wavelength_um * optics.spherical_waves / optics.na**2
@@ -83,11 +83,11 @@ def transfer(optics: Optics, defocus: Defocus, shape: tuple[int, int]) -> NDArra
 def _stretched(
     otf: NDArray[np.float32], defocus: Defocus, shape: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """A radially symmetric transfer function, of an ellipse in place of the disc."""
+    """Change a radially symmetric transfer function from that of a disc to that of an ellipse."""
     rows = scipy.fft.fftfreq(shape[0])[:, None]
     columns = scipy.fft.rfftfreq(shape[1])[None, :]
     cos, sin = math.cos(defocus.angle), math.sin(defocus.angle)
     along, across = cos * columns + sin * rows, cos * rows - sin * columns
     at = np.hypot((1 + defocus.stretch) * along, (1 - defocus.stretch) * across)
-    # Beyond the last column's frequency, only corners are left, where next to nothing passes.
+    # Beyond the last column's frequency there are only corners, where hardly anything passes.
     return np.asarray(np.interp(at, columns[0], otf[0]), dtype=np.float32)

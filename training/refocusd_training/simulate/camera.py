@@ -31,7 +31,7 @@ class Camera:
         Fraction of pixels that are hot: an exponentially distributed amount, with a
         mean of a quarter of the brightest expectation, is added to them.
     hot_pixels : tuple of (y, x)
-        Pixels that are hot by the same amount in every exposure.
+        Pixels that are hot in every exposure, by an amount drawn likewise.
     bits : int
         8 gives uint8; anything else up to 16 gives uint16.
     """

@@ -2,7 +2,7 @@
 
 A cell is not a plane.  Its structures are divided among a few layers by a smooth random map, so
 that one nucleus is in one layer and its neighbour perhaps in the next. Each layer is imaged at
-the defocus of its depth, in the truth as well: the in-focus frame of a thick specimen is sharp
+the defocus of its depth, also in the truth: the in-focus frame of a thick specimen is sharp
 in some places and blurred in others.
 """
 
@@ -38,7 +38,7 @@ def layers_of(
     flux : ndarray of float32, shape (height, width)
     layers : int
     rng : numpy.random.Generator
-        Draws which structures lie where.
+        Draws the layer of each structure.
 
     Returns
     -------

@@ -1,32 +1,32 @@
-"""What real fields have besides the specimen: vignetting, an uneven background, debris."""
+"""Imperfections of real fields: vignetting, an uneven background, debris."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-#: Part of the light that is lost at the frame's corners, at most.
+#: Largest share of the light that is lost at the frame's corners.
 MOST_VIGNETTING = 0.5
-#: Debris is so many times as bright as bright structures.
+#: Brightness of debris, in units of that of bright structures.
 DEBRIS_LIGHT = (1.5, 12.0)
-#: Its pieces have this standard deviation, in px, before they get ragged.
+#: Standard deviation of its pieces, px, before they become ragged.
 DEBRIS_PX = (1.0, 6.0)
 
 
 def uneven(
     rng: np.random.Generator, size: int, haze: float, share: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Background light, and the part of the light that arrives, at each pixel.
+    """Background light at each pixel, and the share of the light that arrives there.
 
     Parameters
     ----------
     rng : numpy.random.Generator
     size : int
-        Side of the frame.
+        Side of the frame, px.
     haze : float
         Mean background light in units of flux.
     share : float
-        Fraction of the frames in which they are not even.
+        Fraction of the frames in which they are uneven.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def uneven(
         return haze * even, even
     row, column, strength = rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5), rng.uniform(0, 1)
     loss = MOST_VIGNETTING * strength * ((y - row) ** 2 + (x - column) ** 2) / 4.5
-    # A slope and a bowl, as stray light and out-of-focus dye make them; nowhere below a tenth.
+    # A slope and a bowl, like those of stray light and out-of-focus dye; nowhere below a tenth.
     down, right, bowl = rng.uniform(-1, 1, 3)
     slope = np.maximum(1 + 0.8 * (down * y + right * x) + 0.5 * bowl * (y**2 + x**2 - 0.7), 0.1)
     brighter = haze * float(rng.uniform(1.0, 5.0))
@@ -46,7 +46,7 @@ def uneven(
 
 
 def with_debris(rng: np.random.Generator, flux: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The specimen with one to three pieces of debris: small, ragged and bright.
+    """Add one to three small, ragged, bright pieces of debris to a specimen.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """The ranges that training draws from, and those that it never sees.
 
-`HELD_OUT` lists the optics and cameras of the evaluation; `draw_*` never reach
-them: other apertures, wavelengths, aberrations, gains and read noises, unless
-the ranges are those of a calibration profile (`ranges_of`).
+`HELD_OUT` lists the optics and cameras of the evaluation, with apertures, wavelengths, aberrations, gains
+and read noises that the `draw_*` functions never reach, unless the ranges are wider
+(`WIDE_RANGES`) or those of a calibration profile (`ranges_of`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TRAINED_DEFOCUS_UM = (0.0, 36.0)
 TRAINED_DEPTH_UM = (0.0, 8.0)
 #: Fraction of training frames that are in focus, which the network must not change.
 IN_FOCUS_SHARE = 0.14
-#: A measured value is drawn within so many standard uncertainties, that is with 95 % coverage.
+#: A measured value is drawn within this many standard uncertainties, that is with 95 % coverage.
 SIGMAS = 2.0
 
 
@@ -52,16 +52,16 @@ class Ranges:
     hot_share : float
         Fraction of frames that have hot pixels.
     bits : int or None
-        Of the camera; None draws 12 and 16, and 8 for some.
+        Bits of the camera; None draws 12 or 16, and 8 for some training frames.
     apodisation : pair of float
         See `refocusd.imaging.optics.Optics`.
     blur_px : pair of float or None
-        What the radius of the geometric disc is drawn from, evenly in its logarithm, in place of
-        the defocus.
+        Range from which the radius of the geometric disc is drawn, evenly in its logarithm, instead
+        of the defocus.
     astigmatism : float
-        The disc is an ellipse whose axes differ from the mean by up to this part of it.
+        The disc is an ellipse whose axes differ from their mean by up to this fraction.
     best_focus : bool
-        Defocus is counted from the best focus of an aberrated pupil, not from that of its axis.
+        Count defocus from the best focus of an aberrated pupil, not from the paraxial focus.
     clipped_share : float
         Fraction of frames that are overexposed, by up to four times.
     uneven_share : float
@@ -94,14 +94,14 @@ class Ranges:
 
     @property
     def blur_sigma_px(self) -> tuple[float, float] | None:
-        """`blur_px` as standard deviations, as blurs are stated elsewhere."""
+        """`blur_px` as standard deviations, which state blurs elsewhere."""
         if self.blur_px is None:
             return None
         low, high = self.blur_px
         return DISC_SIGMA * low, DISC_SIGMA * high
 
 
-#: Ranges if no microscope was measured: those of a 20x objective, which `live-nuclei` has learnt.
+#: Ranges if no microscope was measured: those of a 20x objective, with which `live-nuclei` was trained.
 DEFAULT_RANGES = Ranges()
 #: Any fluorescence microscope.  Spherical aberration of 3.6 waves at the pupil's edge is 0.6 waves of
 #: the Zernike polynomial ``6 rho^4 - 6 rho^2 + 1``, as the wrong cover glass or medium causes.
@@ -121,9 +121,9 @@ WIDE_RANGES = Ranges(
 )
 #: Refractive indices of what is between objective and cover glass: air, water, oil.
 IMMERSIONS = (1.0, 1.333, 1.518)
-#: No objective collects more than this part of its immersion's index.
+#: No objective has an NA above this fraction of its immersion's refractive index.
 MOST_SINE = 0.97
-#: Planes are no further out of focus than this, in um.
+#: Largest distance from focus, um.
 MOST_DEFOCUS_UM = 60.0
 
 
@@ -183,13 +183,13 @@ def measured(profile: Profile, shape: tuple[int, int]) -> tuple[Optics, Camera]:
     profile : Profile
         For values that it lacks, the middle of `DEFAULT_RANGES` is used.
     shape : (height, width)
-        Of the frames. If hot pixels were measured in frames of that shape, they have the same
+        Shape of the frames. If hot pixels were measured in frames of that shape, they have the same
         positions; otherwise the same number of pixels is hot at random positions.
 
     Raises
     ------
     ConfigError
-        As `ranges_of`.
+        See `ranges_of`.
     """
     ranges = ranges_of(profile)
 
@@ -302,11 +302,11 @@ def draw_optics(rng: np.random.Generator, ranges: Ranges = DEFAULT_RANGES) -> Op
     return Optics(
         na=na,
         wavelength_um=float(rng.uniform(*ranges.wavelength_um)),
-        # A measured microscope's index is its own; without one, the medium that the NA needs.
+        # The index of a measured microscope, or else that of the medium that the NA needs.
         refractive_index=max(ranges.refractive_index, next(fits, ranges.refractive_index)),
         pixel_um=float(rng.uniform(*ranges.pixel_um)),
         spherical_waves=float(rng.uniform(*ranges.spherical_waves)),
-        # Nothing is drawn for ranges without apodisation: their frames stay what they were.
+        # Nothing is drawn for ranges without apodisation, so that their frames stay the same.
         apodisation=float(rng.uniform(low, high)) if high > low else low,
     )
 
@@ -320,9 +320,9 @@ def draw_defocus(
     ----------
     rng : numpy.random.Generator
     ranges : Ranges
-        With `blur_px`, the disc's radius is drawn; without, 1-36 µm.
+        With `blur_px`, the disc's radius is drawn; without, 1-36 µm of defocus.
     optics : Optics, optional
-        Of the frame; required with `blur_px`.
+        Optics of the frame; required with `blur_px`.
     """
     thickness = float(rng.uniform(0.0, 4.0)) if rng.random() < 0.5 else 0.0
     if rng.random() < IN_FOCUS_SHARE:

@@ -35,10 +35,10 @@ class Scene:
     raw : ndarray of uint8 or uint16, shape (height, width)
         The camera's frame.
     truth : ndarray of float32, shape (height, width)
-        Expectation of the in-focus frame in counts, offset included, no noise,
+        Expected counts of the in-focus frame, including the offset, without noise,
         clipped at full scale.
     range : CountsRange
-        Of `raw`, as the engines compute it.
+        Offset and scale of `raw`, as engines compute them.
     """
 
     raw: Pixels
@@ -66,17 +66,17 @@ def expose_scene(
     Parameters
     ----------
     unfocused, in_focus : ndarray of float32, shape (height, width)
-        Flux, bright structures about 1.
+        Flux, about 1 in bright structures.
     camera : Camera
     peak : float
-        Counts of flux 1.
+        Counts of flux 1 with 12 bits.
     haze : float or ndarray, shape (height, width)
         Background light in units of flux.
     rng : numpy.random.Generator
     shading : float or ndarray, shape (height, width)
-        Part of the light that arrives at each pixel: vignetting.
+        Share of the light that arrives at each pixel, as with vignetting.
     """
-    # A camera of fewer bits shows the same light with fewer counts: an 8-bit one with 1/16.
+    # A camera with fewer bits gives fewer counts for the same light: one with 8 bits a 16th.
     share = counts_share(camera)
     camera = replace(camera, offset=camera.offset * share, gain=camera.gain / share)
     light = np.asarray(shading * (peak * share), dtype=np.float32)
@@ -93,11 +93,11 @@ def simulate_frame(
     Parameters
     ----------
     flux : ndarray of float32, shape (height, width)
-        As `flux_of` gives it.
+        Flux, see `flux_of`.
     setting : Setting
     defocus : Defocus
     rng : numpy.random.Generator
-        Draws, for several layers, which structures lie where, and then the camera's noise.
+        Draws the layer of each structure if there are several, and then the camera's noise.
 
     Returns
     -------

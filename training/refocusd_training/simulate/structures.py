@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 Image: TypeAlias = NDArray[np.float32]
 Points: TypeAlias = NDArray[np.float64]
 
-#: Distance between the points that a curve is drawn with, in units of its width (sigma).
+#: Distance between the points of a curve, in units of its width (sigma).
 STEP = 0.8
 
 
@@ -79,7 +79,7 @@ def membranes(rng: np.random.Generator, shape: tuple[int, int]) -> Image:
 
 
 def puncta(rng: np.random.Generator, shape: tuple[int, int]) -> Image:
-    """Spots and small rings, scattered or in clusters: vesicles, pores, beads, transcripts.
+    """Spots and small rings, scattered or clustered: vesicles, pores, beads, transcripts.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _exposed(rng: np.random.Generator, image: NDArray[np.float64], scale: float) -> Image:
-    """In [0, 1], for half of the images with the haze of what lies out of the plane."""
+    """Scale an image to [0, 1]; half of the images get the haze of structures out of the plane."""
     if rng.random() < 0.5:
         haze = scipy.ndimage.zoom(
             scipy.ndimage.gaussian_filter(image[::4, ::4], 2.5 * scale), 4, order=1
@@ -171,7 +171,7 @@ def _exposed(rng: np.random.Generator, image: NDArray[np.float64], scale: float)
 def _drawn(
     points: Points, weights: NDArray[np.float64], shape: tuple[int, int], width: float
 ) -> NDArray[np.float64]:
-    """Points at (row, column) as Gaussian spots of standard deviation `width`, peak about 1 on lines."""
+    """Draw points (row, column) as Gaussian spots of standard deviation `width`; lines peak at about 1."""
     inside = np.all((points > 0) & (points < np.array(shape) - 1.001), axis=-1)
     points, weights = points[inside], weights[inside]
     first = points.astype(np.intp)
@@ -192,7 +192,7 @@ def _drawn(
 def _curves(
     rng: np.random.Generator, shape: tuple[int, int], width: float
 ) -> tuple[Points, NDArray[np.float64]]:
-    """Random walks whose direction has a memory: a mesh, asters, bundles, or short worms."""
+    """Points and weights of random walks with persistence: a mesh, asters, bundles, or short worms."""
     step = STEP * width
     area = shape[0] * shape[1] / width**2
     kind = rng.integers(4)
@@ -287,7 +287,7 @@ def _speckle(
     density: float,
     crowd: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Spots of log-normal brightness, `density` a pixel, most where `crowd` is high; some are rings."""
+    """Spots of log-normal brightness, `density` per pixel, more where `crowd` is high; some are rings."""
     number = max(int(density * shape[0] * shape[1]), 12)
     if crowd is None:
         points = rng.uniform(0, 1, (number, 2)) * shape

@@ -43,12 +43,12 @@ def expose_on(
     Parameters
     ----------
     exposures : sequence of Exposure
-        Of one size and one number of layers, as `SampleStream.exposures` yields them.
+        Exposures of the same size and number of layers, from `SampleStream.exposures`.
     dimming : ndarray of float32, shape (batch,)
         Factor by which each frame's range is multiplied.
     device : torch.device or str
     seed : int
-        Of the noise; use a different one for each step.
+        Seed of the noise; use a different one for each step.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def expose_on(
             for transfers in (moved(lambda e: e.unfocused), moved(lambda e: e.in_focus))
         ]
         share = column(lambda exposure: counts_share(exposure.camera))
-        # One number a frame, or one a pixel.
+        # One number for each frame, or one for each pixel.
         peak = column(lambda exposure: exposure.peak) * share * moved(lambda e: e.shading)
         haze = moved(lambda exposure: exposure.haze)
         offset = column(lambda exposure: exposure.camera.offset) * share
@@ -105,7 +105,7 @@ def expose_on(
 
 
 def _heated(signal: Tensor, hot_fraction: Tensor, generator: torch.Generator) -> Tensor:
-    """Hot pixels, as `Camera.expose` adds them."""
+    """Add hot pixels like `Camera.expose`."""
     if not bool((hot_fraction > 0).any()):
         return signal
     chance, heat = (
@@ -117,7 +117,7 @@ def _heated(signal: Tensor, hot_fraction: Tensor, generator: torch.Generator) ->
 
 
 def _counts_range(counts: Tensor, low: float = 1.0, high: float = 99.9) -> tuple[Tensor, Tensor]:
-    """Offset and scale of each frame, as `counts_range` finds them; shape (batch, 1, 1)."""
+    """Offset and scale of each frame, like `counts_range`; shape (batch, 1, 1)."""
     stride = max(1, math.ceil(math.sqrt(counts[0].numel() / MAX_SAMPLES)))
     ordered = counts[:, ::stride, ::stride].flatten(1).sort(dim=1).values
     total = ordered.shape[1]

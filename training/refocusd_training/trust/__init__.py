@@ -1,10 +1,10 @@
-"""Fits what `refocusd.engines.verdict` judges refocused frames by.
+"""Fits the thresholds and weights by which `refocusd.engines.verdict` judges refocused frames.
 
 ==========  ========================================================================================
-`examples`  Refocused frames whose truth is known, with the evidence that tells of their errors
-`fit`       Weights and thresholds of the judge, and how often it is right on what was kept apart
-`pictures`  Pictures that a refocusing engine should leave alone: transmitted light, photographs, noise
-`put`       Puts what a model's results are judged by into its bundle
+`examples`  Makes refocused frames whose truth is known, with the evidence for their errors
+`fit`       Fits weights and thresholds of the judge, and measures how often it is right on held-out frames
+`pictures`  Draws pictures that an engine should pass through: transmitted light, photographs, noise
+`put`       Puts the thresholds by which a model's results are judged into its bundle
 ==========  ========================================================================================
 
 May import `blur`, and the imaging and engines of `refocusd`.

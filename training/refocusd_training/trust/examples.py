@@ -1,4 +1,4 @@
-"""Refocused frames whose truth is known, with the evidence that tells of their errors."""
+"""Makes refocused frames whose truth is known, with the evidence for their errors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from refocusd.imaging.quality import BORDER, psnr
 from refocusd_training.blur.frames import Exposure, SharpImage, expose
 from refocusd_training.blur.psfs import FAMILIES, HELD_OUT, transfer_functions
 
-#: Pixels of a frame that intervals are fitted on.
+#: Number of pixels of a frame on which intervals are fitted.
 PIXELS = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What one engine made of a frame.
+    """The result of one engine for a frame.
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ class Outcome:
     error : float
         See `relative_error`.
     off, light : ndarray of float32, shape (pixels,)
-        Of some pixels: how far they are from the truth, and their light over the offset that the
-        frame was normalised by, counts.
+        Absolute error of some pixels, and their light above the offset by which the frame was
+        normalised, counts.
     """
 
     pair: PairEvidence
@@ -50,12 +50,12 @@ class Example:
     sigma_px : float
         Width of its blur.
     test : bool
-        Its specimen or the family of its PSF is kept for testing.
+        Whether its specimen or the family of its PSF is kept for testing.
     field : FieldEvidence
     raw_error : float
-        Of the frame as it is.
+        `relative_error` of the raw frame.
     outcomes : mapping of str to Outcome
-        By engine.
+        Results by engine.
     """
 
     sigma_px: float
@@ -66,7 +66,7 @@ class Example:
 
 
 def relative_error(frame: NDArray[np.generic], truth: NDArray[np.float32]) -> float:
-    """Root of the mean square error after the best offset and gain, over the truth's range."""
+    """Root mean square error after the best offset and gain, over the truth's range."""
     return float(10 ** (-psnr(frame, truth, affine=True) / 20))
 
 
@@ -77,7 +77,7 @@ def examples(
     seed: int,
     minutes: float = math.inf,
 ) -> Iterator[Example]:
-    """Frames of sharp images, blurred by 0 to 42 px, refocused by each engine.
+    """Yield frames of sharp images that are blurred by up to 42 px and refocused by each engine.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def examples(
     engines : mapping of str to Engine
     count, seed : int
     minutes : float
-        No more are made after that.
+        Time limit.
     """
     until = time.monotonic() + 60 * minutes
     rng = np.random.default_rng(seed)
@@ -129,14 +129,14 @@ def _example(
 def other_looks(
     transmitted_light: Sequence[NDArray[np.generic]], count: int, seed: int
 ) -> dict[str, NDArray[np.float32]]:
-    """`FieldEvidence.looks` of pictures of other kinds, one a row.
+    """`FieldEvidence.looks` of pictures of other kinds, one per row, by kind.
 
     Parameters
     ----------
     transmitted_light : sequence of ndarray
-        Real pictures of it; none are drawn where there are none.
+        Real pictures in transmitted light; without any, this kind is left out.
     count : int
-        Of each kind.
+        Number of pictures of each kind.
     seed : int
     """
     from refocusd_training.trust import pictures

@@ -1,4 +1,4 @@
-"""Weights and thresholds of the judge, and how often it is right on what was kept apart."""
+"""Fits weights and thresholds of the judge, and measures how often it is right on held-out frames."""
 
 from __future__ import annotations
 
@@ -27,45 +27,46 @@ from refocusd_training.trust.examples import Example, Outcome
 
 Floats = NDArray[np.float64]
 
-#: Of the error, see `Judge.bound`: 20 dB.
+#: Limit of the error, see `Judge.bound`: 20 dB.
 BOUND = 0.1
-#: Frames that came out worse than raw by more than this factor (0.1 dB) are wrong as well.
+#: Frames whose error exceeds that of raw by more than this factor (0.1 dB) are wrong as well.
 WORSE = 1.0116
-#: Shares of fluorescence frames that are called strange, and something else, by mistake.
+#: Shares of fluorescence frames that are called strange, or not fluorescence, by mistake.
 FALSE_ALARMS = (0.05, 0.01)
 #: Probabilities of an error from which a frame is doubtful, and untrusted.
 LEVELS = (0.25, 0.8)
-#: Under so many standard deviations of a pixel's noise, or counts, a field is empty.
+#: A field is empty below this many standard deviations of a pixel's noise, or this many counts.
 EMPTY = (2.5, 5.0)
 #: Bounds of the bins of the reliability curve.
 BINS = (0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0)
-#: Weights of the squared weights: of looks, which the kinds of pictures tell well, and of errors.
+#: Ridge penalties: for looks, by which the kinds of pictures are easily distinguished, and for errors.
 LOOKS_RIDGE, RIDGE = 1.0, 200.0
 #: Distances from the bound, and from the error of raw, at which errors are cut off for the fits (natural logarithm).
 FAR, FAR_FROM_RAW = 0.5, 0.1
-#: Probabilities of being worse than raw from which a frame is untrusted that is likely wrong, and any other.
+#: Probabilities of a result worse than raw from which a frame is untrusted: if it is likely wrong, and otherwise.
 MOST_WORSE = (0.06, 0.15)
 #: Folds of the cross-validation whose scores are turned into probabilities.
 FOLDS = 5
-#: Bounds of the widths of the blur that figures are told for, px.
+#: Bounds of the widths of the blur for which figures are given, px.
 WIDTHS_PX = (0, 4, 8, 16, 60)
-#: Frames that a judge is fitted on, at least.
+#: Fewest frames on which a judge is fitted.
 LEAST_FRAMES = 40
-#: Share of true pixels that intervals hold, and how often they are scaled for that.
+#: Share of true pixels that intervals should hold, and number of rounds in which they are scaled to do so.
 HELD, ROUNDS = 0.9, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Frames whose error the judge took to be as likely as this, and how many were wrong.
+    """How many of the frames with a probability of an error in this range were wrong.
 
     Parameters
     ----------
     low, high : float
-        Of the probability.
+        Range of the probability.
     frames : int
+        Number of frames in this range.
     wrong : float
-        Share of them.
+        Share of these frames that were wrong.
     """
 
     low: float
@@ -75,14 +76,14 @@ class Reliability:
 
 
 def logistic(rows: Floats, wanted: NDArray[np.bool_], ridge: float) -> Logistic:
-    """Fit a `Logistic` by Newton's method, both classes weighing the same on the whole.
+    """Fit a `Logistic` by Newton's method, with the same total weight for both classes.
 
     Parameters
     ----------
     rows : ndarray, shape (samples, features)
     wanted : ndarray of bool, shape (samples,)
     ridge : float
-        Weight of the squared weights.
+        Penalty on the squared weights.
     """
     deviation = rows.std(axis=0) + 1e-6
     found = Logistic(rows.mean(axis=0), deviation, np.zeros(2 * rows.shape[1]), 0.0)
@@ -102,19 +103,19 @@ def logistic(rows: Floats, wanted: NDArray[np.bool_], ridge: float) -> Logistic:
 
 
 def graded(rows: Floats, margins: Floats, ridge: float = RIDGE, far: float = FAR) -> Logistic:
-    """Fit a `Logistic` by least squares to how far frames are from being wrong.
+    """Fit a `Logistic` by least squares to the distance of frames from the limit of being wrong.
 
-    Many frames are near the bound, where being wrong or right is half chance, but the distance is not.  A
-    logistic regression on cross-validated scores turns the score into a probability (J. Platt, Adv. Large
-    Margin Classifiers, 61, 1999).
+    Many frames are near the limit, where it is half chance whether they are wrong; their distance from it is
+    not.  A logistic regression on cross-validated scores turns the score into a probability (J. Platt, Adv.
+    Large Margin Classifiers, 61, 1999).
 
     Parameters
     ----------
     rows : ndarray, shape (samples, features)
     margins : ndarray, shape (samples,)
-        Of `margin`.
+        Distances, see `margin` and `over_raw`.
     ridge : float
-        Weight of the squared weights.
+        Penalty on the squared weights.
     far : float
         Distance at which margins are cut off.
     """
@@ -147,18 +148,18 @@ def graded(rows: Floats, margins: Floats, ridge: float = RIDGE, far: float = FAR
 
 
 def margin(example: Example, outcome: Outcome) -> float:
-    """How far above what is wrong the error of a refocused frame is, as a natural logarithm."""
+    """Natural logarithm of a refocused frame's error over the error from which it is wrong."""
     least = min(BOUND, WORSE * example.raw_error)
     return float(np.log(max(outcome.error, 1e-6) / least))
 
 
 def over_raw(example: Example, outcome: Outcome) -> float:
-    """How far above what is worse than raw its error is, likewise."""
+    """Natural logarithm of a refocused frame's error over the error from which it is worse than raw."""
     return float(np.log(max(outcome.error, 1e-6) / (WORSE * example.raw_error)))
 
 
 def is_wrong(example: Example, outcome: Outcome) -> bool:
-    """Whether a refocused frame is one that should not be trusted."""
+    """Whether a refocused frame is wrong: its error is above the bound, or it is worse than raw."""
     return margin(example, outcome) > 0
 
 
@@ -169,7 +170,7 @@ def is_worse(example: Example, outcome: Outcome) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """What tells fluorescence from other pictures; see `refocusd.engines.verdict.Judge`."""
+    """Score and thresholds that distinguish fluorescence from other pictures; see `Judge`."""
 
     score: Logistic
     strange: float
@@ -177,14 +178,14 @@ class Looks:
 
 
 def fit_looks(examples: Sequence[Example], others: Mapping[str, NDArray[np.float32]]) -> Looks:
-    """What these teach of fluorescence.
+    """Fit the score that distinguishes fluorescence from other pictures.
 
     Parameters
     ----------
     examples : sequence of Example
-        Of fluorescence.
+        Frames of fluorescence.
     others : mapping of str to ndarray
-        `FieldEvidence.looks` of pictures of something else, by kind.
+        `FieldEvidence.looks` of other pictures, by kind.
     """
     looks = np.stack([example.field.looks for example in examples]).astype(np.float64)
     strange = np.concatenate(list(others.values())).astype(np.float64)
@@ -199,20 +200,20 @@ def fit_looks(examples: Sequence[Example], others: Mapping[str, NDArray[np.float
 
 
 def fit_judge(examples: Sequence[Example], looks: Looks) -> Judge:
-    """The judge that these teach.
+    """Fit a judge.
 
-    Frames that it passes through before their error is asked for teach nothing of errors.
+    Frames that it passes through are left out of the fit of errors.
 
     Parameters
     ----------
     examples : sequence of Example
     looks : Looks
-        Of `fit_looks`, or of a judge that exists.
+        From `fit_looks`, or from an existing judge.
 
     Raises
     ------
     InputError
-        If too few are left, or all are right, or all wrong.
+        If too few frames are left, or all of them are right, or all wrong.
     """
     nothing = Logistic(np.zeros(1), np.ones(1), np.zeros(2), 0.0)
     judge = Judge(
@@ -263,7 +264,7 @@ def _features(judge: Judge, example: Example, outcome: Outcome) -> Floats:
 
 
 def is_above_bound(_example: Example, outcome: Outcome) -> bool:
-    """Whether a frame's error is above the bound, even where raw's is as large."""
+    """Whether a frame's error is above the bound, even if that of raw is as large."""
     return outcome.error > BOUND
 
 
@@ -274,7 +275,7 @@ def chances(
     wrong: Callable[[Example, Outcome], bool] = is_wrong,
     by: Logistic | None = None,
 ) -> tuple[Floats, Floats]:
-    """Probabilities of an error, and whether there was one, of what is judged of an engine's frames."""
+    """Probability of an error, and whether there was one, for each judged frame of an engine."""
     judged = [
         (
             (by or judge.error).chance(_features(judge, e, e.outcomes[engine])),
@@ -288,10 +289,11 @@ def chances(
 
 
 def figures(judge: Judge, examples: Sequence[Example], engine: str) -> dict[str, Any]:
-    """How well the judge predicts errors of held-out frames, for its file.
+    """Figures for the judge's file that show how well it predicts errors of held-out frames.
 
     ``auroc`` is for errors above the bound, also by the width of the blur in px; for ``auroc_or_worse``, frames
-    that became worse than raw are wrong too.  Of those that did alone, ``auroc_worse`` tells, with numbers of frames.
+    that became worse than raw are wrong, too; ``auroc_worse`` is only for frames that became worse than raw, and
+    numbers of such frames follow.
     """
     chance, above = chances(judge, examples, engine, is_above_bound)
     found: dict[str, Any] = {
@@ -315,7 +317,7 @@ def figures(judge: Judge, examples: Sequence[Example], engine: str) -> dict[str,
 
 
 def _fit_interval(pairs: Sequence[tuple[Example, Outcome]]) -> Interval:
-    """By the pinball loss (R. Koenker and G. Bassett, Econometrica 46, 33, 1978), for each blur."""
+    """Fit by the pinball loss (R. Koenker and G. Bassett, Econometrica 46, 33, 1978), for each blur."""
     at = [_nearest(outcome) for _, outcome in pairs]
     found = []
     for knot in range(len(INTERVALS_AT_PX)):
@@ -331,7 +333,7 @@ def _nearest(outcome: Outcome) -> int:
 
 
 def _half_width(pairs: Sequence[tuple[Example, Outcome]]) -> Floats:
-    """Half-width on dark ground over what is expected, and what each count of light adds."""
+    """Half-width on a dark background over the expected error, and half-width added per count of light."""
     expected = np.array([[_expected(example, outcome)] for example, outcome in pairs])
     off, light = (
         np.stack([getattr(outcome, name) for _, outcome in pairs]) / expected
@@ -354,7 +356,7 @@ def _expected(example: Example, outcome: Outcome) -> float:
 def _scores(
     judge: Judge, examples: Sequence[Example], engine: str | None = None, knot: int | None = None
 ) -> Floats:
-    """Of pixels of frames with an interval: how far they are from the truth, over half of that."""
+    """Absolute error over the half-width of the interval, for pixels of frames that are not untrusted."""
     found = []
     for example in examples:
         for name, outcome in example.outcomes.items():
@@ -370,9 +372,10 @@ def _scores(
 
 
 def calibrated(judge: Judge, examples: Sequence[Example]) -> Judge:
-    """The same with intervals that hold 90 % of the pixels of specimens that it was not fitted on.
+    """Scale a judge's intervals to hold 90 % of the pixels of specimens on which it was not fitted.
 
-    Those of a frame are interpolated between two widths of the blur, so that one affects the other.
+    Intervals are interpolated between two widths of the blur, so their factors depend on each other, and
+    are found in several rounds.
     """
     for _ in range(ROUNDS):
         factors = [
@@ -388,7 +391,7 @@ def calibrated(judge: Judge, examples: Sequence[Example]) -> Judge:
 
 
 def coverage(judge: Judge, examples: Sequence[Example], engine: str) -> dict[str, float]:
-    """Shares of true pixels that the intervals of an engine's frames hold: of all, and by the blur that was found."""
+    """Shares of true pixels that the intervals of an engine's frames hold: in all, and by estimated blur."""
     knots = {"": None, **{f"_at_{px:g}_px": knot for knot, px in enumerate(INTERVALS_AT_PX)}}
     scores = {name: _scores(judge, examples, engine, knot) for name, knot in knots.items()}
     return {
@@ -399,7 +402,7 @@ def coverage(judge: Judge, examples: Sequence[Example], engine: str) -> dict[str
 
 
 def auroc(scores: Floats, wanted: Floats) -> float:
-    """Probability that one that is wanted scores higher than one that is not (Mann-Whitney)."""
+    """Probability that a wanted sample scores higher than an unwanted one (Mann-Whitney)."""
     yes, no = scores[wanted > 0.5], scores[wanted <= 0.5]
     if not (len(yes) and len(no)):
         return float("nan")
@@ -408,7 +411,7 @@ def auroc(scores: Floats, wanted: Floats) -> float:
 
 
 def reliability(chance: Floats, wrong: Floats) -> list[Reliability]:
-    """How often frames of each probability were wrong."""
+    """How often frames were wrong, for each range of the probability."""
     found = []
     for low, high in pairwise(BINS):
         within = (chance >= low) & (chance < high + (high == 1.0))
@@ -423,9 +426,16 @@ def judge_text(
     held_out: Mapping[str, float] | None = None,
     made_by: str = "refocusd train trust",
 ) -> str:
-    """As `refocusd.engines.verdict` reads it, with the reliability and figures of what was kept apart.
+    """The judge as TOML for `refocusd.engines.verdict`, with figures from held-out frames.
 
-    `made_by` is the command that made it.
+    Parameters
+    ----------
+    judge : Judge
+    curve : sequence of Reliability
+    held_out : mapping of str to float, optional
+        Figures of held-out frames.
+    made_by : str
+        Command that made the judge.
     """
 
     def listed(values: NDArray[np.floating]) -> str:

@@ -1,6 +1,6 @@
-"""Pictures that a refocusing engine should leave alone: transmitted light, photographs, noise.
+"""Draws pictures that an engine should pass through: transmitted light, photographs, noise.
 
-Each is a frame, and what its camera would have counted without blur and noise.
+Each picture is a frame and the counts of its camera without blur and noise.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PHOTOGRAPHS = (
 
 
 def photograph(rng: np.random.Generator) -> Picture:
-    """A photograph of something else than a specimen, sometimes blurred."""
+    """A photograph of something other than a fluorescent specimen, blurred."""
     from skimage import data
 
     chosen: Callable[[], Any] = getattr(data, PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))])
@@ -37,7 +37,7 @@ def photograph(rng: np.random.Generator) -> Picture:
 
 
 def checkerboard(rng: np.random.Generator) -> Picture:
-    """Squares, or bars."""
+    """A checkerboard, or bars, blurred."""
     pitch = rng.integers(6, 80)
     y, x = np.ogrid[: SHAPE[0], : SHAPE[1]]
     squares = (y // pitch * (rng.random() < 0.7) + x // pitch) % 2 + rng.uniform(0, 1)
@@ -62,10 +62,10 @@ def transmitted(images: Sequence[Light], rng: np.random.Generator) -> Picture:
 
 
 def brightfield(rng: np.random.Generator) -> Picture:
-    """Transparent cells, which bend light at their edges, and absorb a little of it.
+    """Transparent cells that bend light at their edges, and absorb a little of it.
 
-    By the transport of intensity: what a distance from focus adds is the Laplacian of the phase
-    (M. R. Teague, J. Opt. Soc. Am. 73, 1434, 1983).
+    By the transport-of-intensity equation, defocus adds the Laplacian of the phase (M. R. Teague,
+    J. Opt. Soc. Am. 73, 1434, 1983).
     """
     y, x = np.ogrid[: SHAPE[0], : SHAPE[1]]
     thick = np.zeros(SHAPE)
@@ -83,7 +83,7 @@ def brightfield(rng: np.random.Generator) -> Picture:
 
 
 def through_camera(light: Light, sharp: Light, rng: np.random.Generator) -> Picture:
-    """A picture of 300 to 6000 electrons at its brightest."""
+    """Record a picture with 300 to 6000 electrons in its brightest pixel."""
     scale = rng.uniform(300, 6000) / float(light.max())
     electrons, true = (np.maximum(each, 0) * scale for each in (light, sharp))
     seen = rng.poisson(electrons) + rng.normal(0, 3, light.shape)
@@ -93,7 +93,7 @@ def through_camera(light: Light, sharp: Light, rng: np.random.Generator) -> Pict
 
 
 def _pictured(light: Light, rng: np.random.Generator) -> Picture:
-    """The picture of something, blurred."""
+    """Blur a picture and record it."""
     sigma = math.exp(rng.uniform(math.log(0.5), math.log(12)))
     blurred = scipy.ndimage.gaussian_filter(np.asarray(light, np.float64), sigma)
     return through_camera(blurred, light, rng)

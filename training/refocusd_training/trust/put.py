@@ -1,4 +1,4 @@
-"""Puts what a model's results are judged by into its bundle."""
+"""Puts the thresholds by which a model's results are judged into its bundle."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def put_into_bundle(folder: Path, text: str) -> Path:
     ----------
     folder : Path
     text : str
-        Of `refocusd_training.trust.fit.judge_text`.
+        From `refocusd_training.trust.fit.judge_text`.
 
     Returns
     -------
     Path
-        Of what was written.
+        Path of the file.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Makes the identity engine take a known time, where this folder is on ``PYTHONPATH``.
+"""Makes the identity engine take a known time, in processes that have this folder on ``PYTHONPATH``.
 
-Workers are processes of their own: this is how a benchmark reaches the engine in them.  It waits and does
-not compute, so that more workers than cores can be measured.
+Workers are separate processes, and this is how a benchmark changes the engine in them.  The engine sleeps
+instead of computing, so that more workers than cores can be measured.
 """
 
 import os

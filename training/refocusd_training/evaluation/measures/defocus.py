@@ -16,11 +16,11 @@ from refocusd_training.evaluation.cases import Case
 from refocusd_training.evaluation.methods import OnnxNetwork
 from refocusd_training.evaluation.results import exposure_of
 
-#: Eleven classes, 2 um apart: about 3 px of blur diameter at NA 0.45 and 0.645 um per pixel, the
+#: Eleven classes, 2 um apart, which is about 3 px of blur diameter at NA 0.45 and 0.645 um per pixel: the
 #: spacing of S. J. Yang et al., BMC Bioinformatics 19, 77 (2018), whose eleven classes DelpNet has.
 CLASSES_UM = tuple(2.0 * index for index in range(11))
 OUTPUT = "defocus"
-#: Pixels of a frame that one tile of the head sees as its own.
+#: Side of the part of a frame for which the head makes one prediction, px.
 TILE = 32
 
 
@@ -31,13 +31,13 @@ class DefocusAccuracy:
     Parameters
     ----------
     accuracy : float
-        Share of predictions whose nearest class is the truth's.
+        Share of predictions in the class of the truth.
     within_one : float
-        Share at most one class off.
+        Share of predictions at most one class off.
     mae_um : float
         Mean absolute error.
     by_level : dict of float to (accuracy, mae_um, bias_um, count)
-        By the true defocus.
+        The same for each true defocus, um.
     """
 
     accuracy: float
@@ -46,7 +46,7 @@ class DefocusAccuracy:
     by_level: dict[float, tuple[float, float, float, int]]
 
     def document(self) -> dict[str, object]:
-        """For JSON."""
+        """The figures as plain values for JSON."""
         return {
             "classes_um": list(CLASSES_UM),
             "accuracy": round(self.accuracy, 4),
@@ -74,9 +74,9 @@ def defocus_accuracy(
     Parameters
     ----------
     predicted_um, true_um : ndarray of real numbers, shape (n,)
-        Signs are dropped.
+        Signs are ignored.
     classes_um : sequence of float
-        Levels, rising; a magnitude belongs to the nearest.
+        Levels in ascending order; a magnitude belongs to the nearest.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def defocus_accuracy(
 def evaluate_defocus(
     bundle: ModelBundle, cases: Sequence[Case], levels: Sequence[float] = CLASSES_UM
 ) -> DefocusAccuracy | None:
-    """The defocus head of a bundle on simulated frames; None if it has no such output.
+    """Evaluate a bundle's defocus head on simulated frames; None if it has no such output.
 
     A frame's estimate is the mean of its tiles, weighted by the inverse of the variance that the
     head states, because empty tiles contain no information.
@@ -126,7 +126,7 @@ def evaluate_defocus(
     bundle : ModelBundle
     cases : sequence of Case
     levels : sequence of float
-        In um.
+        Distances from focus, um.
     """
     network = OnnxNetwork(bundle.onnx, bundle.size_multiple)
     if OUTPUT not in network.outputs():

@@ -24,7 +24,7 @@ from refocusd_training.evaluation.measures.segmentation import (
     nuclei_of,
 )
 
-#: Of five scales with a window of 11 px: the coarsest holds one.
+#: Least side for MS-SSIM, px: at the coarsest of five scales, it holds one window of 11 px.
 MS_SSIM_SIDE = 176
 
 DEFINITIONS = {
@@ -61,7 +61,7 @@ class Figures:
     Parameters
     ----------
     ms_ssim, frc_um, flux_ratio : float
-        NaN where the frame is too small.
+        NaN if the frame is too small.
     objects : ObjectRatios
         Size and light of isolated objects.
     nuclei : Agreement or None
@@ -84,9 +84,9 @@ class Truth:
         Counts.
     pixel_um : float
     nuclear : bool
-        Whether nuclei are to be segmented.
+        Whether to segment nuclei.
     noisy : bool
-        Whether it is a camera's frame, not the noise-free one of a simulation.
+        Whether it is a camera's frame rather than a noise-free simulated one.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Truth:
         self.nuclei: Labels | None = nuclei_of(self._inner, pixel_um) if nuclear else None
 
     def compare(self, image: NDArray[Any]) -> Figures:
-        """Every figure of a restored frame of the same shape, without its border."""
+        """Compute every figure of a restored frame of the same shape, without its border."""
         inner = _inner(image)
         return Figures(
             ms_ssim=ms_ssim(inner - self._low, self._inner - self._low, self._range),
@@ -120,7 +120,7 @@ class Truth:
 def ms_ssim(image: NDArray[Any], truth: NDArray[Any], span: float) -> float:
     """Multi-scale structural similarity (Wang et al. 2003, Asilomar 37:1398).
 
-    torchmetrics' implementation; single precision is enough once frames are scaled to the range.
+    It is computed by torchmetrics; single precision is enough after scaling to the range.
 
     Parameters
     ----------

@@ -16,11 +16,11 @@ from scipy.signal import windows
 
 from refocusd.errors import InputError
 
-#: Between two frames that have noise of their own.
+#: Threshold between two frames that both have noise.
 BETWEEN_NOISY = 1 / 7
-#: To a truth without noise: the same signal to noise, sqrt(2 c / (1 + c)) for c = 1/7.
+#: Threshold to a truth without noise, for the same signal-to-noise ratio: sqrt(2 c / (1 + c)) for c = 1/7.
 TO_NOISE_FREE = 0.5
-#: Rings that are averaged: one alone is noisy where it holds few frequencies.
+#: Number of rings that are averaged, because a single ring with few frequencies is noisy.
 SMOOTHED = 3
 
 
@@ -30,12 +30,12 @@ def ring_correlation(image: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.flo
     Parameters
     ----------
     image, truth : ndarray of real numbers, shape (height, width)
-        The middle square is looked at, under a Tukey window, so that borders do not count.
+        The square in the middle is used, under a Tukey window, so that borders do not count.
 
     Returns
     -------
     ndarray of float64, shape (rings,)
-        Ring k has the frequencies k to k + 1 cycles per side; the last is Nyquist's.
+        Ring k covers the frequencies from k to k + 1 cycles per side; the last one ends at Nyquist.
 
     Raises
     ------
@@ -67,9 +67,9 @@ def ring_resolution_um(
     *,
     threshold: float = TO_NOISE_FREE,
 ) -> float:
-    """Size of the finest structure, as a period, that both frames show.
+    """Period of the finest structure that both frames show.
 
-    The period at which the correlation, averaged over three rings, first falls below the threshold.
+    It is the period at which the correlation, averaged over three rings, first falls below the threshold.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def ring_resolution_um(
     side = 2 * curve.size
     padded = np.concatenate([curve[:1], curve, curve[-1:]])
     smooth = np.convolve(padded, np.full(SMOOTHED, 1 / SMOOTHED), mode="valid")
-    # Ring 0 is the mean, which the subtraction of it left without meaning.
+    # Ring 0 is the mean, which has been subtracted.
     below = np.flatnonzero(smooth[1:] < threshold) + 1
     if below.size == 0:
         return 2 * pixel_um

@@ -1,7 +1,7 @@
 """Compares size and light of single restored objects with the true ones, for any stain.
 
-Only isolated objects are measured, each in its own window, which contains one object in both frames, so
-that the result does not depend on a segmentation of the restored frame.
+Only isolated objects are measured, each in a window that contains no other object, so that the restored
+frame need not be segmented.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-#: Smaller objects are noise, in px.
+#: Objects with a smaller area, px, are noise.
 LEAST_AREA = 12
-#: An object's window reaches so many of its diameters beyond it, within these bounds in px.
+#: An object's window extends beyond it by this many of its diameters, within these limits in px.
 REACH, LEAST_REACH, MOST_REACH = 0.6, 4, 40
-#: Pixels further than this from every object are background.
+#: Pixels further than this from every object, px, are background.
 CLEAR_PX = 6
-#: The recipe of `segmentation`: smoothing in px, and the percentile above which light does not count.
+#: As in `segmentation`: smoothing in px, and the percentile at which light is cut off.
 SMOOTHING_PX, GLARE = 1.0, 99.9
-#: Light and area of an object count as right within these shares of the truth.
+#: Light and area of an object count as right within these relative differences from the truth.
 RIGHT_LIGHT, RIGHT_AREA = 0.05, 0.15
 
 
@@ -34,9 +34,9 @@ class ObjectRatios:
     Parameters
     ----------
     area : tuple of float
-        Of the area above half of the object's own peak.
+        Ratios of the area above half of the object's own peak.
     light : tuple of float
-        Of the counts above the frame's background in the object's window.
+        Ratios of the counts above the frame's background in the object's window.
     """
 
     area: tuple[float, ...]
@@ -55,7 +55,7 @@ class IsolatedObjects:
         truth = truth.astype(np.float64)
         labels = _objects_of(truth)
         clear = ndimage.distance_transform_edt(labels == 0) > CLEAR_PX
-        # A frame full of objects has no such pixel: the darkest twentieth is its background.
+        # In a frame full of objects, which has hardly any such pixels, the darkest twentieth is background.
         self._clear = clear if clear.sum() > 100 else truth <= np.percentile(truth, 5)
         self._windows = _isolated(labels)
         self._areas, self._light = self._measured(truth)
@@ -68,7 +68,7 @@ class IsolatedObjects:
         return len(self._windows)
 
     def compare(self, image: NDArray[Any]) -> ObjectRatios:
-        """Size and light of the same objects on a restored frame of the same shape."""
+        """Compare size and light of the same objects in a restored frame of the same shape."""
         areas, light = self._measured(image.astype(np.float64))
         return ObjectRatios(
             tuple(float(one / true) for one, true in zip(areas, self._areas, strict=True)),

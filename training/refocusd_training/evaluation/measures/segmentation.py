@@ -17,18 +17,18 @@ from scipy import ndimage
 
 Labels = NDArray[np.int32]
 
-#: Objects below this area are dirt, in um^2: a disc of 5 um.
+#: Objects with a smaller area, um², are dirt: a disc of 5 um diameter.
 MIN_AREA_UM2 = 20.0
-#: Two nuclei are this far apart at least, in um.
+#: Least distance between two nuclei, um.
 MIN_DISTANCE_UM = 5.0
-#: Smoothing before the threshold, sigma in um: about two pixels of noise.
+#: Smoothing before the threshold, sigma in um: a little more than a pixel of 0.65 um.
 SMOOTHING_UM = 0.8
-#: Percentile above which brightness does not count: one piece of debris in a sparse field would
-#: set the threshold above every nucleus.
+#: Percentile at which brightness is cut off, because one piece of debris in a sparse field would
+#: raise the threshold above every nucleus.
 GLARE = 99.9
-#: A restored and a true nucleus are the same from this intersection over union.
+#: A restored and a true nucleus match from this intersection over union on.
 SAME_IOU = 0.5
-#: A nucleus of which less than this share lies on nuclei of the other frame is not there at all.
+#: A nucleus with a smaller share of its area on nuclei of the other frame has no counterpart there.
 NOTHING_THERE = 0.1
 
 
@@ -39,15 +39,15 @@ class Agreement:
     Parameters
     ----------
     true, found : int
-        Nuclei of the true and of the restored frame.
+        Number of nuclei in the true and in the restored frame.
     matched : int
-        Pairs with an intersection over union of at least 0.5.
+        Number of pairs with an intersection over union of at least 0.5.
     phantoms : int
-        Restored nuclei of which less than 10 % lies on any true one: out of nothing.
+        Number of restored nuclei of which less than 10 % lies on any true one.
     vanished : int
-        True nuclei of which less than 10 % lies on any restored one: into nothing.
+        Number of true nuclei of which less than 10 % lies on any restored one.
     true_area, found_area : int
-        Of all nuclei, px.
+        Area of all nuclei, px.
     """
 
     true: int
@@ -65,12 +65,12 @@ class Agreement:
 
     @property
     def invented(self) -> int:
-        """Restored nuclei that match no true one: phantoms, and wrong shapes, splits, merges."""
+        """Number of restored nuclei that match no true one: phantoms, wrong shapes, splits, merges."""
         return self.found - self.matched
 
     @property
     def lost(self) -> int:
-        """True nuclei that no restored one matches."""
+        """Number of true nuclei that no restored one matches."""
         return self.true - self.matched
 
 
@@ -85,7 +85,7 @@ def nuclei_of(image: NDArray[Any], pixel_um: float) -> Labels:
     image : ndarray of real numbers, shape (height, width)
         Bright nuclei on a dark background.
     pixel_um : float
-        Sizes are in um, whatever the pixels.
+        Pixel size, because all sizes are in um.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def agreement(found: Labels, true: Labels) -> Agreement:
     Parameters
     ----------
     found, true : ndarray of int32, shape (height, width)
-        As `nuclei_of` gives them.
+        Labels from `nuclei_of`.
     """
     count_found, count_true = int(found.max()), int(true.max())
     pairs = np.bincount(
@@ -142,7 +142,7 @@ def agreement(found: Labels, true: Labels) -> Agreement:
     true_areas, found_areas = pairs.sum(axis=1)[1:], pairs.sum(axis=0)[1:]
     shared = pairs[1:, 1:]
     union = true_areas[:, None] + found_areas[None, :] - shared
-    # From one half on, no nucleus has two matches (but for exact halves: count rows).
+    # From one half on, a nucleus has only one match; rows are counted because of exact halves.
     matched = int((shared / np.maximum(union, 1) >= SAME_IOU).any(axis=1).sum())
     return Agreement(
         true=count_true,
