@@ -1,10 +1,10 @@
-"""Frames of a dataset that an acquisition is writing, by the places that its index names.
+"""Reads frames of a dataset that an acquisition is writing, at the places that its index gives.
 
-`dataset.read_image` inside `image_saved_fn` returns zeros at the start of some
-frames: its buffered reader has read ahead of the writer.  Here each frame is
-read from the place that the index names, unbuffered, through an ordinary file
-handle (a memory map would keep Micro-Manager from truncating the file when it
-closes it on Windows).
+Within `image_saved_fn`, `dataset.read_image` returns zeros at the start of some
+frames, because its buffered reader has read ahead of the writer.  Here each frame
+is read unbuffered at the place that the index gives, through an ordinary file
+handle: on Windows, a memory map would keep Micro-Manager from truncating the file
+when it closes it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _EIGHT_BIT, _RGB = 0, 2
 
 
 def saved_place(dataset: Any, axes: Mapping[str, Any]) -> Place:
-    """Where a frame lies according to the dataset's index; nothing is read.
+    """Where a frame is according to the dataset's index; nothing is read.
 
     Parameters
     ----------
@@ -70,12 +70,12 @@ def read_place(
     Parameters
     ----------
     folder : str
-        Of the raw dataset.
+        Folder of the raw dataset.
     place : Place
     what : str
         Names the frame in errors.
     into : ndarray, optional
-        Contiguous, of its shape and type: holds the pixels then.
+        Array for the pixels, contiguous, of the frame's shape and dtype; by default a new one.
 
     Raises
     ------
