@@ -19,7 +19,7 @@ where it is at every moment.  Imports run one way, in the layers that `pyproject
 `daemon/`         The daemon: one on an acquisition PC
 `datasets/`       A raw dataset with its refocused datasets and ledgers: found, reconciled, verified
 `demo/`           The demo: a simulated specimen under a real Micro-Manager core
-`doctor/`         ``refocusd doctor``: looks at everything a run needs, changes nothing, and says what to do
+`doctor/`         ``refocusd doctor``: checks everything that a run needs, changes nothing, and says what to do
 `engines/`        Model bundles, and what runs them
 `formats/`        Frames on disk: one folder a format, each with its layout, readers and writer
 `imaging/`        Arithmetic on frames: optics, defocus, normalisation, quality.  No files, no sockets

@@ -1,4 +1,4 @@
-"""Devices and backends that networks can run on, which engine would be taken, and one frame through it."""
+"""Checks of devices, backends, and the engine that would be used, with one frame through it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from refocusd.engines.choose import available_backends, count_cards
 from refocusd.engines.runtimes.openvino import openvino_devices
 
 GIB = 1 << 30
-#: To load OpenVINO, compile the network and run two frames, on a slow computer.
+#: Enough to load OpenVINO, compile the network and run two frames on a slow computer.
 TRIAL_S = 90.0
+#: Side of the frame without a plan, px.
 SIDE = 512
-#: Larger frames would give no further information.
+#: Largest side of the frame, px: larger ones would give no further information.
 MAX_SIDE = 4096
 
 
 def devices(_case: Case) -> Iterator[Finding]:
-    """Which devices there are, and whether their driver answers."""
+    """Which NVIDIA devices there are, and whether their driver answers."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -49,7 +50,7 @@ def devices(_case: Case) -> Iterator[Finding]:
 
 
 def backends(_case: Case) -> Iterator[Finding]:
-    """Which backends work on a card, and what installs those that do not."""
+    """Which backends work here, and how to install those that do not."""
     has_card = count_cards() > 0
     for backend, why_not in available_backends().items():
         name = f"backend {backend}"
@@ -65,7 +66,7 @@ def backends(_case: Case) -> Iterator[Finding]:
 
 
 def engine(case: Case) -> Iterator[Finding]:
-    """Build it as a worker would, in a process of its own, and time a frame."""
+    """Build each model's engine as a worker would, in another process, and time one frame."""
     shape = (SIDE, SIDE)
     if case.plan is not None:
         shape = (min(case.plan.height, MAX_SIDE), min(case.plan.width, MAX_SIDE))

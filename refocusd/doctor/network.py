@@ -1,4 +1,4 @@
-"""Micro-Manager's bridge, the daemon, and the ports of this computer."""
+"""Checks of Micro-Manager's bridge, the daemon, and the ports of this computer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_HEALTH = 1 << 16
 
 
 def bridge(case: Case) -> Iterator[Finding]:
-    """Who answers where Micro-Manager would."""
+    """Which program answers on the port of Micro-Manager's bridge."""
     answer = probe(LOCAL, case.settings.bridge_port)
     wanted = case.settings.studio == "on"
     if answer.state == "ready":
@@ -37,7 +37,7 @@ def bridge(case: Case) -> Iterator[Finding]:
 
 
 def daemon(case: Case) -> Iterator[Finding]:
-    """Whether one runs, of this version; if not, whether its port is free."""
+    """Whether a daemon of this version runs; if not, whether its port is free."""
     endpoint = case.settings.endpoint
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     if is_free(host, int(port)):
@@ -62,7 +62,7 @@ def daemon(case: Case) -> Iterator[Finding]:
 
 
 def view_port(case: Case) -> Iterator[Finding]:
-    """Whether the live view can have its port, or has it."""
+    """Whether the live view's port is free, or in use by the view."""
     port = case.settings.view_port
     if not case.settings.view:
         yield not_applicable("switched off (view = false)")
@@ -80,7 +80,7 @@ def view_port(case: Case) -> Iterator[Finding]:
 
 
 def listen(case: Case) -> Iterator[Finding]:
-    """Whether the address for workers on other hosts can be had."""
+    """Whether the address for workers on other hosts is free."""
     address = case.settings.listen
     if not address:
         yield not_applicable("none wanted (listen is not set)")
@@ -127,7 +127,7 @@ def _is_view(port: int) -> bool:
 
 
 def _split(says: str) -> tuple[str, str]:
-    """The probe says what it found and what to do in one sentence, with a colon or semicolon between."""
+    """Split the probe's sentence, at its semicolon or colon, into what was found and what to do."""
     for sign in ("; ", ": "):
         head, found, tail = says.partition(sign)
         if found:
