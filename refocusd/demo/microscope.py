@@ -168,7 +168,7 @@ class DemoMicroscope:
             If a number makes no sense, or the specimen has no such channel.
         """
         if times < 2:
-            raise ConfigError(f"a hardware sequence of {times} frame is none; take 2 or more")
+            raise ConfigError(f"a hardware sequence needs at least 2 frames, not {times}")
         return self._events(times, z_um, channels, "czt", 0.0)
 
     def _events(

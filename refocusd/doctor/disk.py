@@ -48,7 +48,7 @@ def ledgers(case: Case) -> Iterator[Finding]:
     there = nearest(folder)
     if kind := network_kind(there):
         yield broken(
-            f"{folder} lies on a network share ({kind})",
+            f"{folder} is on a network share ({kind})",
             "set ledgers to a folder on a local disk: SQLite's write-ahead log needs one",
         )
         return
@@ -82,7 +82,7 @@ def output(case: Case) -> Iterator[Finding]:
     except OSError as error:
         yield broken(
             f"nothing can be written in {there}: {error.strerror or error}",
-            "change its permissions, or save elsewhere (--folder looks at another one)",
+            "change its permissions, or save elsewhere (--folder checks another one)",
         )
         return
     if abs(skew) > SKEW_S:

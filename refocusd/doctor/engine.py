@@ -34,8 +34,8 @@ def devices(_case: Case) -> Iterator[Finding]:
         count = pynvml.nvmlDeviceGetCount()
         if not count:
             yield doubtful(
-                f"the NVIDIA driver {driver} is there, but shows no device",
-                "look at nvidia-smi; restart the computer after a driver update",
+                f"the NVIDIA driver {driver} is installed, but reports no device",
+                "run nvidia-smi; restart the computer after a driver update",
             )
         for index in range(count):
             device = pynvml.nvmlDeviceGetHandleByIndex(index)
@@ -44,7 +44,7 @@ def devices(_case: Case) -> Iterator[Finding]:
                 f"{name}, {memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB free, driver {driver}"
             )
     except pynvml.NVMLError as error:
-        yield doubtful(f"the NVIDIA driver does not answer: {error}", "look at nvidia-smi")
+        yield doubtful(f"the NVIDIA driver does not answer: {error}", "run nvidia-smi")
     finally:
         pynvml.nvmlShutdown()
 
@@ -82,7 +82,7 @@ def _tried(settings: Settings, model: str, shape: tuple[int, int]) -> Finding:
         return broken(
             f"{settings.backend}, {named}: {report.refused}",
             "refocusd models checks the models; --backend openvino --precision f32 runs on every "
-            "CPU; install openvino again where it cannot be loaded",
+            "CPU; reinstall openvino if it cannot be loaded",
         )
     frame_ms = max(report.worker_ms[0], 1e-3)
     return fine(

@@ -81,7 +81,7 @@ def _carry_out(check: Check, case: Case) -> list[Finding]:
         except Exception as error:  # noqa: BLE001 (a check that fails is a finding, never an end)
             found.append(
                 cannot(
-                    f"cannot be looked at: {type(error).__name__}: {error}",
+                    f"this check failed: {type(error).__name__}: {error}",
                     "please report this line",
                 )
             )

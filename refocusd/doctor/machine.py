@@ -103,7 +103,7 @@ def anti_virus(case: Case) -> Iterator[Finding]:
         places = [str(one) for one in (case.folder.absolute(), case.settings.ledgers)]
         folders = ",".join("'" + one.replace("'", "''") + "'" for one in places)
         yield not_applicable(
-            "not looked at; a scanner that reads every frame slows writing",
+            "not checked; a scanner that reads every frame slows writing",
             f"once, in an administrator's PowerShell: Add-MpPreference -ExclusionPath {folders}",
         )
     else:

@@ -28,9 +28,9 @@ def bridge(case: Case) -> Iterator[Finding]:
         yield fine(answer.says)
     elif answer.state == "nothing" and not wanted:
         yield not_applicable(
-            f"nobody at {LOCAL}:{case.settings.bridge_port}",
+            f"not running at {LOCAL}:{case.settings.bridge_port}",
             "for acquisitions of its GUI: start it, and tick Tools > Options > Run pycro-manager "
-            "server; scripts and --follow do without",
+            "server; scripts and --follow do not need it",
         )
     else:
         yield doubtful(*_split(answer.says))
@@ -48,7 +48,7 @@ def daemon(case: Case) -> Iterator[Finding]:
             theirs = connection.welcome(ANSWER_S).version
     except TransportError as error:
         yield broken(
-            f"port {port} is taken, and what listens there is no daemon of this version ({error})",
+            f"port {port} is used by a program that is not a daemon of this version ({error})",
             "end that program (or the older daemon), or set another endpoint",
         )
         return
@@ -87,12 +87,12 @@ def listen(case: Case) -> Iterator[Finding]:
         return
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     if not (port.isascii() and port.isdigit() and int(port) < 65536):
-        yield broken(f"{address} is no address", "write tcp://HOST:PORT")
+        yield broken(f"{address} is not an address", "write tcp://HOST:PORT")
     elif int(port) == 0 or is_free("" if host in ("*", "0.0.0.0") else host, int(port)):  # noqa: S104
-        yield fine(f"{address} can be had")
+        yield fine(f"{address} is free")
     else:
         yield doubtful(
-            f"{address} is taken (perhaps by the daemon), or no address of this computer",
+            f"{address} is in use (perhaps by the daemon), or not an address of this computer",
             "compare it with the addresses that ipconfig or ip address show",
         )
 

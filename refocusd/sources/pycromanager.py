@@ -41,13 +41,13 @@ log = logging.getLogger(__name__)
 Hook = Callable[..., Any]
 
 CAMERAS = (
-    "several cameras give frames of the same axes, of which raw keeps the last: only that one is "
-    "refocused, the others are skipped; to have all, give each camera axes of its own in an "
+    "several cameras give frames with the same axes, of which raw keeps only the last: that one is "
+    "refocused, and the others are skipped; to keep all, give each camera its own axes in an "
     "image_process_fn"
 )
 RETAKEN = (
-    "a frame has the axes of an earlier one, of which raw keeps the last: only the first is refocused "
-    "live, later ones are skipped; to have all, give frames that are taken again an axis of their own"
+    "a frame has the axes of an earlier one, and raw keeps only the last: the first is refocused "
+    "live, later ones are skipped; to keep all, give frames that are taken again an axis of their own"
 )
 
 

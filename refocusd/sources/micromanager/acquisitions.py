@@ -163,7 +163,7 @@ class Studio:
     def _consider(self, window: Window, now: float) -> None:
         """Take the acquisition of a new window, unless it was taken already."""
         if not window.key:
-            log.info("a window of Micro-Manager is no acquisition: %s", window.name)
+            log.info("a window of Micro-Manager does not show an acquisition: %s", window.name)
             return
         if window.key in self._known:
             return

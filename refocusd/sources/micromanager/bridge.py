@@ -185,5 +185,5 @@ def _in_words(error: Exception) -> str:
     # Of Java's stack trace, the first line is enough.
     told = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if isinstance(error, (TimeoutError, queue.Empty)) or told.startswith(_UNANSWERED):
-        return "Micro-Manager does not answer in time: it is busy, and is asked again"
+        return "Micro-Manager does not answer in time: it is busy, and will be asked again"
     return told

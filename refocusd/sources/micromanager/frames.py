@@ -287,7 +287,7 @@ class FramesInMemory:
         quiet = now - self._changed_at > LATE_S and not (running and not self._frozen)
         if not (self._closed_window or quiet or (self._frozen and self._count and not left)):
             return False
-        why = "its window was closed" if self._closed_window else "they cannot be had"
+        why = "its window was closed" if self._closed_window else "they cannot be fetched"
         if self._open is None:
             self.done = True
             # If nothing is left, an earlier process had all of it refocused.

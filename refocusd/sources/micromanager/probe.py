@@ -97,7 +97,7 @@ def probe(host: str, port: int, timeout_s: float = ANSWER_S) -> BridgeAnswer:
         )
         return BridgeAnswer("old", version, says)
     exact = version == EXPECTED_VERSION
-    also = "" if exact else f" (made for {EXPECTED_VERSION}, which may matter)"
+    also = "" if exact else f" (refocusd is made for {EXPECTED_VERSION}; the difference may matter)"
     return BridgeAnswer("ready", version, f"Micro-Manager's bridge {version} on port {port}{also}")
 
 

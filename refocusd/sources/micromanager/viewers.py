@@ -161,7 +161,7 @@ class Viewers:
             count = self._failures[identity] = self._failures.get(identity, 0) + 1
             if count < MAX_FAILURES:
                 return None
-            log.warning("a window of Micro-Manager is not looked at: %s", error)
+            log.warning("a window of Micro-Manager is ignored: %s", error)
             del self._failures[identity]
             return Window(None, "", "", "", "", frozen=True)
         return None  # still empty: it may not be known yet what it will show
