@@ -25,9 +25,7 @@ def spatial(ndim: int, pixel_um: float | None, z_um: float | None = None) -> dic
 
     Other dimensions get no length: napari would draw time points and positions as lengths.
     """
-    sides = [z_um] if z_um else []
-    sides += [pixel_um, pixel_um] if pixel_um else []
-    sides = sides if pixel_um else []
+    sides = [*([z_um] if z_um else []), pixel_um, pixel_um] if pixel_um else []
     others = ndim - len(sides)
     return {
         "scale": (1.0,) * others + tuple(sides),

@@ -72,16 +72,12 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if action in ("status", "acquisitions", "jobs"):
         answer = client.ask(action)
-        lines = [json.dumps(answer)] if arguments.json else _summary(action, answer)
+        lines = _summary(action, answer)
     else:
         address, on = SWITCHES.get(action, (action, arguments.value == "on"))
         answer = client.ask(address, {"on": on})
-        lines = (
-            [json.dumps(answer)]
-            if arguments.json
-            else [f"asked: {address} {'on' if on else 'off'}"]
-        )
-    for line in lines:
+        lines = [f"asked: {address} {'on' if on else 'off'}"]
+    for line in [json.dumps(answer)] if arguments.json else lines:
         say(escape_controls(line))
     return 0
 

@@ -85,9 +85,9 @@ def run(arguments: argparse.Namespace) -> int:
 
         return process_on_cluster(arguments, settings)
     all_done: list[Done] = []
+    asked = bool(arguments.sink)
     with quietly(), OwnDaemon() as daemon:
         for path in arguments.paths:
             with recorded(all_done, path):
-                asked = bool(arguments.sink)
                 all_done.append(process_one(path, arguments.output, settings, daemon, asked=asked))
     return report(all_done, arguments.json)
