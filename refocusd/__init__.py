@@ -6,14 +6,14 @@ where it is at every moment.  Imports run one way, in the layers that `pyproject
 
 ================  ==================================================================================
 `__main__`        ``python -m refocusd``: the same as the ``refocusd`` command
-`backoff`         How long to wait before the next attempt, at anything: twice as long each time, with jitter
+`backoff`         Waits between attempts: each twice as long as the one before, with jitter
 `config`          Settings: defaults < ``refocusd.toml`` < environment ``REFOCUSD_*`` < flags
 `errors`          Every error that refocusd raises on purpose, as one tree
-`files`           Files replaced, deleted and written whole, where another program may hold them for a moment
+`files`           Files replaced, deleted and written whole, although another program may hold them for a moment
 `frame`           A frame: one 2-D image of a camera, its axes and its metadata
-`optional`        Imports the packages of the extras, which the base install lacks, when they are needed
+`optional`        Imports optional packages, which only the extras install, when they are needed
 `toml_value`      Values as TOML writes them, for the settings file, the help texts and the guide
-`bench/`          Measures engines: speed, memory and quality, against what the machine can do
+`bench/`          Measures engines: speed, memory and quality, and speed relative to the machine's limit
 `cli/`            The command line; `commands` has one module for each sub-command
 `cluster/`        Whole screens on a cluster: OME-Zarr stores refocused by the workers of Dask
 `daemon/`         The daemon: one on an acquisition PC
@@ -24,7 +24,7 @@ where it is at every moment.  Imports run one way, in the layers that `pyproject
 `formats/`        Frames on disk: one folder a format, each with its layout, readers and writer
 `imaging/`        Arithmetic on frames: optics, defocus, normalisation, quality.  No files, no sockets
 `ledger/`         The durable record of what became of every frame
-`models/`         Model bundles: described, checked, installed, found.  Nothing in one is ever executed
+`models/`         Describes, checks, installs and finds model bundles.  Nothing in a bundle is ever executed
 `napari_plugin/`  The plugin for napari: a reader of refocused datasets, and a dock widget of the running daemon
 `processes/`      Child processes: started, supervised, and ended with their parent
 `profiles/`       Calibration profiles in use: which profile applies to a frame, and what it changes

@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt, at anything: twice as long each time, with jitter."""
+"""Waits between attempts: each twice as long as the one before, with jitter."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from refocusd.errors import RefocusdError
 
 log = logging.getLogger(__name__)
 
-#: Pauses before a file is read or written again, in s, where an error of the disk may pass.
+#: Pauses between attempts to read or write a file, in s, while an error may be transient.
 RETRY_S = (0.1, 0.5, 2.0)
-#: Such errors: of a cable or a controller, and of a share that comes back.
+#: Transient errors: of a cable or a controller, or of a network share that may come back.
 _PASSING = {
     errno.EIO,
     errno.EAGAIN,
@@ -27,36 +27,47 @@ _PASSING = {
     errno.ENETDOWN,
     errno.ENETUNREACH,
 }
-#: The same on Windows (winerror.h): a drive that is not ready, a file that another program holds,
-#: network path, name or connection gone, semaphore time-out, an error of the device, and too few
-#: resources of the kernel for a large read or write.
+#: The same on Windows (winerror.h): a drive that is not ready, a file that another program holds, a
+#: network path, name or connection that is gone, a semaphore time-out, a device error, and too few
+#: kernel resources for a large read or write.
 _PASSING_WINDOWS = {21, 32, 33, 51, 53, 54, 55, 59, 64, 121, 170, 1117, 1231, 1232, 1236, 1450}
+#: What becomes of these in `open`, `read` and `write` there, which do not tell Windows' own number.
+_PASSING_UNNUMBERED = {errno.EACCES, errno.EINVAL}
 
 _Result = TypeVar("_Result")
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, is the system's and may not come again."""
+    """Whether an error, or one that caused it, is a system error that may be transient."""
     while error is not None:
-        if isinstance(error, OSError) and (
-            error.errno in _PASSING or getattr(error, "winerror", None) in _PASSING_WINDOWS
-        ):
+        if isinstance(error, OSError) and _may_pass(error):
             return True
         error = error.__cause__
     return False
 
 
+def _may_pass(error: OSError) -> bool:
+    number = getattr(error, "winerror", 0)
+    unnumbered = number is None and error.errno in _PASSING_UNNUMBERED
+    return unnumbered or number in _PASSING_WINDOWS or error.errno in _PASSING
+
+
 def persistently(
     do: Callable[[], _Result], wait: Callable[[float], object] = time.sleep
 ) -> _Result:
-    """Read or write something, several times where that fails for a reason that may pass.
+    """Read or write something, and try again after an error that may be transient.
 
     Parameters
     ----------
     do : callable
-        What fails leaves nothing behind.
+        Must leave nothing behind when it fails.
     wait : callable
-        Waits for so many seconds.
+        Waits for the given number of seconds.
+
+    Raises
+    ------
+    OSError, RefocusdError
+        The error of the last attempt, or the first one that is not transient.
     """
     for pause_s in RETRY_S:
         try:

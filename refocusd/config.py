@@ -1,9 +1,10 @@
 """Settings: defaults < ``refocusd.toml`` < environment ``REFOCUSD_*`` < flags.
 
 Each setting is declared once, as a field of `EngineOptions` or `Settings`: its type, limits, unit
-(the end of its name), default and, below it, its meaning.  Made from that (`SETTINGS`): the checks,
-the environment variables, the flags (`refocusd.cli.flags`), what ``refocusd config`` and ``config
-init`` write, and the table of the guide, which ``.ci/settings_table.py`` brings up to date.
+(the end of its name), default and, below it, its meaning.  The checks, the environment variables,
+the flags (`refocusd.cli.flags`), the output of ``refocusd config`` and ``config init``, and the
+guide's table (``.ci/settings_table.py`` updates it) are all made from these declarations
+(`SETTINGS`).
 
 An unknown key is an error, in the file and in the environment: a setting that
 is silently ignored is worse than none.
@@ -36,7 +37,7 @@ Precision = Literal["auto", "f32", "f16", "bf16", "int8"]
 Policy = Literal["defer", "complete"]
 SinkKind = Literal["ndtiff", "ome-zarr"]
 Untrusted = Literal["mark", "pass", "deconvolve", "skip"]
-#: Backends that run no model: what stands for one in records is their own name.
+#: Backends that run no model; records name the backend where they would name the model.
 WITHOUT_MODEL: frozenset[Backend] = frozenset({"deconvolution", "identity"})
 Attach = Literal["auto", "on", "off"]
 
@@ -56,7 +57,7 @@ NOT_SETTINGS = {
 }
 #: A file with every setting explained has 7 KiB.
 MAX_FILE_NBYTES = 1 << 16
-#: In one line: the time that tomllib takes for a dotted key grows with the square of its parts.
+#: Most dots in a line of the file: tomllib's time for a dotted key grows with the square of its parts.
 _MAX_DOTS = 1000
 #: Longer values are cut in messages.
 _SHOWN_CHARS = 200
@@ -69,22 +70,22 @@ _BACKSLASHES = (
 
 
 class Limits(NamedTuple):
-    """What a number may be, both ends included."""
+    """Range of a number, both ends included."""
 
     low: float
     high: float
 
 
 class Setting(NamedTuple):
-    """What is declared of one setting.
+    """The declaration of one setting.
 
     Parameters
     ----------
     name : str
     type : type
-        ``list[str]``, say.
+        For example ``list[str]``.
     limits : Limits or None
-        Of a number.
+        Range of a number; None if it has none.
     """
 
     name: str
@@ -98,17 +99,17 @@ class Setting(NamedTuple):
 
     @property
     def flag(self) -> str:
-        """Its flag on the command line; empty for tables, which stand in the file."""
+        """Its flag on the command line; empty for tables, which only the file can hold."""
         return "" if get_origin(self.type) is dict else "--" + self.name.replace("_", "-")
 
     @property
     def unit(self) -> str:
-        """Of a number, from the end of its name."""
+        """Unit of a number, from the end of the setting's name; empty if it has none."""
         return _UNITS.get(self.name.rpartition("_")[2], "")
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values it may have, where they are few."""
+        """All values it may have, if they are words from a fixed list; otherwise empty."""
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     @property
@@ -130,7 +131,7 @@ class Setting(NamedTuple):
         return f"{kind}, {self.limits.low} to {self.limits.high} {self.unit}".rstrip()
 
     def check(self, value: Any) -> None:
-        """Refuse a value of the right type that cannot be meant.
+        """Refuse a value of the right type that is not allowed, or holds control characters.
 
         Raises
         ------
@@ -152,7 +153,7 @@ class Setting(NamedTuple):
                 )
 
     def from_text(self, text: str) -> Any:
-        """A variable's text as TOML would read it, or the text itself."""
+        """Value of an environment variable: its text read as TOML if possible, or the text itself."""
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except (ValueError, RecursionError):
@@ -181,12 +182,12 @@ def _declared(kind: type) -> dict[str, Setting]:
 
 
 def check_settings(settings: Any) -> None:
-    """Refuse a value that is not one of its setting's choices, or outside of its limits.
+    """Refuse a value that is not one of its setting's choices, or is outside its limits.
 
     Parameters
     ----------
     settings : msgspec.Struct or dataclass
-        Whose fields are annotated as those of `Settings`.
+        Its fields are annotated like those of `Settings`.
 
     Raises
     ------
@@ -199,7 +200,7 @@ def check_settings(settings: Any) -> None:
 
 @functools.cache
 def _helps() -> dict[str, str]:
-    """The text below each field, by the field's name: Python keeps it in the source only."""
+    """The text below each field, by the field's name.  Python keeps it only in the source."""
     helps = {}
     source = inspect.getsource(sys.modules[__name__])
     for first, second in itertools.pairwise(ast.walk(ast.parse(source))):
@@ -213,7 +214,7 @@ def _helps() -> dict[str, str]:
 
 
 def _folder(parent: Callable[..., Path], name: str) -> Any:
-    """The default of a setting that is a folder of the user's."""
+    """Default of a setting that is a folder: `name` in one of the user's own folders."""
     return msgspec.field(default_factory=lambda: str(parent("refocusd", appauthor=False) / name))
 
 
@@ -235,7 +236,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tile_batch: Annotated[int, Limits(0, 64)] = 0
     """Tiles that go through the network at once.  0 takes what was measured as best."""
     engine_mib: Annotated[int, Limits(0, 1 << 20)] = 0
-    """Limit of the memory that an engine works in.  0 takes what the backend considers safe."""
+    """Limit of an engine's working memory.  0 takes what the backend considers safe."""
     blur_px: Annotated[float, Limits(0.0, 200.0)] = 0.0
     """Width of the blur where it is known: the standard deviation of the PSF, in pixels.  0 estimates it
     from the frames.  For the model live-fluorescence and the backend deconvolution."""
@@ -245,7 +246,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model live-fluorescence and the backend deconvolution."""
     device: str = "CPU"
     """What the backend openvino computes on: CPU, GPU (Intel graphics), NPU, or AUTO, which leaves the
-    choice to OpenVINO.  `refocusd doctor` lists what is here."""
+    choice to OpenVINO.  `refocusd doctor` lists the devices of this computer."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, by name."""
@@ -291,7 +292,7 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     defocus_um: Annotated[float, Limits(-1000.0, 1000.0)] = 0.0
     """Distance of the frames from focus where it is known: stage z minus focus.  0 takes the stage's
     position and the focus in the calibration profile.  With the profile's PSF, or with the aperture and
-    the pixel size, it gives the width of the blur, which the frames correct."""
+    the pixel size, it gives the width of the blur, which is then corrected from the frames."""
     na: Annotated[float, Limits(0.0, 1.7)] = 0.0
     """Numerical aperture of the objective.  0 takes that of the calibration profile or of the frames'
     metadata."""
@@ -305,13 +306,13 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     advise_focus: bool = False
     """Report how far, and in which direction, the stage is from focus."""
     correct_focus: bool = False
-    """Let sources move the stage by that advice, within the limits that they set.  The source must
+    """Let sources move the stage as advised, within the limits that they set.  The source must
     allow it as well."""
     follow: list[str] = []
     """Folder whose new datasets are refocused while they grow, without a hook."""
     studio: Attach = "auto"
     """Acquisitions started in Micro-Manager's GUI.  `auto` attaches when its bridge answers; `on` also
-    warns as long as it does not."""
+    warns while it does not answer."""
     live: bool = True
     """Show Micro-Manager's live mode and snaps, refocused, in the view."""
     bridge_port: Annotated[int, Limits(1, 65535)] = 4827
@@ -327,15 +328,15 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     skip_channels: list[str] = []
     """Channel that is not refocused (brightfield, for example): its frames are `skipped`."""
     pass_in_focus: bool = True
-    """Write frames that are in focus already as they are."""
+    """Write frames that are already in focus without changing them."""
     untrusted: Untrusted = "deconvolve"
-    """What is written of a frame whose result is not trusted.  `deconvolve` undoes the blur without the
+    """What is written for a frame whose result is not trusted.  `deconvolve` undoes the blur without the
     network where the blur is known, and else writes the raw frame; `pass` writes the raw frame; `skip`
     writes nothing; `mark` writes the result and says in its metadata that it is not trusted."""
     channel_untrusted: dict[str, str] = {}
     """The same for single channels, by name."""
     trust_map: bool = True
-    """Write beside the refocused frames how likely each part of them is wrong, see the guide."""
+    """Write, beside the refocused frames, how likely each part of a frame is to be wrong; see the guide."""
     ledgers: str = _folder(platformdirs.user_data_path, "ledgers")
     """Folder of the ledgers, one SQLite file for each acquisition.  It must lie on a local disk."""
     reserve_mib: Annotated[int, Limits(0, 1 << 30)] = 512
@@ -380,9 +381,9 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def models(self) -> dict[str, str]:
-        """Name of the model of each channel that has one of its own; "" is for all others.
+        """Name of the model of each channel that has one of its own; "" stands for all others.
 
-        None but "" for backends that run no model.
+        Backends that run no model have only "".
         """
         own = {} if self.backend in WITHOUT_MODEL else self.channel_models
         return {"": self.model, **own}
@@ -449,7 +450,7 @@ def _known(name: str, where: str, spelt: Callable[[str], str] = str) -> Setting:
     Raises
     ------
     ConfigError
-        If there is none: names the nearest.
+        If there is none; the message suggests the closest name.
     """
     if setting := SETTINGS.get(name):
         return setting

@@ -6,10 +6,11 @@
     ├── ConfigError      a setting, a flag or an environment variable is wrong
     ├── InputError       a path, a recording or a frame cannot be used
     ├── OutputError      the output exists already, or the disk cannot take it
-    │   └── DiskFullError    the disk is full: the same can be done once there is room
+    │   └── DiskFullError    the disk is full: try again once there is room
     ├── BundleError      a model bundle is missing, corrupt or does not match
     ├── EngineError      an engine cannot be built or did not return a usable frame
-    ├── TransportError   no daemon, no free port, or a peer that speaks otherwise
+    │   └── DeviceLostError  the card fails every call: only a new process gets it back
+    ├── TransportError   no daemon, no free port, or a peer with another protocol
     ├── WorkerError      the worker process cannot be kept alive
     └── LedgerError      the record of what happened to each frame cannot be kept
 

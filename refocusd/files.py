@@ -1,13 +1,14 @@
-"""Files replaced, deleted and written whole, where another program may hold them for a moment.
+"""Files replaced, deleted and written whole, although another program may hold them for a moment.
 
 On Windows a virus scanner, an indexer or a backup opens a file that has just been
-written, and a rename or delete is refused until it lets go.  Everything here tries again
-for about a second and a half, and then raises what the system said.  `open_shared` is the
-other side of it: what is open here does not keep others from renaming or deleting it.
+written, and a rename, a delete or even an open is refused until it lets go.  The functions here try
+again for about 1.5 s, and then raise the system's error.  `open_shared` is the counterpart, and does
+not wait: a file that is open here can still be renamed or deleted by others.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import os
@@ -32,12 +33,14 @@ DELAYS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 #: ERROR_LOCK_VIOLATION.
 HELD_BY_ANOTHER = frozenset({5, 32, 33})
 
-#: Byte that is locked on Windows: far behind the content of any index, for locks bind readers there.
+#: Byte that is locked on Windows: far beyond the end of any index, because a lock there also keeps
+#: readers out.
 LOCKED_BYTE = 2**31 - 2
-#: What the system says when somebody else holds a lock.
+#: Error numbers that mean another process holds the lock.
 _LOCKED = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
 
 _Result = TypeVar("_Result")
+_file = io.FileIO
 
 
 if sys.platform == "win32":
@@ -47,8 +50,21 @@ if sys.platform == "win32":
     #: FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_SHARE_DELETE: `open` leaves out the last.
     _SHARE_ALL = 1 | 2 | 4
 
+    _get_doserrno = ctypes.CDLL("ucrtbase")._get_doserrno
+
+    def native(error: OSError) -> OSError:
+        """The error of a read or write, with Windows' own number: the C library gives its own only.
+
+        To be called before anything else fails.
+        """
+        number = ctypes.c_ulong()
+        _get_doserrno(ctypes.byref(number))
+        if error.winerror or not number.value:
+            return error
+        return OSError(0, ctypes.FormatError(number.value), error.filename, number.value)
+
     def _open(name: str, flags: int) -> int:
-        """Open a file that exists, for reading; `io.FileIO` calls this with its own flags."""
+        """Open an existing file for reading; `io.FileIO` calls this with its own flags."""
         try:
             handle = _winapi.CreateFile(
                 name, _winapi.GENERIC_READ, _SHARE_ALL, 0, _winapi.OPEN_EXISTING, 0, 0
@@ -60,11 +76,15 @@ if sys.platform == "win32":
 
 else:
 
+    def native(error: OSError) -> OSError:
+        """The error as it is."""
+        return error
+
     def _open(name: str, flags: int) -> int:
-        """Open a file that exists, for reading; a pipe or a device would be waited for."""
+        """Open an existing file for reading; refuse a pipe or a device, which could block."""
         descriptor = os.open(name, flags | os.O_NONBLOCK)
         mode = os.fstat(descriptor).st_mode
-        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # for the latter there is a better error
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # reading a folder gives a better error
             return descriptor
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", name)
@@ -80,13 +100,24 @@ def open_shared(path: Path) -> io.FileIO:
     return io.FileIO(str(path), "r", opener=_open)
 
 
+def open_file(path: Path, mode: str, opener: Callable[[str, int], int] | None = None) -> io.FileIO:
+    """Open a file as `io.FileIO` does.
+
+    Raises
+    ------
+    OSError
+        If it is refused for longer than a moment.
+    """
+    return _patiently(lambda: _file(path, mode, opener=opener))
+
+
 def for_its_user(name: str, flags: int) -> int:
-    """Opener of files that no other user may read, where they are made; one that is there keeps its mode."""
+    """Opener that creates files which no other user may read; an existing file keeps its mode."""
     return os.open(name, flags, 0o600)
 
 
 def in_command(path: str | Path) -> str:
-    """A path as it is typed in a terminal: in quotes where it needs them."""
+    """A path as it is typed in a terminal, with quotes if it needs them."""
     return in_windows_command(str(path)) if os.name == "nt" else shlex.quote(str(path))
 
 
@@ -99,13 +130,14 @@ def in_windows_command(path: str) -> str:
 
 
 def read_limited(path: Path, most_nbytes: int) -> bytes:
-    """Content of a file of at most so many bytes; what is larger, or no file, is not read.
+    """Content of a file of at most `most_nbytes` bytes; anything larger, or not a file, is refused.
 
     Raises
     ------
     OSError
+        If it cannot be read, is a pipe or a device, or is larger (EFBIG).
     """
-    with open_shared(path) as file:
+    with _patiently(lambda: open_shared(path)) as file:
         data = file.read(most_nbytes + 1) or b""
         while len(data) <= most_nbytes and (more := file.read(most_nbytes + 1 - len(data))):
             data += more
@@ -120,7 +152,7 @@ def replace(source: Path, target: Path) -> None:
     Raises
     ------
     OSError
-        If it is refused for longer than a moment.
+        If the system still refuses after about 1.5 s.
     """
     _patiently(lambda: source.replace(target))
 
@@ -131,13 +163,13 @@ def remove(path: Path, *, missing_ok: bool = False) -> None:
     Raises
     ------
     OSError
-        If it is refused for longer than a moment, or (unless `missing_ok`) there is none.
+        If the system still refuses after about 1.5 s, or (unless `missing_ok`) there is none.
     """
     _patiently(lambda: path.unlink(missing_ok=missing_ok))
 
 
 def remove_tree(path: Path) -> bool:
-    """Delete a folder with all it holds, as far as possible; whether it is gone."""
+    """Delete a folder and its contents as far as possible; return whether it is gone."""
     for delay_s in (*DELAYS_S, 0.0):
         shutil.rmtree(path, ignore_errors=True)
         if os.name != "nt" or not path.exists():
@@ -147,12 +179,12 @@ def remove_tree(path: Path) -> bool:
 
 
 def lock(file: int) -> bool:
-    """Take the lock of an open file without waiting, until it is closed or the process ends.
+    """Lock an open file without waiting; the lock lasts until it is closed or the process ends.
 
     Parameters
     ----------
     file : int
-        Its descriptor.
+        File descriptor.
 
     Returns
     -------
@@ -175,16 +207,17 @@ def lock(file: int) -> bool:
 
 @contextmanager
 def output(path: Path) -> Iterator[None]:
-    """Make the folder of a file that a command is asked for, and name the file if it fails.
+    """Make the folder of an output file, and turn an `OSError` of the block into one clear error.
 
     Parameters
     ----------
     path : Path
-        Written within the context.
+        The file, which the block writes.
 
     Raises
     ------
     OutputError
+        Names the file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +229,7 @@ def output(path: Path) -> Iterator[None]:
 
 
 def check_writable(path: Path) -> None:
-    """Check before long work that a file or folder can be made at this place; its folder is made.
+    """Check, before long work, that a file or folder can be made at this path; make its folder.
 
     Raises
     ------
@@ -208,14 +241,14 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path, kind: type[RefocusdError] = InputError) -> Iterator[None]:
-    """Name a file or folder that cannot be read.
+    """Turn an `OSError` of the block into one clear error that names the file or folder.
 
     Parameters
     ----------
     path : Path
-        Read within the context.
+        The file or folder, which the block reads.
     kind : type
-        Of the error.
+        Type of the error to raise.
 
     Raises
     ------
@@ -250,7 +283,7 @@ def write_whole(path: Path, *parts: bytes, private: bool = False) -> None:
     try:
         with open(new, "xb", opener=for_its_user if private else None) as file:
             file.writelines(parts)
-            # On the disk before the file has its name.
+            # The content must be on the disk before the file gets its name.
             file.flush()
             os.fsync(file.fileno())
         replace(new, path)
@@ -274,6 +307,9 @@ def _patiently(action: Callable[[], _Result]) -> _Result:
 def _is_held(error: OSError) -> bool:
     """Whether another program holds the file, as far as the error shows.
 
-    Elsewhere than on Windows a lack of permission is for good.
+    On other systems than Windows, a lack of permission does not pass.
     """
-    return getattr(error, "winerror", None) in HELD_BY_ANOTHER or error.errno == errno.EBUSY
+    number = getattr(error, "winerror", 0)
+    # To open a file is refused without Windows' own number.
+    unnumbered = number is None and error.errno == errno.EACCES
+    return unnumbered or number in HELD_BY_ANOTHER or error.errno == errno.EBUSY

@@ -16,14 +16,19 @@ from refocusd.errors import InputError
 #: A position along one axis: an index (`z=3`) or a name (`channel="DAPI"`).
 AxisValue = int | str
 Axes = Mapping[str, AxisValue]
-#: What the microscope said of a frame; carried along, never interpreted here.
+#: What the microscope recorded about a frame; carried along, never interpreted here.
 Metadata = Mapping[str, Any]
 #: Pixels of one frame: uint8 or uint16, shape (height, width), C-contiguous.
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 DType = Literal["uint8", "uint16"]
-#: How a frame ends in a run; what has no such state is pending.
+#: Final state of a frame in a run; a frame without one is pending.
 FinalState = Literal["refocused", "passed_through", "skipped", "failed"]
+
+#: Reason of frames whose place in raw another one took; raw knows nothing of them.
+REPLACED = "replaced in raw by a later frame of the same axes"
+#: Axis that numbers frames which were taken again under the axes of an earlier one.
+REPEAT = "repeat"
 
 #: Smallest side of a frame, in pixels, that can hold a border and a structure.
 MIN_SIDE = 16
@@ -40,7 +45,7 @@ class Frame:
     axes : mapping of str to int or str
         Where the frame lies in its acquisition, e.g. ``{"time": 3, "z": 1}``.
     metadata : mapping, optional
-        What the microscope said of the frame (JSON-serialisable).
+        What the microscope recorded about the frame (JSON-serialisable).
     """
 
     pixels: Pixels
@@ -56,7 +61,7 @@ class Frame:
 def plain_axes(axes: Mapping[str, Any]) -> dict[str, AxisValue]:
     """Axes with Python ints and strings only, keys sorted.
 
-    pycromanager users put numpy numbers there, which JSON refuses; ndstorage takes 1.0 for 1.
+    pycromanager users pass numpy numbers, which JSON refuses; ndstorage treats 1.0 as 1.
 
     Raises
     ------
@@ -80,12 +85,21 @@ def plain_axes(axes: Mapping[str, Any]) -> dict[str, AxisValue]:
 
 
 def canonical_axes(axes: Mapping[str, Any]) -> str:
-    """JSON of the axes with sorted keys: the frame's key in ledger and wire.
+    """JSON of the axes with sorted keys: the frame's key in the ledger and in messages.
 
     >>> canonical_axes({"z": 1, "channel": "DAPI"})
     '{"channel":"DAPI","z":1}'
     """
     return json.dumps(plain_axes(axes), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def first_repeat(axes: str) -> str:
+    """Canonical axes of the first frame that is taken again under these.
+
+    >>> first_repeat('{"time":3}')
+    '{"repeat":1,"time":3}'
+    """
+    return canonical_axes({**json.loads(axes), REPEAT: 1})
 
 
 def checked_pixels(pixels: Any, *, what: str = "frame") -> Pixels:
@@ -127,7 +141,7 @@ def checked_pixels(pixels: Any, *, what: str = "frame") -> Pixels:
 
 
 def checksum(pixels: NDArray[np.generic]) -> int:
-    """64-bit XXH3 of an array's bytes (about 20 GB/s: under half a ms for 8 MiB)."""
+    """64-bit XXH3 of an array's bytes (about 20 GB/s: under 0.5 ms for 8 MiB)."""
     return xxhash.xxh3_64_intdigest(pixels.data.cast("B"))
 
 

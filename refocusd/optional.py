@@ -1,4 +1,4 @@
-"""Imports the packages of the extras, which the base install lacks, when they are needed."""
+"""Imports optional packages, which only the extras install, when they are needed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def need(package: str, user: str, extra: str) -> Any:
     Parameters
     ----------
     package : str
-        Or a module of it.
+        The package, or a module of it.
     user : str
-        What needs it, for the message.
+        What needs it; named in the error.
     extra : str
         The extra of refocusd that installs it.
 

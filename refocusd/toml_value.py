@@ -10,7 +10,7 @@ def toml_value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        # Escapes of JSON strings are TOML's; only this one JSON leaves as it is.
+        # JSON's escapes are valid TOML; DEL alone must be escaped in TOML, but not in JSON.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(toml_value, value)) + "]"

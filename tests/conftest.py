@@ -15,14 +15,16 @@ import pytest
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.transport.secure.user_keys import FOLDER_VARIABLE, KEY_VARIABLE
 
-# A shell switches SIGINT off for what it starts in the background, and so for the programs under test.
+# A shell ignores SIGINT in its background jobs, and the programs under test would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# The tests start about a thousand Python processes: compiling every module again takes half of each start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def user_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep the keys of this user's daemons apart from those of the tests'."""
+    """Keep this user's own keys apart from those of the tests."""
     folder = tmp_path_factory.mktemp("user-keys")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER_VARIABLE, str(folder))
@@ -45,7 +47,7 @@ collect_ignore = [path for name in MISSING for path in NEEDED[name]]
 
 
 def pytest_report_header() -> list[str]:
-    """Say what is left out; `.ci/run`, whose environment has all of it, fails then."""
+    """Say which tests are left out; `.ci/run`, whose environment is complete, then fails."""
     return [f"left out, without {name}: {', '.join(NEEDED[name])}" for name in MISSING]
 
 
@@ -57,7 +59,7 @@ def _session_microscope() -> Iterator[DemoMicroscope]:
 
 @pytest.fixture
 def demo_microscope(_session_microscope: DemoMicroscope) -> Iterator[DemoMicroscope]:
-    """Open a real MMCore with the demo specimen: one for the session, as a process takes one.
+    """Open a real MMCore with the demo specimen, one for the session: a process can have only one.
 
     After each test the microscope is as it was before.
     """

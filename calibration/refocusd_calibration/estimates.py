@@ -1,4 +1,4 @@
-"""Weighted fits and uncertainties that all measurements share."""
+"""Weighted fits and uncertainties for all measurements."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LinearFit:
     ----------
     coefficients : ndarray of float64, shape (terms,)
     covariance : ndarray of float64, shape (terms, terms)
-        If the weights are inverse variances.
+        Of the coefficients, if the weights are inverse variances.
     residual : ndarray of float64, shape (values,)
         Observed minus fitted.
     chi2 : float

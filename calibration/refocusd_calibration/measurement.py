@@ -16,13 +16,13 @@ class Measurement:
     Parameters
     ----------
     section : CameraSection, FocusSection or PsfSection
-        For the profile.
+        The section for the profile.
     checks : tuple of Check
     notes : tuple of str
-        Remarks without influence on the checks: what was left out or could not be measured.
+        Remarks that do not affect the checks: what was left out or could not be measured.
     maps : mapping of str to Map
-        To be stored beside the profile; a camera has ``offset``, ``variance``, ``gain`` and ``flat``, as
-        far as the frames suffice.
+        Maps to store beside the profile; a camera has ``offset``, ``variance``, ``gain`` and ``flat``, as
+        far as there are enough frames.
     """
 
     section: Section
@@ -37,17 +37,17 @@ class Measurement:
 
 
 def check(name: str, passed: bool, detail: str, advice: str = "") -> Check:
-    """One condition that a measurement must meet to be believed.
+    """One condition that a measurement must meet to be valid.
 
     Parameters
     ----------
     name : str
     passed : bool
-        A numpy bool becomes a plain one, which profiles and JSON can hold.
+        A numpy bool is converted to a plain one for profiles and JSON.
     detail : str
         What was found.
     advice : str
-        What to do about it, added to the detail of a check that failed.
+        What to do about it; added to the detail of a check that failed.
     """
     failed = not passed
     return Check(

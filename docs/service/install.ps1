@@ -2,9 +2,9 @@
 .SYNOPSIS
     Installs refocusd on an acquisition PC, updates it, or removes it again.
 .DESCRIPTION
-    Finds a 64-bit Python 3.11 to 3.13, or uv, which brings one along, and runs install.py, beside
+    Finds a 64-bit Python 3.11 to 3.13, or uv, which can fetch one, and runs install.py, beside
     this file, with it and with the same options: -Folder, -Source, -Wheelhouse, -Extras, -AutoStart,
-    -NoShortcuts, -Uninstall; -h explains them.  No administrator is needed.
+    -NoShortcuts, -Uninstall; -h explains them.  No administrator rights are needed.
 .EXAMPLE
     powershell -ExecutionPolicy Bypass -File docs\service\install.ps1
 .EXAMPLE
@@ -22,7 +22,7 @@ $Given = @($args | ForEach-Object { "$_" -replace '( .*[^\\])\\+$', '$1' })
 
 function Test-Python([string] $Program, [string[]] $First) {
     if (-not (Get-Command $Program -ErrorAction SilentlyContinue)) { return $false }
-    # What a program writes to standard error would be an error of this script.
+    # Otherwise output on standard error would end this script.
     $ErrorActionPreference = 'Continue'
     & $Program @First '-c' $Probe 2>&1 | Out-Null
     return $LASTEXITCODE -eq 0

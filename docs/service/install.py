@@ -1,8 +1,8 @@
 """Install refocusd on an acquisition PC, update it, or remove it again.
 
-`install.ps1`, beside this file, finds a Python and runs this with it; ``py -3.12 install.py`` does the same.
-refocusd gets a Python environment of its own, and on Windows shortcuts on the desktop and in the start menu:
-the daemon (`refocusd run`) and its page.  No administrator is needed.  Run it again to update refocusd.
+`install.ps1`, beside this file, finds a Python and runs this script with it; ``py -3.12 install.py`` does the same.
+refocusd gets its own Python environment, and on Windows shortcuts on the desktop and in the start menu: one for
+the daemon (`refocusd run`), one for its page.  No administrator rights are needed.  Run it again to update refocusd.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STOP_WAIT_S = 60
 
 @dataclass(frozen=True)
 class Installation:
-    """Where everything lies."""
+    """Where refocusd is installed."""
 
     folder: Path
 
@@ -54,7 +54,7 @@ def main() -> None:
         sys.exit(f"refocusd needs a 64-bit Python 3.11, 3.12 or 3.13; this is {sys.version}")
     there = Installation(options.folder.absolute())
     if Path(sys.prefix) == there.environment:
-        sys.exit(f"{sys.executable} belongs to what is to be changed: use another Python")
+        sys.exit(f"{sys.executable} is part of the installation to be changed: use another Python")
     if options.uninstall:
         uninstall(there, options)
     else:
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def fold(word: str) -> str:
-    """An option as PowerShell's users write it, ``-AutoStart``, as well as ``--autostart``."""
+    """Lower case and one dash: options may be written ``-AutoStart`` or ``--autostart``."""
     return "-" + word.lower().lstrip("-") if re.match(r"--?[A-Za-z]+$", word) else word
 
 
@@ -86,7 +86,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 def install(there: Installation, options: argparse.Namespace) -> None:
     """Make the environment and the shortcuts, or renew them."""
-    wanted = requirement(options)  # told before anything is made
+    wanted = requirement(options)  # first, so that its errors come before anything is changed
     there.folder.mkdir(parents=True, exist_ok=True)
     stop_daemon(there)
     make_environment(there)
@@ -96,7 +96,7 @@ def install(there: Installation, options: argparse.Namespace) -> None:
     if WINDOWS and not options.noshortcuts:
         for place in (user_folder(DESKTOP), user_folder(PROGRAMS)):
             shortcut(place / DAEMON, shell, run_in_shell(refocusd), NORMAL)
-            # Not the page itself: it asks for the token of this user, which this command knows.
+            # Not the page's address: the page asks for this user's token, which the command adds.
             shortcut(place / PAGE, refocusd, "view --open", MINIMISED)
     if WINDOWS and options.autostart:
         # Minimised: closing its window stops the daemon.
@@ -115,14 +115,14 @@ def uninstall(there: Installation, options: argparse.Namespace) -> None:
                 (place / name).unlink(missing_ok=True)
     if there.environment.exists():
         shutil.rmtree(there.environment)
-    # Only if nothing else is in it.
+    # Only if it contains nothing else.
     if there.folder.exists() and not any(there.folder.iterdir()):
         there.folder.rmdir()
     say("refocusd was removed. Data, ledgers and settings stay.")
 
 
 def stop_daemon(there: Installation) -> None:
-    """Its files cannot be replaced or deleted before it has ended: then nobody answers."""
+    """Stop the daemon and wait until it no longer answers: before, its files cannot be replaced."""
     refocusd = there.program("refocusd")
     until = time.monotonic() + STOP_WAIT_S
     while refocusd.exists() and succeeds(refocusd, "run", "--stop"):
@@ -132,7 +132,7 @@ def stop_daemon(there: Installation) -> None:
 
 
 def make_environment(there: Installation) -> None:
-    """Keep the environment that is there if its Python works."""
+    """Create the environment, unless there is one whose Python works."""
     if succeeds(there.program("python"), "-c", ""):
         return
     if there.environment.exists():
@@ -177,7 +177,7 @@ def uv() -> str:
 
 
 def succeeds(*command: object) -> bool:
-    """Whether a program is there and ends well."""
+    """Whether a program exists and ends with status 0."""
     try:
         return (
             subprocess.run(list(map(str, command)), capture_output=True, check=False).returncode
@@ -188,10 +188,10 @@ def succeeds(*command: object) -> bool:
 
 
 def run(*command: object) -> None:
-    """Run a program that must end well."""
+    """Run a program; exit if it fails."""
     words = list(map(str, command))
     if status := subprocess.run(words, check=False).returncode:
-        sys.exit(f"{' '.join(words)} ended with status {status}; what it said stands above.")
+        sys.exit(f"{' '.join(words)} failed with status {status}; its output is above.")
 
 
 def say(text: str) -> None:
@@ -208,15 +208,15 @@ def user_folder(number: int) -> Path:
 
 
 def run_in_shell(refocusd: Path) -> str:
-    """Words for cmd, which start the daemon and leave its window open if that ends with an error."""
+    """Arguments for cmd: start the daemon, and keep the window open if it ends with an error."""
     return f'/d /c ""{refocusd}" run & if errorlevel 1 pause"'
 
 
 def shortcut(path: Path, target: Path, arguments: str, show: int) -> None:
-    """Write a shortcut, or say why there is none: refocusd is installed without it."""
+    """Write a shortcut, or say why that failed: refocusd works without it."""
     try:
         write_shortcut(path, target, arguments, show)
-    except OSError as error:  # the desktop may be protected, against ransomware
+    except OSError as error:  # the desktop may be protected against ransomware
         say(f"{path} was not made ({error.strerror or error}). It would run: {target} {arguments}")
 
 
@@ -237,7 +237,7 @@ def write_shortcut(path: Path, target: Path, arguments: str, show: int) -> None:
 
 
 def guid(text: str) -> Any:
-    """An interface's or object's number, as COM wants it."""
+    """The GUID of an interface or object, as COM expects it."""
     return ctypes.create_string_buffer(uuid.UUID(text).bytes_le, 16)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 INSTALLER = ("install.ps1", "install.py")
 PLATFORM = "win_amd64"
-#: How the names of wheels end that Windows can install.
+#: Endings of the names of wheels that Windows can install.
 FIT = ("-any", f"-{PLATFORM}")
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         wanted, pinned = Path(folder) / "wanted.in", Path(folder) / "pinned.txt"
         wanted.write_text("\n".join(arguments.further), encoding="utf-8")
-        # pip resolves for the system it runs on, and would leave out what only Windows needs.
+        # pip resolves for the system that it runs on, and would omit packages that only Windows needs.
         resolve = ["--python-platform", "windows", "--python-version", arguments.python]
         resolve += ["--quiet", "--no-header", "--no-annotate", "--output-file", str(pinned)]
         for extra in filter(None, arguments.extras.split(",")):
@@ -57,7 +57,7 @@ def main() -> None:
         target = ["--platform", PLATFORM, "--python-version", arguments.python]
         target += ["--no-deps", "--dest", str(arguments.output)]
         subprocess.run([*pip, "download", "--quiet", *target, "-r", str(pinned)], check=True)
-    # Some packages of pure Python come as sources only.
+    # Some pure-Python packages are published as sources only.
     for source in [*arguments.output.glob("*.tar.gz"), *arguments.output.glob("*.zip")]:
         build = ["--quiet", "--no-deps", "--wheel-dir", str(arguments.output), str(source)]
         subprocess.run([*pip, "wheel", *build], check=True)

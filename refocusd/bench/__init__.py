@@ -1,13 +1,13 @@
-"""Measures engines: speed, memory and quality, against what the machine can do.
+"""Measures engines: speed, memory and quality, and speed relative to the machine's limit.
 
 =============  =====================================================================================
 `__main__`     ``python -m refocusd.bench``: a measuring process (`refocusd.processes.trial`)
-`combination`  What is measured, and what was found
-`machine`      Hardware, versions, and how busy others keep the computer
-`measure`      One combination, or what a device can do at best, in the process that measures it
-`plot`         Latency against the limit, as a picture
-`session`      All combinations, in interleaved rounds; each round of each in a fresh process
-`tuning`       The best tiles of an engine, measured and kept for `refocusd run`
+`combination`  Orders to measuring processes, and their results
+`machine`      Hardware, versions, and how busy other programs keep the computer
+`measure`      Measures one combination, or the best rates of a device, in the measuring process
+`plot`         Plots the time per frame against the limit
+`session`      Measures all combinations in interleaved rounds, each in a fresh process
+`tuning`       Measures the best tiles of an engine, and stores them for `refocusd run`
 =============  =====================================================================================
 
 May import everything but `refocusd.cli` and `refocusd.doctor`.

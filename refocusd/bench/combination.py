@@ -1,4 +1,4 @@
-"""What is measured, and what was found."""
+"""Orders to measuring processes, and their results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Combination(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name for messages and plots."""
         height, width = self.shape
         tiles = f" tiles {self.options.tile_px or 'auto'}×{self.options.tile_batch or 'auto'}"
         tiled = bool(self.options.tile_px or self.options.tile_batch)
@@ -39,19 +39,19 @@ class Combination(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What a measuring process is to do.
+    """What a measuring process has to do.
 
     Parameters
     ----------
     combination : Combination
     frames : int
-        How many are timed.
+        Number of frames that are timed.
     sample : str
-        File that the refocused sample frame is written to (npy); empty for none.
+        File (npy) for the refocused sample frame; empty for none.
     rates : bool
         Measure the device instead of the engine.
     warm_frames : int
-        How many come before the first that counts.
+        Number of frames before the first that is timed.
     """
 
     combination: Combination
@@ -62,16 +62,16 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """What a device can do at best.
+    """Best rates of a device.
 
     Parameters
     ----------
     flops : float
-        Floating-point (or integer) operations a second of a large matrix product.
+        Floating-point (or integer) operations per second of a large matrix product.
     copied : float
-        Bytes a second that a large copy reads and writes.
+        Bytes per second that a large copy reads and writes.
     by : str
-        What measured it.
+        Libraries that they were measured with.
     """
 
     flops: float
@@ -80,20 +80,20 @@ class Rates(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What a measuring process found.
+    """The result of a measuring process.
 
     Parameters
     ----------
     refused : str
-        Why it cannot be measured here; empty where it was.
+        Why the combination cannot be measured here; empty if it was measured.
     engine_ms, worker_ms : list of float
-        Of every frame: the network alone, and the worker's whole job.
+        Times of each frame, ms: the network alone, and the worker's whole job.
     built_s : float
-        Until the engine was there and warm.
+        Time to build the engine and warm it up, s.
     peak_mib : float or None
-        The process's peak, MiB; None where the system does not tell.
+        Peak memory of the process, MiB; None if the system does not report it.
     backend, precision, device, key : str
-        What really ran.
+        Those of the engine that ran, see `EngineDescription`.
     rates : Rates, optional
     """
 
@@ -110,14 +110,14 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Quality(msgspec.Struct, frozen=True):
-    """How far an engine is from the f32 engine on the sample frame.
+    """Difference between an engine and the f32 engine on the sample frame.
 
     Parameters
     ----------
     max_counts, p999_counts : float
         Largest absolute difference and its 99.9th percentile.
     psnr_db : float or None
-        Of `refocusd.imaging.quality.psnr`; None where the frames are equal.
+        See `refocusd.imaging.quality.psnr`; None if the frames are equal.
     """
 
     max_counts: float
@@ -126,17 +126,17 @@ class Quality(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """All that is known of one combination.
+    """All results of one combination.
 
     Parameters
     ----------
     combination : Combination
     refused : str
-        Why there are no figures; empty where there are.
+        Why there are no figures; empty if there are.
     rounds : list of Report
-        One a fresh process.
+        One for each round, each from a fresh process.
     flops, bytes : float
-        Of one whole frame: arithmetic, and the least that goes through memory.
+        Operations for one whole frame, and the least number of bytes that it moves through memory.
     rates : Rates, optional
     quality : Quality, optional
     """
@@ -151,22 +151,22 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def engine_ms(self) -> list[float]:
-        """Of all rounds, sorted."""
+        """Times of the network alone in all rounds, sorted, ms."""
         return sorted(ms for found in self.rounds for ms in found.engine_ms)
 
     @property
     def worker_ms(self) -> list[float]:
-        """Of all rounds, sorted."""
+        """Times of the worker's whole job in all rounds, sorted, ms."""
         return sorted(ms for found in self.rounds for ms in found.worker_ms)
 
     @property
     def fps(self) -> float:
-        """Frames that one worker does in a second, by its median."""
+        """Frames per second of one worker, from its median time."""
         return 1e3 / percentile(self.worker_ms, 50)
 
     @property
     def roofline_ms(self) -> float | None:
-        """The least time that this device could take; None where its rates are not known.
+        """The least time per frame that this device could take, ms; None if its rates are unknown.
 
         max(FLOPs / matmul rate, bytes / copy rate): S. Williams et al. 2009, Commun. ACM 52:65.
         """
@@ -176,13 +176,13 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def of_roofline(self) -> float | None:
-        """Share of the limit that the network alone reaches; 1 is the limit."""
+        """Speed of the network alone relative to the limit of the device, 1 at the limit."""
         limit = self.roofline_ms
         return None if limit is None else limit / percentile(self.engine_ms, 50)
 
     @property
     def peak_mib(self) -> float | None:
-        """The largest peak of all rounds."""
+        """The largest peak of all rounds, MiB."""
         peaks = [found.peak_mib for found in self.rounds if found.peak_mib is not None]
         return max(peaks, default=None)
 
@@ -201,7 +201,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Nearest rank of sorted values: one that really occurred."""
+    """Percentile of sorted values by nearest rank, so that it is one of them."""
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
 
 
@@ -209,7 +209,7 @@ def median_interval(ordered: Sequence[float]) -> tuple[float, float]:
     """95 % interval of the median of sorted values, without assuming a distribution.
 
     By order statistics (H. A. David and H. N. Nagaraja, Order Statistics, section 7.1),
-    in the normal approximation of the binomial; the whole range where values are few.
+    in the normal approximation of the binomial; the whole range if there are few values.
     """
     half = 1.96 * math.sqrt(len(ordered)) / 2
     middle = len(ordered) / 2

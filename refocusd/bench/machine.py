@@ -1,4 +1,4 @@
-"""Hardware, versions, and how busy others keep the computer."""
+"""Hardware, versions, and how busy other programs keep the computer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 
 MIB = 1 << 20
 
-#: Share of the processor taken by others from which on times mean little.
+#: If other programs use more than this share of the processor, measured times mean little.
 BUSY = 0.15
 _PACKAGES = (
     "refocusd",
@@ -26,7 +26,7 @@ _PACKAGES = (
 
 
 def machine() -> dict[str, object]:
-    """What a figure belongs to."""
+    """The machine and the versions that a figure was measured with."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -37,19 +37,19 @@ def machine() -> dict[str, object]:
 
 
 def busy_share(seconds: float = 0.5) -> float:
-    """Share of all cores that is busy now, 0 to 1.
+    """Share of all cores that is busy now, 0 to 1, measured for `seconds`.
 
-    To be called while nothing of ours runs: what is not idle belongs to others.
+    Call it while nothing of refocusd runs, so that it measures other programs.
     """
     return float(psutil.cpu_percent(interval=seconds)) / 100
 
 
 def peak_mib() -> float | None:
-    """The most memory that this process ever held, MiB; None where the system does not tell."""
+    """Peak memory of this process, MiB; None if the system does not report it."""
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset) / MIB
     else:  # noqa: RET505 (mypy for Windows takes what follows a return for unreachable)
-        # Not `getrusage`: its peak starts with that of the process that started this one.
+        # `getrusage` would include the peak of the parent process.
         found = _line_of(Path("/proc/self/status"), "VmHWM")
         return int(found.split()[0]) / 1024 if found else None
 
@@ -60,7 +60,7 @@ def _cpu() -> str:
 
 
 def _line_of(file: Path, key: str) -> str:
-    """The value of a key in a file of Linux's; empty where there is none."""
+    """The value of a key in a file of ``/proc``; empty if there is none."""
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:

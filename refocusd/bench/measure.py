@@ -1,4 +1,4 @@
-"""One combination, or what a device can do at best, in the process that measures it."""
+"""Measures one combination, or the best rates of a device, in the measuring process."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from refocusd.errors import EngineError, InputError, RefocusdError
 from refocusd.frame import Pixels
 from refocusd.worker.refocus import refocus_frame
 
-#: Side of the matrices: large enough that arithmetic is all, small enough for a second.
+#: Side of the matrices: large enough that only arithmetic counts, small enough to take a second.
 SIDE = 1536
 GPU_SIDE = 8192
 COPIED_MIB = 128
 RUNS = 7
-#: Blur of the sample frame, a standard deviation in px: frames in focus do not reach every network.
+#: Standard deviation of the sample frame's blur, px: frames in focus would not reach every network.
 SAMPLE_BLUR_PX = 6.0
 
 
 def sample_frame(shape: tuple[int, int] | None = None) -> Pixels:
-    """The shipped sample, out of focus; mirrored at its borders or cut to `shape` (height, width).
+    """The sample frame that comes with refocusd, blurred; mirrored or cut to `shape` (height, width).
 
     Raises
     ------
     InputError
-        If it is missing from the installation.
+        If it cannot be read.
     """
     try:
         sharp = np.asarray(tifffile.imread(SAMPLE))
@@ -81,7 +81,7 @@ def _measure(order: Order) -> Report:
         built_s = time.perf_counter() - begun
         raw = sample_frame(wanted.shape)
         out = np.empty_like(raw)
-        # Whatever is said of the frame, it is the engine that is measured.
+        # The engine is measured whatever the verdict on the frame is.
         facts = [
             refocus_frame(engine, raw, out, pass_in_focus=False, untrusted="mark")
             for _ in range(order.warm_frames + order.frames)
@@ -108,13 +108,13 @@ def _measure(order: Order) -> Report:
 
 
 def measured_rates(backend: str, precision: str, threads: int = 0) -> Rates:
-    """Best rates seen of a matrix product and of a copy.
+    """Measure the best rates of a matrix product and of a copy.
 
     Parameters
     ----------
     backend : str
-        ``openvino`` measures the processor by OpenVINO's own matrix product and numpy's
-        copy; others the GPU, by torch.
+        ``openvino``: the processor, with OpenVINO's own matrix product and numpy's copy;
+        others: the GPU, with torch.
     precision : {"f32", "f16", "bf16", "int8"}
     threads : int
         As for the engine.
@@ -122,7 +122,7 @@ def measured_rates(backend: str, precision: str, threads: int = 0) -> Rates:
     Raises
     ------
     EngineError
-        If there is nothing to measure it with.
+        If torch or a GPU is missing, or the precision is not supported.
     """
     if backend == "openvino":
         return Rates(_cpu_flops(precision, threads), _cpu_copied(), "OpenVINO, numpy")
@@ -193,7 +193,7 @@ def _gpu_rates(precision: str) -> Rates:
 
         return _best_s(synchronised)
 
-    # Not of ones: equal bits draw less power, and a card then clocks higher than a network lets it.
+    # With a matrix of ones, a card draws less power, and clocks higher, than with a network.
     matrix = torch.randn(GPU_SIDE, GPU_SIDE, dtype=kinds[precision], device="cuda")
     into = torch.empty_like(matrix)
     flops = 2 * GPU_SIDE**3 / run(lambda: torch.mm(matrix, matrix, out=into))

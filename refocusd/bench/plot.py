@@ -1,4 +1,4 @@
-"""Latency against the limit, as a picture."""
+"""Plots the time per frame against the limit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from refocusd.errors import OutputError
 
 
 def write_plot(path: Path, results: Sequence[Result]) -> None:
-    """Draw time a frame over frame size: worker, network alone, and the limit.
+    """Plot the time per frame over the frame size: worker, network alone, and the limit.
 
     Parameters
     ----------
     path : Path
-        PNG, SVG or PDF by its ending.
+        PNG, SVG or PDF, depending on its suffix.
     results : sequence of Result
-        Refused ones are left out.
+        Those that were refused are left out.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def write_plot(path: Path, results: Sequence[Result]) -> None:
 
 
 def _lines(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Results that belong to one line of the plot, by its label."""
+    """Results for each line of the plot, by its label."""
     lines: dict[str, list[Result]] = {}
     for result in results:
         if not result.refused:
@@ -67,7 +67,7 @@ def _draw(axes: Any, index: int, label: str, line: list[Result]) -> None:
     network = [percentile(result.engine_ms, 50) for result in line]
     limits = [result.roofline_ms or np.nan for result in line]
     colour = f"C{index}"
-    # Once in the legend: the colours distinguish the engines.
+    # Once in the legend, because the colours distinguish the engines.
     alone, limit = ("network alone", "limit") if index == 0 else (None, None)
     axes.errorbar(
         sizes, p50, yerr=(0 * p50, p95 - p50), color=colour, marker="o", capsize=3,

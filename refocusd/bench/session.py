@@ -1,7 +1,7 @@
-"""All combinations, in interleaved rounds; each round of each in a fresh process.
+"""Measures all combinations in interleaved rounds, each in a fresh process.
 
-A fresh process has a memory peak of its own, and no round can inherit what another
-left in a cache, a thread pool or a heap.
+A fresh process has its own memory peak, and a round cannot be affected by the caches, thread
+pools or heap of an earlier one.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import load_bundle
 from refocusd.processes.trial import attempt
 
-#: Bytes of a number, by precision.
+#: Bytes per value, by precision.
 BYTES = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1}
-#: The longest that one process may take.
+#: Time limit for one process, s.
 PROCESS_S = 600.0
 _REFERENCE = EngineOptions("openvino", "f32")
 
@@ -44,15 +44,15 @@ def run_session(
     ----------
     combinations : sequence of Combination
     frames : int
-        Timed in each round.
+        Number of frames timed in each round.
     rounds : int
     on_step : callable
-        Told what is measured next.
+        Called with a description of each step before it starts.
 
     Returns
     -------
     list of Result
-        In the same order; what is not available here says why.
+        In the order of `combinations`; those that cannot be measured here state the reason.
     """
     with TemporaryDirectory(prefix="refocusd-bench-", ignore_cleanup_errors=True) as name:
         return _Session(Path(name), frames, rounds, on_step).run(combinations)
@@ -106,7 +106,7 @@ class _Session:
     def _rates_of(self, combination: Combination, report: Report) -> Rates | None:
         options = combination.options
         if options.backend == "openvino" and report.device != "CPU":
-            return None  # nothing here measures Intel's graphics
+            return None  # rates of Intel's GPUs and NPUs cannot be measured
         backend = "openvino" if report.device == "CPU" else "cuda"
         key = (backend, report.precision, options.threads)
         if key not in self._rates:
@@ -136,7 +136,7 @@ class _Session:
 
 
 def ask(order: Order, limit_s: float = PROCESS_S) -> Report:
-    """Have one process measure; a process that fails or takes longer reports that as refused."""
+    """Run a measuring process; if it fails or exceeds `limit_s`, `Report.refused` says so."""
     try:
         return attempt("refocusd.bench", order, Report, limit_s)
     except WorkerError as error:
@@ -153,16 +153,16 @@ def _work(combination: Combination) -> Work | None:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a network has to do for one frame.
+    """The work of a network for one frame.
 
     Parameters
     ----------
     flops : float
-        Two an accumulated product, of convolutions and matrix products; the rest is small.
+        Two for each accumulated product of convolutions and matrix products; the rest is negligible.
     weights : int
-        Numbers that the network holds.
+        Number of constants in the network.
     pixels : int
-        Of the frame as the network sees it, padding included.
+        Pixels of the frame as the network sees it, including padding.
     """
 
     flops: float
@@ -170,15 +170,15 @@ class Work:
     pixels: int
 
     def least_bytes(self, precision: str) -> float:
-        """What must go through memory: weights once, the frame in and out as float32.
+        """Least number of bytes moved through memory: the weights, and the frame in and out as float32.
 
-        What lies between two layers need not leave the cache, so this is a true limit.
+        Intermediate results need not leave the cache, so this is a true lower limit.
         """
         return self.weights * BYTES.get(precision, 4) + 2 * 4 * self.pixels
 
 
 def count_work(onnx: Path, shape: tuple[int, int], multiple: int) -> Work:
-    """Count one whole frame's work.
+    """Count the work for one whole frame.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def count_work(onnx: Path, shape: tuple[int, int], multiple: int) -> Work:
 
 
 def _products(node: Any) -> int:
-    """Products that a node adds up; 0 for one that only moves or scales."""
+    """Number of products that a node adds up; 0 if it is neither convolution nor matrix product."""
     kind = node.get_type_name()
     if kind == "MatMul":
         taken = list(node.get_input_shape(0))
@@ -222,10 +222,10 @@ def _products(node: Any) -> int:
     if "Convolution" not in kind or len(node.inputs()) < 2:
         return 0
     kernel = [int(length) for length in node.get_input_shape(1)]
-    if kind.startswith("Group"):  # groups first
+    if kind.startswith("Group"):  # the first axis is that of the groups
         kernel = kernel[1:]
-    # Forwards (out, in, y, x): each output pixel adds up in*y*x.  Backwards (in, out, y, x):
-    # each input pixel is spread over out*y*x.
+    # Convolution (out, in, y, x): each output pixel adds up in*y*x products.  Transposed
+    # (in, out, y, x): each input pixel is spread over out*y*x.
     spread = kind.endswith("BackpropData")
     pixels = node.get_input_shape(0) if spread else node.get_output_shape(0)
     return int(math.prod(pixels) * math.prod(kernel[1:]))

@@ -1,4 +1,4 @@
-"""The best tiles of an engine, measured and kept for `refocusd run`."""
+"""Measures the best tiles of an engine, and stores them for `refocusd run`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from refocusd.models.bundle import load_bundle
 
 log = logging.getLogger(__name__)
 
-#: Tile and batch.
+#: Side of the tile, px, and batch.
 CANDIDATES = ((1024, 1), (512, 1), (512, 4), (1536, 1), (768, 2))
-#: Sides of the frame that is timed, which is cut into several of the largest tiles.
+#: Largest side of the frame that is timed, px: enough for several of the largest tiles.
 MOST_PX = 3072
 
 
 def tune(combination: Combination) -> None:
-    """Measure tiles and batches for one frame size, and keep the fastest.
+    """Measure tiles and batches for one frame size, and store the fastest.
 
-    Only for engines that look it up, and only if a frame does not go whole.  What cannot
-    be built here is left to the table, which says why.
+    Nothing is done for engines that do not use tiles, or if the frame is processed whole.  If the engine
+    cannot be built here, the table of results says why.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def tune(combination: Combination) -> None:
     finally:
         engine.close()
     bundle = load_bundle(model)
-    # A halo on each side as wide as half the tile leaves a quarter of its pixels.
+    # Smaller tiles would consist mostly of halos.
     least, multiple = 2 * least_tile_px(bundle, 0), bundle.size_multiple
     timed = (min(shape[0], MOST_PX), min(shape[1], MOST_PX))
     found = []

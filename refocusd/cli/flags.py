@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, get_origin
 
 from refocusd.config import SETTINGS, Setting, Settings, load_settings
+from refocusd.errors import ConfigError
 from refocusd.toml_value import toml_value
 
 #: Limits for the sides of frames.
@@ -101,6 +104,49 @@ def add_json_flag(parser: argparse.ArgumentParser) -> None:
         const="-",
         help="write the result as JSON to FILE; without FILE, print only JSON",
     )
+
+
+class Paths(argparse.Action):
+    """Paths of which each may have wildcards: Windows' shells leave these to the programs."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 (argparse's)
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Keep what the paths stand for, in the order of their names."""
+        setattr(namespace, self.dest, [path for value in values for path in _matching(value)])
+
+
+def _matching(path: Path) -> list[Path]:
+    """The path itself, if it is there or nothing matches it."""
+    if path.exists() or not glob.has_magic(str(path)):
+        return [path]
+    names = glob.glob(str(path))  # noqa: PTH207 (that of a path takes no root)
+    return [Path(name) for name in sorted(names)] or [path]
+
+
+def as_meant_on_windows(arguments: Sequence[str]) -> list[str]:
+    r"""Arguments of which a path in quotation marks may end in a backslash, as shells complete it.
+
+    Windows' programs take the mark after it for a part of the path: ``"D:\my data\"``.
+
+    Raises
+    ------
+    ConfigError
+        If the rest of the command line was taken for a part of it as well.
+    """
+    meant = []
+    for argument in arguments:
+        path, mark, rest = argument.partition('"')  # which no name of a file has there
+        if rest:
+            raise ConfigError(
+                f'the end of "{path}" was not found: leave out the backslash before its last quotation mark'
+            )
+        meant.append(f"{path}\\" if mark else path)
+    return meant
 
 
 def frame_size(text: str) -> tuple[int, int]:

@@ -7,10 +7,11 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from itertools import pairwise
 
 from refocusd import __version__
 from refocusd.cli.console import tolerate_any_encoding
-from refocusd.cli.flags import add_module
+from refocusd.cli.flags import add_module, as_meant_on_windows
 from refocusd.cli.logs import add_log_flags, logged
 from refocusd.errors import RefocusdError
 from refocusd.processes.background_log import escape_controls, write_bounded
@@ -45,11 +46,11 @@ examples:
 """
 
 
-def build_parser(named: str = "") -> argparse.ArgumentParser:
+def build_parser(*arguments: str) -> argparse.ArgumentParser:
     """The parser of all sub-commands, including those of other packages.
 
-    If `named` is one of ours, only that one is added, because importing all of them takes longer
-    than most of them run.
+    If `arguments` name one of ours, only that one is imported, and none for the version, because importing all of them
+    takes longer than most of them run.
     """
     parser = argparse.ArgumentParser(
         prog="refocusd",
@@ -61,13 +62,23 @@ def build_parser(named: str = "") -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     add_log_flags(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="subcommand")
-    ours = [named] if named in COMMANDS else COMMANDS
-    for name in ours:
+    word = _first_word(arguments)
+    if word == "--version":
+        return parser
+    for name in [word] if word in COMMANDS else COMMANDS:
         add_module(commands, name, importlib.import_module(f"refocusd.cli.commands.{name}"))
-    if ours is COMMANDS:
+    if word not in COMMANDS:
         for entry in entry_points(group="refocusd.commands"):
             entry.load()(commands)
     return parser
+
+
+def _first_word(arguments: Sequence[str]) -> str:
+    """The command, or ``--version``; empty if there is neither."""
+    for before, word in pairwise(("", *arguments)):
+        if word == "--version" or not (word.startswith("-") or before == "--log-file"):
+            return word
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,8 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     tolerate_any_encoding()
     arguments = sys.argv[1:] if arguments is None else arguments
-    parsed = build_parser(*arguments[:1]).parse_args(arguments)
     try:
+        if sys.platform == "win32":
+            arguments = as_meant_on_windows(arguments)
+        parsed = build_parser(*arguments).parse_args(arguments)
         with logged(
             parsed.subcommand, verbose=parsed.verbose, as_json=parsed.log_json, file=parsed.log_file
         ):

@@ -1,4 +1,4 @@
-"""One position of a screen, refocused by a worker of a cluster."""
+"""Refocuses one position of a screen, in a worker of a cluster."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from refocusd.worker.blurs import Blurs, known_blur
 from refocusd.worker.refocus import Calibrated, refocus_frame
 from refocusd.worker.session import Prepared, prepare
 
-#: Larger frames are read, refocused and written one after another: memory may not hold two more.
+#: Larger frames, in bytes, are read, refocused and written one after another: memory may not hold two more.
 AHEAD_NBYTES = 32 << 20
 #: glibc returns freed memory above this size to the system; the parameters of its `mallopt`.
 KEPT_NBYTES = 64 << 20
@@ -61,7 +61,7 @@ _engines: dict[bytes, Prepared] = {}
 def refocus_position(order: bytes) -> bytes:
     """Refocus the frames of one position that are not in the output yet.
 
-    It may be killed at any moment and run again: frames that are listed are not refocused twice.
+    A job may be killed at any moment and run again: frames that the output lists are not refocused twice.
 
     Parameters
     ----------
@@ -78,6 +78,7 @@ def refocus_position(order: bytes) -> bytes:
     RefocusdError
         If the raw store cannot be read, the output cannot be written, or no engine can be built.
     MemoryError
+        If a frame needs more memory than is available.
     """
     told = PositionOrder.unpack(order)
     prepared = engines_of(told.settings)
@@ -107,7 +108,7 @@ def refocus_position(order: bytes) -> bytes:
 
 
 def build_engines(settings: bytes) -> None:
-    """Build the engines for packed settings; the jobs report what is wrong with them."""
+    """Build the engines for packed settings; if this fails, the jobs report the error."""
     with suppress(RefocusdError, MemoryError):
         engines_of(msgspec.msgpack.decode(settings, type=Settings))
 
@@ -119,7 +120,7 @@ def engines_of(settings: Settings) -> Prepared:
     ------
     BundleError, EngineError
     """
-    # Settings that engines do not depend on must not build them again.
+    # Engines are not built again if only settings change that they do not depend on.
     name = msgspec.msgpack.encode((settings.models, settings.engine_options))
     with _lock:
         if name not in _engines:
@@ -134,7 +135,7 @@ def choose_device() -> None:
     with suppress(ImportError, ValueError, TypeError):
         from distributed import get_worker
 
-        number = int(get_worker().name)  # other clusters have names that are not numbers
+        number = int(get_worker().name)  # the names of other clusters' workers are not numbers
         if (cards := _cards()) > 1:
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(number % cards))
 
@@ -142,9 +143,9 @@ def choose_device() -> None:
 def keep_memory() -> None:
     """Keep the memory of freed arrays for the next ones, as glibc does by default.
 
-    Dask makes its workers return all of it at once (``MALLOC_TRIM_THRESHOLD_``), which is good for
-    large results.  Here each frame needs the same arrays again: at 696 x 520 px, returning them cost
-    18 000 page faults and 40 ms per frame.
+    Dask makes its workers return all of it to the system at once (``MALLOC_TRIM_THRESHOLD_``), which is
+    useful for large results.  Here, each frame needs the same arrays again: at 696 x 520 px, returning
+    them cost 18 000 page faults and 40 ms per frame.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
@@ -165,7 +166,7 @@ def _cards() -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """A frame that has its final state, but is not written yet."""
+    """A refocused frame that is not written yet."""
 
     job: WriteFrame
     axes: Axes
@@ -191,7 +192,7 @@ class _Position:
         Raises
         ------
         DiskFullError, DeviceLostError, MemoryError
-            The next frame would fail too.
+            If the next frame would fail too.
         """
         if not keys or self.raw.first_format().nbytes > AHEAD_NBYTES:
             return [self._write(self._attempt(key, self._read(key))) for key in keys]
@@ -283,7 +284,7 @@ class _Position:
         return attempt_of(self.told.run, job, state, reason)
 
     def _attempt_slide(self, key: str) -> Attempt:
-        """As `_attempt` and `_write`, for a frame that does not fit into memory."""
+        """Do what `_attempt` and `_write` do, for a frame that does not fit into memory."""
         told, raw, image, prepared = self.told, self.raw, self.image, self.prepared
         begun = time.perf_counter_ns()
         form, axes = raw.format_of(key), json.loads(key)
@@ -323,7 +324,7 @@ class _Position:
         return attempt_of(told.run, job, state, reason)
 
     def _submit(self, key: str, metadata: Metadata, before: int, begun_ns: int) -> Submit:
-        """The frame as a daemon would have got it; no slot holds its pixels."""
+        """The frame as a source would have submitted it to a daemon; no slot holds its pixels."""
         text = json.dumps(dict(metadata), default=str)
         slot = Slot(0, self.raw.format_of(key).nbytes)
         return Submit(self.told.acquisition, key, slot, before, text, begun_ns, live=False)

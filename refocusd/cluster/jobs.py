@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: How often a position is started again because its worker was lost or its list was locked.
+#: Number of attempts at a position whose worker is lost or whose list is locked, without progress.
 MAX_ATTEMPTS = 10
-#: Wait before the next attempt, in s, times the number of attempts: another job may still hold the list.
+#: Wait before the next attempt, in s per attempt so far: another job may still hold the list.
 AGAIN_S = 1.0
-#: How often to check whether there are workers, if no job ends.
+#: Interval of the checks whether there are workers, in s, while no job ends.
 LOOK_S = 30.0
 #: What Dask raises if a worker, or the result that it held, is lost.
 _LOST = frozenset({"KilledWorker", "CancelledError", "FutureCancelledError", "CommClosedError"})
@@ -52,7 +52,7 @@ class Jobs:
     Attributes
     ----------
     rows_lost : bool
-        Some frames may be written that the ledger does not have.
+        Whether frames may be written that the ledger does not have.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Jobs:
         #: Jobs that have ended for any reason, including those that were lost with their scheduler.
         self._ended: SimpleQueue[Future] = SimpleQueue()
         self._given_up: list[RefocusdError] = []
-        #: It was reported that there is no worker.
+        #: Whether it was reported that there is no worker.
         self._alone = False
 
     def all(self, orders: Sequence[PositionOrder]) -> None:
@@ -75,9 +75,9 @@ class Jobs:
         Raises
         ------
         DiskFullError
-            No other job would succeed either.
+            If the disk is full, so that no other job would succeed either.
         TransportError
-            If the scheduler was lost, and did not come back.
+            If the scheduler was lost and did not come back.
         """
         for order in orders:
             self._submit(order, 1)
@@ -94,20 +94,22 @@ class Jobs:
             self.rows_lost = True
             if isinstance(outcome, DiskFullError):
                 self._client.cancel(list(self._running))
-                raise DiskFullError(f"{outcome}; the same command goes on from there") from outcome
+                raise DiskFullError(
+                    f"{outcome}; run the same command again to continue"
+                ) from outcome
             # A long position may lose many workers, as long as each of them makes progress.
             got_on = _listed_nbytes(job.order) > job.listed_nbytes
             attempt = 1 if got_on else job.attempt
             if attempt >= MAX_ATTEMPTS or not _may_pass(outcome):
                 self._given_up.append(_said(job.order, attempt, outcome))
                 continue
-            log.warning("%s: begun again (%s)", job.order.position, _named(outcome))
+            log.warning("%s: started again (%s)", job.order.position, _named(outcome))
             time.sleep(AGAIN_S * attempt)
             self._submit(job.order, attempt + 1)
 
     def _submit(self, order: PositionOrder, attempt: int) -> None:
         try:
-            # Not pure: the same order again is another attempt.
+            # Not pure, because the same order is another attempt if it is submitted again.
             future = self._client.submit(
                 refocus_position,
                 order.pack(),
@@ -117,8 +119,8 @@ class Jobs:
         except Exception as error:
             if self._client.status == "closed":
                 raise TransportError(
-                    "the Dask scheduler is gone and did not come back; what was written stays: the "
-                    "same command goes on from there"
+                    "the Dask scheduler is gone and did not come back; what was written is kept: run "
+                    "the same command again to continue"
                 ) from error
             raise
         self._running[future] = _Job(order, attempt, _listed_nbytes(order))
@@ -129,7 +131,7 @@ class Jobs:
         with suppress(Empty):
             return self._ended.get(timeout=LOOK_S)
         if not self._client.scheduler_info()["workers"] and not self._alone:
-            log.warning("no worker is there: jobs wait for one (in the queue?)")
+            log.warning("there are no workers: jobs wait for one (are they still in the queue?)")
             self._alone = True
         return None
 
@@ -146,7 +148,7 @@ class Jobs:
         return found
 
     def _was_too_large(self, killed: Any) -> bool:
-        """Whether Dask ended a job's last worker because it took more than its memory."""
+        """Whether Dask ended a job's last worker because it exceeded its memory limit."""
         events = self._client.get_events("worker-restart-memory") or ()
         return killed.last_worker.address in {event["worker"] for _, event in events}
 
@@ -156,6 +158,7 @@ class Jobs:
         Raises
         ------
         RefocusdError
+            If there is one; the error of the position if it is the only one.
         """
         if len(self._given_up) == 1:
             raise self._given_up[0]
@@ -163,7 +166,7 @@ class Jobs:
             raise WorkerError(f"{len(self._given_up)} positions were given up: {self._given_up[0]}")
 
     def take(self, result: JobResult) -> None:
-        """Record what a job did."""
+        """Record the result of a job."""
         self._dataset.record_attempts(result.attempts)
         self.rows_lost |= result.found > 0
         self._on_frames(len(result.attempts) + result.found)
@@ -200,13 +203,13 @@ def _said(order: PositionOrder, tries: int, error: BaseException | None) -> Refo
         return error
     if isinstance(error, MemoryError):
         return WorkerError(
-            f"{where}: a worker has not enough memory for a frame; give jobs more with --job-memory"
+            f"{where}: a worker does not have enough memory for a frame; give jobs more with --job-memory"
         )
     if _may_pass(error):
         return WorkerError(
-            f"{where}: its worker was lost {tries} times in a row without a frame (killed, preempted, "
-            "or out of memory); what was written stays: the same command goes on from there, with "
-            "more --job-memory if that was it"
+            f"{where}: its worker was lost {tries} times in a row before it wrote a frame (killed, "
+            "preempted, or out of memory); what was written is kept: run the same command again to "
+            "continue, with more --job-memory if memory was short"
         )
     return WorkerError(f"{where}: {type(error).__name__}: {error}")
 

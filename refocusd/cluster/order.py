@@ -12,7 +12,7 @@ from refocusd.transport.messages import KnownBlur
 
 
 class Packed(msgspec.Struct, frozen=True):
-    """What travels between this process and the workers of a cluster."""
+    """Data that this process and the workers of a cluster exchange."""
 
     def pack(self) -> bytes:
         """Encode it."""
@@ -30,15 +30,15 @@ class PositionOrder(Packed, frozen=True):
     Parameters
     ----------
     raw, output : str
-        The raw store, and the refocused one, as every worker sees them.
+        Paths of the raw store and of the refocused one, which are the same for every worker.
     position : str
-        Path of the image in both.
+        Path of the image in both stores.
     keys : list of str
         Canonical axes of the frames.
     acquisition, run : str
     settings : Settings
     first : str
-        JSON: the microscope, from the metadata of the first frame.
+        The microscope, from the metadata of the first frame, as JSON.
     profiles : list of str
         Ids of the calibration profiles.
     blurs : dict of str to KnownBlur
@@ -58,14 +58,14 @@ class PositionOrder(Packed, frozen=True):
 
 
 class JobResult(Packed, frozen=True):
-    """What became of the frames of one position.
+    """The outcome of one position.
 
     Parameters
     ----------
     attempts : list of Attempt
         One for each frame that was attempted.
     found : int
-        Frames that an earlier job had written before it was killed.
+        Number of frames that an earlier job had written before it was killed.
     """
 
     attempts: list[Attempt]

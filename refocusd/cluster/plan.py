@@ -1,4 +1,4 @@
-"""What a screen on a cluster will take, from frames measured on this computer."""
+"""Predicts time and memory of a screen on a cluster, from frames measured on this computer."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SLIDE_PART_PX = 4096
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a screen will take, from frames measured on this computer.
+    """Predicted time and memory of a screen, from frames measured on this computer.
 
     Parameters
     ----------
     jobs, frames : int
-        Positions with frames to refocus, and these frames.
+        Number of positions with frames to refocus, and of these frames.
     frame_ms : float
-        Time for one frame in one worker: the slower of two.
+        Time for one frame in one worker: the slower of the two measured frames.
     nbytes : int
         Size of all raw pixels, uncompressed; the output has as many, and its pyramid.
     worker_nbytes : int
-        Memory of a worker.
+        Memory that a worker needs.
     """
 
     jobs: int
@@ -43,7 +43,7 @@ class Plan:
     worker_nbytes: int
 
     def hours(self, workers: int) -> float:
-        """Expected time with this number of workers, h; one position is refocused by one worker."""
+        """Predicted time with this number of workers, in hours; one worker refocuses one position."""
         busy = min(workers, self.jobs) or 1
         return self.frames * self.frame_ms / busy / 3.6e6
 
@@ -61,7 +61,7 @@ class Plan:
 
 
 def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
-    """Measure two frames on this computer, and predict what all of them will take.
+    """Measure two frames on this computer, and predict the time and memory for all of them.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
     keys = [key for key in keys if not frames.unfit(key)]
     times = []
     form = frames.first_format()
-    # Part of a slide is enough.
+    # For a slide, a part of it is measured.
     most = SLIDE_PART_PX if has_slides(frames) else max(form.height, form.width)
     height, width = min(most, form.height), min(most, form.width)
     for key in [*keys[:1], *keys[-1:]]:
@@ -99,7 +99,7 @@ def has_slides(frames: Dataset) -> bool:
 
 
 def by_position(keys: Sequence[str]) -> dict[str, list[str]]:
-    """Keys by the position that they are of, "" for frames without one."""
+    """Keys by their position, "" for frames without one."""
     found: dict[str, list[str]] = {}
     for key in keys:
         found.setdefault(str(json.loads(key).get("position", "")), []).append(key)

@@ -18,19 +18,19 @@ from refocusd.transport.messages import KnownBlur
 def plate_blurs(frames: Dataset, engines: Mapping[str, Engine]) -> dict[str, KnownBlur]:
     """The blur of each channel and plane, measured in frames that are spread evenly over the plate.
 
-    A job weighs it against the blur of its own frames, as it does a measured PSF.  The uncertainty is
-    the spread over the plate: it is large where the positions differ in focus.
+    A job weighs this blur against that of its own frames, as it does with a measured PSF.  The uncertainty
+    is the spread over the plate: it is large if the positions differ in focus.
 
     Parameters
     ----------
     frames : Dataset
     engines : mapping of str to Engine
-        By channel, as `refocusd.worker.session.Prepared` has them.
+        The engine of each channel, as in `refocusd.worker.session.Prepared`.
 
     Returns
     -------
     dict of str to KnownBlur
-        By `kind_of`; without the kinds of which `pooled` tells nothing.
+        By `kind_of`; kinds for which `pooled` gives no blur are missing.
     """
     keys: dict[str, list[str]] = {}
     for key in frames.axes_keys():

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-#: Time limit for the answer of a scheduler named by its address, which may have been restarted.
+#: Time limit for the answer of a scheduler given by its address, in s: it may just have been restarted.
 ANSWER_S = 30.0
-#: Number of workers that a position may lose before the scheduler gives it up; we then try again.
+#: Number of workers that a position may lose before the scheduler gives it up; `jobs` then submits it again.
 ALLOWED_FAILURES = 5
 
 
@@ -34,9 +34,9 @@ class ClusterOptions:
     where : str
         ``local``, ``slurm``, or the address of a Dask scheduler (``tcp://...``).
     workers : int
-        Number of simultaneous jobs; 0 is one for each core (local), or 8.
+        Number of simultaneous jobs; 0 stands for one per core (local), or 8.
     threads : int
-        Threads of each engine; 0 is 1.
+        Number of threads of each engine; 0 stands for 1.
     memory : str
         Memory of each worker, such as ``4GB``.
     walltime : str
@@ -95,12 +95,11 @@ def connected(options: ClusterOptions) -> Iterator[Client]:
         ) from error
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", options.walltime):
         raise ConfigError(f"--job-time {options.walltime}: write H:M:S, such as 01:30:00")
-    # We report the workers that come and go ourselves.
+    # `jobs` reports workers that are lost.
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    # Frames are refocused by our engines, in one thread a worker; Dask keeps nothing in memory.
     settings = {
         "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
-        # A thread in each worker would inspect the engine's stack a hundred times a second.
+        # Otherwise, a thread in each worker would inspect the engine's stack a hundred times a second.
         "distributed.worker.profile.enabled": False,
     }
     with ExitStack() as stack:
@@ -137,7 +136,7 @@ def _local(options: ClusterOptions) -> Any:
         dashboard_address="127.0.0.1:0",
         host="127.0.0.1",
     )
-    # A worker that is killed while it starts is replaced too.
+    # So that a worker that is killed while it starts is replaced too.
     cluster.adapt(minimum=options.at_a_time, maximum=options.at_a_time)
     return cluster
 
@@ -160,7 +159,7 @@ def _slurm(options: ClusterOptions) -> Any:
         job_extra_directives=[*directives, *options.options],
         job_script_prologue=prologue,
     )
-    # Jobs that the queue ends (preemption, time) are replaced as long as there is work.
+    # Jobs that SLURM ends (preemption, time limit) are replaced as long as there is work.
     cluster.adapt(minimum=1, maximum=options.at_a_time)
     return cluster
 

@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 
 class Cluster:
-    """Workers of a cluster: to `refocusd process` what `OwnDaemon` is without one.
+    """Workers of a cluster, which `refocusd process` uses in place of `OwnDaemon`.
 
     Parameters
     ----------
     client : distributed.Client or None
-        None for this process alone, one position after another.
+        None refocuses in this process, one position after another.
     """
 
     def __init__(self, client: Client | None) -> None:
@@ -58,7 +58,7 @@ class Cluster:
         self._warming: list[Future] = []
 
     def start(self, settings: Settings) -> None:
-        """Build an engine in this process: the record of the frames names the engine that makes them.
+        """Build an engine in this process too, because the frames' records name the engine that made them.
 
         Raises
         ------
@@ -66,7 +66,7 @@ class Cluster:
         """
         self._settings = settings
         if self._client is not None:
-            # At the same time as ours, so that the first jobs find them built.
+            # At the same time as the engine of this process, so that they are ready for the first jobs.
             packed = msgspec.msgpack.encode(settings)
             self._warming = [
                 self._client.submit(build_engines, packed, workers=[worker], pure=False)
@@ -75,7 +75,7 @@ class Cluster:
         engines_of(settings)
 
     def run_of(self, profiles: Sequence[str]) -> str:
-        """Id of the run that these calibration profiles make."""
+        """Id of the run with these calibration profiles."""
         engine = engines_of(self._settings).ready.engine
         return run_id(engine, self._settings, selection_id(profiles))
 
@@ -100,13 +100,15 @@ class Cluster:
         begun = time.perf_counter()
         with self.opened(frames, keys, output) as (dataset, orders):
             jobs = Jobs(self._client, dataset, on_frames)
+            # Frames that cannot be refocused are in no order: they have their state.
+            on_frames(len(keys) - sum(len(order.keys) for order in orders))
             if self._client is None:
                 for order in orders:
                     jobs.take(JobResult.unpack(refocus_position(order.pack())))
             else:
                 jobs.all(orders)
             if jobs.rows_lost:
-                # They were lost with the jobs that were killed; the metadata of the frames contain them.
+                # Rows were lost with jobs that were killed; the metadata of the frames contain them.
                 dataset.repair()
             jobs.check()
         return dataset.sink.path, time.perf_counter() - begun
@@ -115,7 +117,7 @@ class Cluster:
     def opened(
         self, frames: Dataset, keys: Sequence[str], output: Output
     ) -> Iterator[tuple[OutputDataset, list[PositionOrder]]]:
-        """Open the output, with room for these frames, and list what each job is to do.
+        """Open the output, with room for these frames, and yield it with the orders of the jobs.
 
         Raises
         ------
@@ -124,8 +126,8 @@ class Cluster:
         """
         if not (isinstance(frames, StoreReader) or has_slides(frames)):
             raise InputError(
-                f"{frames.path} is no OME-Zarr, whose positions several workers can write at once: "
-                "refocus it without --cluster, or convert it"
+                f"{frames.path} is not an OME-Zarr store, whose positions several workers can write at "
+                "once: refocus it without --cluster, or convert it"
             )
         dataset = OutputDataset.open(self._settings, self._open_output(frames, output))
         acquired: int | None = None
@@ -141,8 +143,8 @@ class Cluster:
             )
             if not isinstance(dataset.sink, MirrorSink):
                 raise OutputError(
-                    f"{dataset.sink.path} was not begun as an OME-Zarr with a place for each frame, and "
-                    "cannot be continued so: name another --output"
+                    f"{dataset.sink.path} was not created as an OME-Zarr store with a place for each frame, "
+                    "so this command cannot continue it: name another --output"
                 )
             for order in orders:
                 dataset.sink.make_room(json.loads(order.keys[-1]))

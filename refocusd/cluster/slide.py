@@ -1,4 +1,4 @@
-"""Images too large for memory, refocused in tiles with one blur and one range of counts."""
+"""Refocuses images too large for memory, in tiles with one blur and one range of counts."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from refocusd.worker.refocus import refocus_frame
 
 #: Reductions are multiples of 1 / STEPS, so that all tiles share one grid of reduced pixels.
 STEPS = 16
-#: Largest reduction, and the side of a tile in reduced px up to it: lengths that `Reduction` keeps, and
-#: multiples of the sizes that networks take.
+#: Pairs: up to this reduction, a tile has this side, in reduced px.  `Reduction` keeps these lengths, and
+#: they are multiples of the sizes that networks accept.
 SIDES = ((2.0, 1440), (5.0, 720), (math.inf, 480))
-#: Surroundings of a tile, reduced px: a network's receptive field, and what is reflected at its border.
+#: Surroundings of a tile, in reduced px: a network's receptive field, and what is reflected at its border.
 HALO = 96 + 16
-#: Number of parts, along each side, in which the blur is measured, and their side, px.
+#: Number of parts, along each side, in which the blur is measured, and the side of a part, px.
 SAMPLED, SAMPLE_PX = 4, 1024
 
-#: Takes pixels and their rows and columns.
+#: Writes pixels, given with their rows and columns.
 WritePart = Callable[[Pixels, slice, slice], None]
 
 
@@ -53,7 +53,7 @@ class TilePlan:
     side_px : int
         Side of a window.
     halo_px : int
-        Least surroundings of a region in its window, except at the border of the image.
+        Smallest margin between a region and the edge of its window, except at the border of the image.
     region_px : (int, int)
         Height and width of a region.
     """
@@ -65,7 +65,7 @@ class TilePlan:
 
     @classmethod
     def of(cls, numerator: int, multiple: int, file_px: tuple[int, int]) -> TilePlan:
-        """For a reduction by `numerator` / `STEPS`; regions are whole files where they can be."""
+        """The plan for a reduction by `numerator` / `STEPS`; if possible, regions are whole files."""
         factor = numerator / STEPS
         side = next(side for most, side in SIDES if factor <= most)
         step = numerator * multiple // math.gcd(numerator * multiple, STEPS)
@@ -75,7 +75,7 @@ class TilePlan:
         return cls(step, side * numerator // STEPS, halo, (rows, columns))
 
     def window(self, start: int, length: int) -> int:
-        """Where the window of a region starts, of an image of this length."""
+        """Where the window of a region starts, in an image of this length."""
         around = self.halo_px
         last = -(-max(0, length - self.side_px) // self.step_px) * self.step_px
         return min(max(0, start - around) // self.step_px * self.step_px, last)
@@ -93,20 +93,25 @@ def refocus_slide(
     """Refocus an image one tile at a time, with memory for a few tiles.
 
     Blur, range of counts and verdict come from a sample of its parts, and are the same for the whole image:
-    tiles with a blur of their own would have seams between them.
+    tiles with blurs of their own would have visible seams between them.
 
     Parameters
     ----------
     engine : Engine
         One that works at the scale of the blur, `DeconvolutionEngine` or `IdentityEngine`.
     form : PageFormat
-        Of the image.
+        Format of the image.
     file_px : (int, int)
         Height and width of the part that one file of the output holds.
     read, write : callable
     settings : Settings
     done : TilesDone
         Tiles that an earlier job has written; those that are written now are added.
+
+    Returns
+    -------
+    FrameFacts
+        Facts of the sample, with the range of counts, time and clipped pixels of the whole image.
 
     Raises
     ------
@@ -174,7 +179,7 @@ def _begin(
         fine_px = SCALE_PX
         blur, numerator = _blur_of(facts, fine_px, narrowed)
         made = [deconvolve(without_hot_pixels(part), blur.sigma_px) for part in parts]
-        # Parts without structure give no information.
+        # Parts without structure give no information; they need no iterations.
         telling = [each for each in made if each.iterations] or made
         pedestal = float(np.median([each.pedestal for each in telling]))
         iterations = max(1, round(np.median([each.iterations for each in telling])))
@@ -182,7 +187,7 @@ def _begin(
         fine_px = _scaled(engine).grid[0]
         blur, numerator = _blur_of(facts, fine_px, careful)
     counts = _range_of(parts, blur, fine_px)
-    reasons = [*facts.reasons, f"judged by {len(found)} parts of a large image"]
+    reasons = [*facts.reasons, f"judged from {len(found)} parts of a large image"]
     done.begin(
         SlideBegun(
             done.raw_checksum,
@@ -202,7 +207,7 @@ def _begin(
 def _by_parts(
     engine: Engine, begun: SlideBegun
 ) -> tuple[Callable[[Pixels, Pixels], Refocused], int]:
-    """The function that refocuses a part of an image, and the number that its reduced sides are multiples of."""
+    """The function that refocuses a part of an image, and the number that its reduced sides must be multiples of."""
     if isinstance(engine, DeconvolutionEngine):
         whole = WholeImage(begun.offset, begun.pedestal, begun.iterations)
         return lambda seen, out: engine.refocus_part(seen, out, begun.sigma_px, whole), 1
@@ -213,8 +218,8 @@ def _by_parts(
 def _scaled(engine: Engine) -> ScaledEngine:
     if not isinstance(engine, ScaledEngine):
         raise EngineError(
-            f"{engine.description.model_id or engine.description.backend} takes no image in parts; "
-            "name a model that works at the scale of the blur, or the backend deconvolution"
+            f"{engine.description.model_id or engine.description.backend} cannot refocus an image in "
+            "parts; name a model that works at the scale of the blur, or the backend deconvolution"
         )
     return engine
 

@@ -1,4 +1,4 @@
-"""The tiles of a large image that are written, so that a killed job continues from there."""
+"""Records which tiles of a large image are written, so that the next job continues if one is killed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class SlideBegun(msgspec.Struct, frozen=True):
     Parameters
     ----------
     raw_checksum : int
-        Of the whole raw image.
+        Checksum of the whole raw image.
     facts : FrameFacts
-        The facts of its sample.
+        Facts of the sample of its parts.
     sigma_px, uncertainty : float
         The blur that the engine is given, see `BlurEstimate`.
     numerator : int
@@ -31,7 +31,7 @@ class SlideBegun(msgspec.Struct, frozen=True):
         The range of counts.
     pedestal : float
     iterations : int
-        Of the deconvolution, see `WholeImage`; 0 for a network.
+        Parameters of the deconvolution, see `WholeImage`; 0 for a network.
     """
 
     raw_checksum: int
@@ -65,7 +65,7 @@ class TileDone(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TilesDone:
-    """A file of JSON lines: what the tiles share, then each tile once it is written.
+    """A file of JSON lines: what all tiles share, then each tile once it is written.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class TilesDone:
         self.raw_checksum = raw_checksum
         self.begun: SlideBegun | None = None
         self.tiles: dict[tuple[int, int], TileDone] = {}
-        # A line may be half written: its tile is refocused again.
+        # A line may be incomplete: its tile is refocused again.
         with contextlib.suppress(FileNotFoundError, ValueError, msgspec.DecodeError):
             first, *others = path.read_bytes().splitlines()
             begun = msgspec.json.decode(first, type=SlideBegun)
@@ -107,14 +107,14 @@ class TilesDone:
         self._write(msgspec.json.encode(begun), "wb")
 
     def add(self, tile: TileDone) -> None:
-        """Write that a tile is done.
+        """Record that a tile is written.
 
         Raises
         ------
         OutputError
         """
         self.tiles[tile.top, tile.left] = tile
-        # On its own line, whatever a killed job has left behind.
+        # On its own line, even if a killed job has left an incomplete one.
         self._write(b"\n" + msgspec.json.encode(tile), "ab")
 
     def remove(self) -> None:

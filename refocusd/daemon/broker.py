@@ -1,4 +1,4 @@
-"""One thread, one socket: passes messages and events to those who act on them.
+"""Passes messages and events to the parts of the daemon that act on them, in one thread.
 
 Frames wait in slots of the ring, and slots are credit: a source cannot send a
 frame without one, so nothing here grows with the length of an acquisition.
@@ -42,13 +42,13 @@ from refocusd.transport.secure.endpoints import Endpoints
 
 log = logging.getLogger(__name__)
 
-#: How often time-outs are checked.
+#: Interval of the checks for time-outs.
 TICK_S = 0.25
-#: The largest headers are that of an acquisition, and of the axes of many frames.
+#: Largest size of a header.  The largest are those of an acquisition, and of the axes of many frames.
 MAX_HEADER_NBYTES = 32 << 20
-#: At most one line is logged in this time about what peers do wrong.
+#: At most one line about refused messages is logged in this time.
 COMPLAIN_S = 0.2
-#: What a peer may send without a slot, and as often as it likes.
+#: Messages that a peer can send at any time, without a slot; only `Peers.asked` limits them.
 _QUESTIONS = (
     *(wire.Hello, wire.Ping, wire.Open, wire.Behind, wire.GiveBack, wire.Unseen),
     *(wire.Pause, wire.CatchUp, wire.StatusRequest, wire.Look, wire.Follow),
@@ -63,12 +63,12 @@ class Broker:
     settings : Settings
     endpoints : Endpoints
         The bound sockets; the broker's thread owns them from `start` on.
-    ring, writer
-        See their classes.
+    ring : SharedRing
+    writer : Writer
     event_queue : EventQueue
-        What other threads report.
+        The events that other threads report.
     token : str
-        What the daemon's own workers and catch-ups prove themselves with.
+        Proof that the daemon started a worker or a catch-up.
     catch_up : callable
         Starts a catch-up of an acquisition, in a run.
     processes : WorkerProcesses
@@ -78,13 +78,13 @@ class Broker:
     Attributes
     ----------
     acquisitions : Acquisitions
-        To be read once the thread has ended.
+        Other threads may read it once the broker's thread has ended.
     ready : threading.Event
-        Set once a worker is ready, or the daemon cannot have one.
+        Set once a worker is ready, or the thread has ended.
     failure : str
-        Why the daemon ended, if not because it was asked to.
+        Why the daemon ended, if it was not asked to.
     stop_by : float
-        When what is in progress is given up (`time.monotonic`); 0 if nobody asked for a stop.
+        When frames in progress are abandoned (`time.monotonic`); 0 until a stop is requested.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Broker:
 
     @property
     def verdicts(self) -> dict[str, int]:
-        """Frames by verdict; once it has ended."""
+        """Number of frames by verdict; read it once the thread has ended."""
         return self._lifecycle.statistics.verdicts
 
     def join(self, timeout_s: float | None = None) -> bool:
@@ -186,7 +186,7 @@ class Broker:
     def _on_event(self, event: events.Event) -> None:
         match event:
             case events.AcquisitionEvent():
-                # One that a stopping daemon has dropped is not waited for any more.
+                # Events of an acquisition that a stopping daemon has dropped are ignored.
                 if acquisition := self.acquisitions.get(event.acquisition):
                     self._handlers[type(event)](acquisition, event)
             case events.PreviewTaken():
@@ -234,8 +234,8 @@ class Broker:
             return
         if pixels is not None:
             parts.append(pixels.data.cast("B"))
-        # If the peer is gone or does not read, its time-out will tell.  A task's slot is not
-        # used again before its answer, so on the way to another host it need not be copied.
+        # If the peer is gone or does not read, its time-out shows this.  The slot of a task is not used
+        # again before the answer, so its pixels need not be copied on the way to another host.
         self._endpoints.send(identity, parts, copy=self._endpoints.remote(identity) is None)
 
     def _receive(self, identity: bytes, parts: list[zmq.Frame]) -> None:
@@ -254,18 +254,18 @@ class Broker:
         except TransportError as error:
             self._complain(str(error))
             about = getattr(message, "acquisition", "")
-            # A peer of an earlier daemon says Hello and may then ask the same again; what a
-            # stopping daemon does not take is for the next one.
+            # A peer of an earlier daemon sends Hello and may then repeat its request; a request that a
+            # stopping daemon refuses can be repeated to the next one.
             again = identity not in self._peers or self._lifecycle.stopping
             self._send(identity, wire.Refused(str(error), about, again=again), None)
             if self._peers.refused(identity):
                 self._drop(identity, str(error))
         except Exception:
-            # No message may end the daemon: whoever sent this gets no answer.
+            # No message may end the daemon: the sender of this one gets no answer.
             log.exception("a message of %r failed", type(message).__name__)
 
     def _drop(self, identity: bytes, why: str) -> None:
-        """Listen no more to a peer that floods the daemon, or does not read."""
+        """Ignore a peer from now on that floods the daemon, or does not read its answers."""
         log.warning(
             "%r is not listened to any more: it was refused too often, last: %.200s (%d such since the "
             "start)",
@@ -277,7 +277,7 @@ class Broker:
         self._intake.lost(identity)
 
     def _complain(self, text: str) -> None:
-        """Log what a peer did wrong; one that goes on doing so does not fill the disk."""
+        """Log why a message was refused; not every time, so that a faulty peer cannot fill the disk."""
         now = time.monotonic()
         if now - self._complained_at > COMPLAIN_S:
             self._complained_at = now
@@ -312,7 +312,7 @@ class Broker:
         welcome = wire.Welcome(
             wire.PROTOCOL,
             __version__,
-            # Of no use on another host, and none of its business.
+            # The ring cannot be used from another host, which need not know its address.
             RingAddress(0, -1, "", 0) if remote else self._ring.address,
             self._settings.policy,
             self._settings.pass_in_focus,

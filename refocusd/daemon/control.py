@@ -1,4 +1,4 @@
-"""What control peers and views ask for: status, previews, a pause, catch-up."""
+"""Answers control peers and views: status, previews, outcomes, a pause, catch-up."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from refocusd.transport import messages as wire
 
 log = logging.getLogger(__name__)
 
-#: Answers about the state that a peer may leave unread.
+#: Largest number of status answers that a peer may leave unread.
 MAX_UNREAD = 2
-#: Times that it may ask for more of them.
+#: Largest number of further requests that it may send meanwhile.
 MAX_ASKED = 1000
-#: Acquisitions that nobody saw and that are named.
+#: Largest number of unseen acquisitions that the status names.
 MAX_UNSEEN = 10
 
 
@@ -28,26 +28,26 @@ class Control:
 
     Parameters
     ----------
-    lifecycle, pool
-        What is reported and controlled.
+    lifecycle : Lifecycle
+    pool : WorkerPool
     """
 
     lifecycle: Lifecycle
     pool: WorkerPool
     #: Views that wait for a frame, and the serial that it must be later than.
     _waiting: dict[bytes, int] = field(default_factory=dict)
-    #: Answers about the state that each peer was sent, and how often it asked since the last.
+    #: For each peer, the number of status answers that were sent, and of requests since the last of them.
     _answers: dict[bytes, tuple[int, int]] = field(default_factory=dict)
-    #: Views that wait for outcomes, and the serial that they have.
+    #: Views that wait for outcomes, and the last serial that they have.
     _following: dict[bytes, int] = field(default_factory=dict)
 
     def receive(self, identity: bytes, role: wire.Role, message: wire.Message) -> None:
-        """Do what a control peer or a view asks for.
+        """Carry out a request of a control peer or a view.
 
         Raises
         ------
         TransportError
-            If a peer of this role may not ask for that.
+            If a peer of this role may not send this request, or sends too many.
         """
         match message:
             case wire.StatusRequest():
@@ -70,12 +70,12 @@ class Control:
                 raise TransportError(f"a {role} peer does not send {type(message).__name__}")
 
     def _answer(self, identity: bytes, read: int) -> None:
-        """Send the state, unless this peer has not read what it was sent: ZeroMQ would keep it.
+        """Send the status, unless the peer has not read earlier answers, which ZeroMQ would keep in memory.
 
         Raises
         ------
         TransportError
-            If it goes on asking.
+            If the peer sends many more requests without reading the answers.
         """
         sent, asked = self._answers.get(identity, (0, 0))
         if sent - read < MAX_UNREAD:
@@ -94,7 +94,7 @@ class Control:
                 self.lifecycle.send(identity, newest[0], newest[1])  # type: ignore[arg-type]
 
     def tell_outcomes(self) -> None:
-        """Send what became of frames to the views that wait for it."""
+        """Send the outcomes of frames to the views that wait for them."""
         log = self.lifecycle.outcomes
         for identity, after in list(self._following.items()):
             if log.serial > after:
@@ -102,7 +102,7 @@ class Control:
                 self.lifecycle.send(identity, log.after(after), None)
 
     def forget(self, identity: bytes) -> None:
-        """A control peer or a view has gone."""
+        """Forget a control peer or a view that has gone."""
         self._following.pop(identity, None)
         self._waiting.pop(identity, None)
         self._answers.pop(identity, None)

@@ -1,4 +1,4 @@
-"""The daemon, put together: sockets, ring, broker, writer, workers, catch-ups."""
+"""Assembles the daemon: sockets, ring, broker, writer, workers, catch-ups."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from refocusd.transport.secure.user_keys import forget_shared_key
 
 log = logging.getLogger(__name__)
 
-#: The first worker must be ready within this time.
+#: Time limit for the first worker to become ready.
 START_S = 120.0
-#: A catch-up ends within this time once the broker has, unless its disk hangs.
+#: Time limit for the end of a catch-up after the end of the broker; it is exceeded only if a disk hangs.
 CATCH_UP_END_S = 5.0
-#: The same for writers, at least.
+#: Shortest time limit for the end of the writers, likewise.
 WRITER_END_S = 5.0
 
 
 class Daemon:
-    """A context manager: inside everything is running, and afterwards everything is written.
+    """The daemon as a context manager: it runs inside the block, and has written everything at its end.
 
     Parameters
     ----------
@@ -52,14 +52,14 @@ class Daemon:
     Attributes
     ----------
     endpoint : str
-        Where it listens, once entered.
+        The address at which it listens, once entered.
     supervisor : WorkerProcesses
-        Of its worker processes, once entered.
+        Its worker processes, once entered.
 
     Raises
     ------
-    BundleError, ConfigError, TransportError, WorkerError
-        On entering, before any frame is taken.
+    BundleError, ConfigError, InputError, OutputError, TransportError
+        On entering, before any frame is accepted.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -69,12 +69,12 @@ class Daemon:
     def __enter__(self) -> Self:
         settings = self.settings
         forget_shared_key()
-        # A bad PSF or bundle is reported here, not by a dying worker.
+        # A bad PSF or bundle is reported here, rather than by a worker that ends.
         stated_blur(settings)
         sums: dict[str, str] = {"": settings.backend}
         if settings.backend not in WITHOUT_MODEL:
             sums = {name: load_bundle(model).sha256 for name, model in settings.models.items()}
-        # What is entered first is closed last.
+        # Resources are closed in reverse order.
         with ExitStack() as resources:
             self._ring = SharedRing.create(settings.ring_mib << 20)
             resources.callback(self._ring.close)
@@ -105,9 +105,8 @@ class Daemon:
         self._broker.start()
         self.supervisor.start()
         if settings.backend not in WITHOUT_MODEL:
-            importlib.import_module(
-                "scipy.fft"
-            )  # while a worker starts, and not with the first frame
+            # While a worker starts; otherwise, the first frame would wait for the import.
+            importlib.import_module("scipy.fft")
         log.info("refocusd %s listens at %s", __version__, self.endpoint)
         if self.remote_endpoint:
             log.info("workers on other hosts connect to %s", self.remote_endpoint)
@@ -116,7 +115,7 @@ class Daemon:
     def __exit__(self, *_error: object) -> None:
         self.request_stop()
         self._broker.join()
-        # The broker has waited for them; one that is still there hangs, or is about to end.
+        # The broker has waited for the catch-ups: one that still runs hangs, or is about to end.
         end_by = max(time.monotonic() + WRITER_END_S, self._broker.stop_by)
         self._catch_ups.stop(timeout_s=CATCH_UP_END_S)
         self.supervisor.stop()
@@ -125,40 +124,43 @@ class Daemon:
         self._resources.close()
 
     def wait_ready(self, asked_to_stop: threading.Event | None = None) -> None:
-        """Wait until a worker has built and warmed its engine.
+        """Wait until a worker has built its engine and warmed it up.
+
+        Without workers of its own, the daemon is ready at once: workers of other hosts come at any time.
 
         Parameters
         ----------
         asked_to_stop : threading.Event, optional
-            Ends the waiting as well.
+            Ends the wait as well.
 
         Raises
         ------
         WorkerError
-            If no worker becomes ready.
+            If no worker becomes ready within `START_S`.
         """
         deadline = time.monotonic() + START_S
         while not self._broker.ready.wait(0.1):
             if asked_to_stop is not None and asked_to_stop.is_set():
                 return
             if not self.settings.workers:
-                return  # one on another host may come at any time
+                return
             if time.monotonic() > deadline:
                 raise WorkerError(f"no worker was ready within {START_S:.0f} s; see the log")
         self.check()
 
     def check(self) -> None:
-        """Raise what ended the daemon, if it was not asked to end.
+        """Raise an error if the daemon ended without being asked to.
 
         Raises
         ------
         WorkerError
+            With the reason.
         """
         if self._broker.failure:
             raise WorkerError(self._broker.failure)
 
     def request_stop(self) -> None:
-        """Ask for a clean stop; may be called from any thread and from signal handlers."""
+        """Request a clean stop; may be called from any thread."""
         self._events.put(StopRequested())
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -176,30 +178,30 @@ class Daemon:
 
     @property
     def acquiring(self) -> bool:
-        """Whether an acquisition is open whose frames are written."""
+        """Whether an acquisition whose frames are written is open."""
         return any(not each.open.preview for each in self._broker.acquisitions)
 
     def counts(self) -> dict[str, Counts]:
-        """Counts of the acquisitions it served; once it has stopped."""
+        """Counts of its open and last acquisitions, by id; call it once the daemon has stopped."""
         return self._broker.acquisitions.counts()
 
     def verdicts(self) -> dict[str, int]:
-        """Frames it refocused, by verdict; once it has stopped."""
+        """Number of frames by verdict; call it once the daemon has stopped."""
         return self._broker.verdicts
 
     @property
     def unfinished(self) -> int:
-        """Frames of all acquisitions that failed or have no final state; once it has stopped."""
+        """Number of frames that failed or have no final state; read it once the daemon has stopped."""
         return self._broker.acquisitions.unfinished
 
     @property
     def remote_endpoint(self) -> str:
-        """Where workers on other hosts connect; empty if they cannot."""
+        """The address at which workers on other hosts connect; empty if they cannot."""
         return self._endpoints.remote_endpoint
 
 
 def _listen(settings: Settings) -> Endpoints:
-    # Pixels of a peer that cannot map the ring, or a header.
+    # The largest message part: a header, or the pixels of a peer that cannot map the ring.
     largest = max(MAX_HEADER_NBYTES, (settings.ring_mib << 20) // 2)
     local = LocalEndpoint(settings.endpoint, message_nbytes=min(MAX_MESSAGE, largest))
     try:
@@ -211,7 +213,7 @@ def _listen(settings: Settings) -> Endpoints:
 def _remote(settings: Settings) -> RemoteEndpoint | None:
     if not settings.listen:
         return None
-    # A frame, before and after, must fit the ring anyway.
+    # A raw frame and its refocused frame must fit into the ring.
     largest = (settings.ring_mib << 20) // 2
     return RemoteEndpoint(settings.listen, KeyStore(settings.keys), frame_nbytes=largest)
 
@@ -238,7 +240,7 @@ def daemon_status(endpoint: str, timeout_s: float = 2.0) -> Status:
     Raises
     ------
     TransportError
-        If none answers.
+        If no daemon answers.
     """
     with Connection(endpoint, "control", inline=True, version=__version__) as connection:
         connection.welcome(timeout_s)
@@ -256,7 +258,7 @@ def stop_daemon(endpoint: str, timeout_s: float = 2.0) -> None:
     Raises
     ------
     TransportError
-        If none answers.
+        If no daemon answers.
     """
     with Connection(endpoint, "control", inline=True, version=__version__) as connection:
         connection.welcome(timeout_s)

@@ -1,4 +1,4 @@
-"""What other threads report to the broker, and the queue that wakes it."""
+"""Events that other threads report to the broker, and the queue that wakes it."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ class OutputOpened(AcquisitionEvent, frozen=True):
 
     output: str
     error: str = ""
-    #: Its raw dataset is there, for us as well.
+    #: Whether the daemon can read its raw dataset.
     reads_raw: bool = False
     #: Frames of this run that the ledger has already, by final state.
     before: dict[FinalState, int] = {}
 
 
 class SavedFrameRead(AcquisitionEvent, frozen=True):
-    """A frame that its source has on disk lies in its slot now; or `error` says why not."""
+    """A frame that its source has on disk was read into its slot; or `error` says why not."""
 
     frame: Submit
     error: str = ""
-    #: Its disk does not answer.
+    #: Whether its disk does not answer.
     hangs: bool = False
 
 
 class FramesWritten(AcquisitionEvent, frozen=True):
     """Frames of an acquisition have a final state on disk.
 
-    `task` is 0 for frames that were never submitted.  `state` is None for frames that
-    had their final state before.  `replaces` is the state of the earlier attempts at
-    `replaced` of these frames.  `known` more frames were named that had their final
-    state before.
+    `task` is 0 for frames that were never submitted.  `state` is None if the frames
+    already had their final state.  `replaces` is the state of earlier attempts, which
+    `replaced` of the frames had.  The job named `known` more frames that already had
+    their final state.
     """
 
     task: int
@@ -64,7 +64,7 @@ class FramesWritten(AcquisitionEvent, frozen=True):
 
 
 class FrameNotWritten(AcquisitionEvent, frozen=True):
-    """A frame that raw holds was not written: the disk is full, or `error` says why."""
+    """A frame that raw holds was not written, because the disk is full or for the reason in `error`."""
 
     task: int
     error: str = ""
@@ -87,13 +87,13 @@ class OutputClosed(AcquisitionEvent, frozen=True):
 
 
 class CatchUpFailed(AcquisitionEvent, frozen=True):
-    """A catch-up ended before it was done, and why."""
+    """A catch-up ended early; `error` says why."""
 
     error: str
 
 
 class LeftUnfinished(Event, frozen=True):
-    """An earlier daemon left this acquisition, in this run, and its raw data are there."""
+    """An earlier daemon left this acquisition unfinished, in this run, and its raw data exist."""
 
     message: Open
     run: str
@@ -106,17 +106,17 @@ class WorkerGone(Event, frozen=True):
 
 
 class WorkersGaveUp(Event, frozen=True):
-    """No worker can be started; the daemon ends for this reason."""
+    """No worker can be started, so the daemon ends; `reason` says why."""
 
     reason: str
 
 
 class StopRequested(Event, frozen=True):
-    """The daemon shall end."""
+    """The daemon is asked to stop."""
 
 
 class EventQueue:
-    """Events for the broker.  Frames need slots, so the ring bounds how many there are.
+    """Events for the broker.  Frames need slots, so the ring bounds the number of events.
 
     `put` may be called from any thread; `socket` and `take` belong to the broker.
     """
@@ -129,7 +129,7 @@ class EventQueue:
         self.socket.bind(address)
         self._waker: zmq.Socket[bytes] = context.socket(zmq.PUSH)
         self._waker.connect(address)
-        #: Set once no more events are taken.
+        #: Set once no more events are accepted.
         self.closed = threading.Event()
 
     def put(self, event: Event) -> None:
@@ -138,12 +138,12 @@ class EventQueue:
             if self.closed.is_set():
                 return
             self._events.append(event)
-            # Where this queue is full, many wake-ups are on their way already.
+            # If the socket's queue is full, many wake-ups are pending already.
             with contextlib.suppress(zmq.Again):
                 self._waker.send(b"", zmq.NOBLOCK)
 
     def take(self) -> list[Event]:
-        """All events so far."""
+        """Remove and return all events."""
         with self._lock:
             while self.socket.poll(0):
                 self.socket.recv()
@@ -152,7 +152,7 @@ class EventQueue:
         return events
 
     def close(self) -> None:
-        """Take no more events."""
+        """Accept no more events."""
         with self._lock:
             self.closed.set()
             self._waker.close(linger=0)

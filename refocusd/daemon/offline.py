@@ -1,4 +1,4 @@
-"""A daemon inside a command, for frames that lie on disk already: `refocusd process` and `resume`."""
+"""A daemon inside a command, for frames that are already on disk: `refocusd process` and `resume`."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.from_disk import submit_frames
 from refocusd.transport.messages import Engines, Open, Opened
 
-#: Frames on disk can wait, an acquisition that is running cannot.
+#: Frames on disk can wait; a running acquisition cannot.
 NICENESS = 5
 #: How long a running daemon may take to answer.
 ANSWER_S = 1.0
 
 
 def own_settings(settings: Settings) -> Settings:
-    """Settings of a daemon that serves this command only."""
+    """The settings for a daemon that serves only this command."""
     return msgspec.structs.replace(
         settings,
         endpoint="tcp://127.0.0.1:0",
-        # Frames come from disk: each in its turn, and what other daemons left is not ours.
+        # Frames come from disk, in order; what other daemons left unfinished is left to them.
         policy="complete",
         pick_up=False,
         listen="",
@@ -50,7 +50,7 @@ def own_settings(settings: Settings) -> Settings:
 
 
 class OwnDaemon:
-    """A daemon in this process, started when it is needed, and anew for other settings."""
+    """A daemon in this process, which is started when needed, and restarted for other settings."""
 
     def __init__(self) -> None:
         self._running: Daemon | None = None
@@ -59,7 +59,7 @@ class OwnDaemon:
         self._engine: Engines | None = None
 
     def run_of(self, profiles: Sequence[str]) -> str:
-        """Id of the run that it makes with these calibration profiles; once it was started."""
+        """Id of its run with these calibration profiles; call it after `start`."""
         assert self._running is not None
         assert self._engine is not None
         return run_id(self._engine, self._running.settings, selection_id(profiles))
@@ -70,6 +70,7 @@ class OwnDaemon:
         Raises
         ------
         BundleError, ConfigError, TransportError, WorkerError
+            If the daemon cannot be started, or no worker becomes ready.
         """
         settings = own_settings(settings)
         if self._running is None or self._running.settings != settings:
@@ -90,28 +91,29 @@ class OwnDaemon:
         output: Output,
         on_frames: Callable[[int], None] = lambda _: None,
     ) -> tuple[Path, float]:
-        """Have frames refocused.
+        """Refocus frames, and wait until they are written.
 
         Parameters
         ----------
         frames : Dataset
         keys : sequence of str
-            Which; none at all lets the daemon repair the ledger only.
+            Canonical axes of the frames; if there are none, the daemon only repairs the ledger.
         output : Output
-            Where the first run's frames are, and what must make them.
+            Where the first run's frames are, and the run that must make them.
         on_frames : callable
-            Told how many more frames have a final state.
+            Called with the number of further frames that have a final state.
 
         Returns
         -------
         Path
-            Where they are.
+            Folder of the refocused frames.
         float
-            Seconds.
+            Time that this took, in seconds.
 
         Raises
         ------
         InputError, OutputError, TransportError, WorkerError
+            If the frames cannot be read or written, or the daemon fails.
         """
         assert self._running is not None
         folder, ledgers = output.path, self._running.settings.ledgers
@@ -141,7 +143,7 @@ class OwnDaemon:
         return folder, time.perf_counter() - begun
 
     def close(self) -> None:
-        """Stop it, everything written."""
+        """Stop the daemon after it has written everything."""
         self._running = None
         self._stack.close()
 
@@ -157,11 +159,11 @@ class OwnDaemon:
         daemon = self._running
         self.close()
         if daemon is not None and isinstance(error, TransportError):
-            daemon.check()  # what ended it says more than that it does not answer
+            daemon.check()  # the reason why the daemon ended says more than that it does not answer
 
 
 def announcement(frames: Dataset, output: Output, expected: int) -> Open:
-    """What opens the output of a dataset that lies on disk, for so many frames."""
+    """The announcement of a dataset on disk, of which `expected` frames are refocused."""
     form = frames.first_format()
     return Open(
         acquisition=output.acquisition,

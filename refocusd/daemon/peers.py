@@ -1,4 +1,4 @@
-"""Who is connected: the role of each peer, and when it was last heard."""
+"""The connected peers: the role of each, and when it was last heard."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.secure.endpoints import allowed_roles
 
-#: What the names of the daemon's own workers begin with.
+#: Prefix of the names of the daemon's own workers.
 WORKERS = b"worker-"
 
-#: Peers that may be connected at once.  Workers and catch-ups of the daemon itself, and workers
-#: with a key, are not counted: nobody may take their places.
+#: Largest number of peers at once.  Workers and catch-ups of the daemon itself, and workers
+#: with a key, are not counted, so that nobody can take their places.
 MAX_PEERS = 256
-#: Refusals that a peer may cause before it is not listened to any more: at once, and in a second.
-#: A source of an earlier daemon causes one for each message that it had sent.
+#: A peer is ignored after more refusals than this, at once and per second.  A source of an earlier daemon
+#: causes one for each message that it had sent.
 MAX_REFUSALS, REFUSALS_PER_S = 500, 20.0
-#: Cost of a question that is answered, in refusals: 5000 at once, or 200 per second, are too many.
+#: Cost of a request that is answered, in refusals: 5000 at once, or 200 per second, are too many.
 QUESTION_COST = 0.1
 #: Number of peers whose refusals are remembered.
 MAX_REFUSED_PEERS = 4096
@@ -32,9 +32,9 @@ class Peer:
     """One peer that has said Hello."""
 
     role: wire.Role
-    #: It has proved that this daemon started it.
+    #: Whether it has proved that this daemon started it.
     trusted: bool
-    #: When a message from it last came (`time.monotonic`).
+    #: When its last message arrived (`time.monotonic`).
     heard_at: float = field(default_factory=time.monotonic)
 
 
@@ -44,15 +44,15 @@ class Peers:
     Parameters
     ----------
     token : str
-        What the daemon's own workers and catch-ups prove themselves with.
+        Proof that the daemon started a worker or a catch-up.
     """
 
     def __init__(self, token: str) -> None:
         self._token = token
         self._peers: dict[bytes, Peer] = {}
-        #: Refusals that each peer may still cause, and when that was reckoned.
+        #: Number of refusals that each peer may still cause, and when it was computed.
         self._patience: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
-        #: How many peers are not listened to any more, since the start.
+        #: Number of peers since the start that are ignored.
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class Peers:
         return identity in self._peers
 
     def greet(self, identity: bytes, message: wire.Hello, remote: str | None) -> list[bytes]:
-        """Let a peer in.
+        """Admit a peer.
 
         Parameters
         ----------
@@ -79,7 +79,7 @@ class Peers:
         Raises
         ------
         TransportError
-            If it may not come in.
+            If it is not admitted.
         """
         trusted = message.token == self._token
         if message.protocol != wire.PROTOCOL:
@@ -103,7 +103,7 @@ class Peers:
         return forgotten
 
     def _make_room(self) -> list[bytes]:
-        """Forget the control peer or view that was silent longest, if there are too many peers."""
+        """Forget the control peer or view that was silent for longest, if there are too many peers."""
         others = {
             key: peer
             for key, peer in self._peers.items()
@@ -133,11 +133,11 @@ class Peers:
         return peer
 
     def is_dropped(self, identity: bytes) -> bool:
-        """Whether a peer is not listened to any more: it floods the daemon, or does not read."""
+        """Whether a peer is ignored, because it floods the daemon or does not read its answers."""
         return self._patience.get(identity, (0.0, 0.0))[0] < 0
 
     def refused(self, identity: bytes, cost: float = 1.0) -> bool:
-        """A peer was refused something; whether that was once too often, and it is dropped."""
+        """Count a refusal; return whether there were too many, so that the peer must be dropped."""
         if identity in self._peers and self._peers[identity].trusted:
             return False
         now = time.monotonic()
@@ -150,18 +150,18 @@ class Peers:
         return left < 0
 
     def asked(self, identity: bytes) -> None:
-        """A peer sent something that is not bounded by the slots it has.
+        """Count a message whose number is not bounded by the peer's slots.
 
         Raises
         ------
         TransportError
-            If it sends too many of those, so that it is to be dropped.
+            If the peer sends too many of them, so that it must be dropped.
         """
         if self.refused(identity, QUESTION_COST):
             raise TransportError("it asks more often than anybody needs to know")
 
     def forget(self, identity: bytes) -> None:
-        """A peer has gone."""
+        """Forget a peer that has gone."""
         self._peers.pop(identity, None)
 
     def silent(self, timeout_s: float) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 ===============  ===================================================================================
 `dataset`        Finds what belongs to a dataset: its raw frames, refocused frames and ledgers
-`identity`       A recording is recognised by its content, whatever its name and wherever it is
+`identity`       Recognises a recording by its content, whatever its name and wherever it is
 `judged`         Frames by verdict, from the ledger beside refocused frames: those to look at, or to image again
 `output_ledger`  The ledger of refocused frames: the local one, or the copy beside them
 `reconcile`      Compares raw frames, ledger and refocused frames

@@ -52,7 +52,7 @@ from refocusd.transport.messages import Open
 
 #: File beside refocused frames of a recording that is not an NDTiff dataset: its path.
 RECORDING_FILE = "refocusd-recording.json"
-#: Files that the writer of a dataset keeps locked: the index of NDTiff, and that of OME-Zarr.
+#: Files that the writer of a dataset keeps locked: the index of NDTiff, the lock file of OME-Zarr.
 _LOCKS = ("NDTiff.index", "refocusd/frames.lock")
 
 
@@ -118,7 +118,7 @@ class Output:
         return str(self.engine.get("model_id") or self.engine.get("backend") or "unknown")
 
     def raw_places(self) -> tuple[Path, ...]:
-        """Where the raw frames may be: folders are moved, and what is beside comes first."""
+        """Where the raw frames may be; as folders are moved, places beside the output come first."""
         if not self.raw:
             return ()
         beside = self.path.parent
@@ -155,15 +155,15 @@ def find_dataset(path: str | Path, ledgers: str | Path) -> RawAndOutputs:
     Parameters
     ----------
     path : path
-        Folder of the raw dataset, a recording's file or folder, or folder of
-        one run's refocused frames: then the other runs are left alone.
+        Folder of the raw dataset, a recording's file or folder, or the folder of
+        one run's refocused frames; then the other runs are left out.
     ledgers : path
         Folder of the local ledgers.
 
     Raises
     ------
     InputError
-        If there is nothing, or it is no dataset.
+        If nothing is at `path`, or it is not a dataset.
     """
     path = Path(path)
     if not path.exists():
@@ -231,10 +231,10 @@ def outputs_of(
 ) -> tuple[Output, ...]:
     """The refocused datasets of raw frames.
 
-    They are searched by name beside the raw frames, in `folder` or else wherever outputs of these
-    frames were noted, and in the folders that open acquisitions of these frames name. Those of a
-    recording that was renamed since are found by its content. `recognised` says whether the others
-    belong to this recording.
+    They are searched for by name beside the raw frames, in `folder` or else wherever outputs of these
+    frames were noted, and in the folders that open acquisitions of these frames name. If the recording
+    was renamed since, they are found by its content; otherwise, `recognised` tells whether they belong
+    to this recording.
     """
     first = {output_for(frames), output_for(frames, folder)}
     # The name that the daemon itself uses.
@@ -256,7 +256,7 @@ def outputs_of(
             if (output := Output.at(place))
             and (frames.path == Path(output.raw).resolve() or _is_of(frames, output, ledgers))
         }
-    # Two recordings may differ in their ending only: the output says which one it is of.
+    # Two recordings may differ only in their ending: the output says which one it was made from.
     found = {
         path: output
         for path, output in outputs.items()
@@ -278,7 +278,7 @@ def outputs_of(
 
 def _moved(frames: Dataset, ledgers: str | Path) -> dict[Path, Output]:
     """Outputs that lie elsewhere, of a recording that was moved since; a copy may have its own."""
-    # A slide is not read once more for that.
+    # A slide is too large to be read once more for this.
     first = [key for key in ends(frames)[:1] if not frames.is_slide(key)]
     places = [
         place
@@ -298,8 +298,8 @@ def recognised(
 ) -> Recognition:
     """Whether raw frames are those that an output was made from.
 
-    The fingerprint in the output is compared, and a few of the frames of which the ledger has the
-    checksum.
+    This compares the fingerprint in the output, and a few of the frames whose checksum the ledger
+    has.
 
     Parameters
     ----------
@@ -357,7 +357,7 @@ def refuse_merging(frames: Dataset, output: Output, missing: int) -> None:
 
 def _is_of(frames: Dataset, output: Output, ledgers: str | Path) -> bool:
     recognition = recognised(frames, output, ledgers)
-    # One frame may be alike in many: a dark one, with which recordings begin.
+    # One frame may be the same in many recordings: a dark one, with which they begin.
     enough = recognition.compared >= min(2, len(frames))
     return recognition.proved and enough and not recognition.absent
 
@@ -385,7 +385,7 @@ def acquisition_of(frames: Dataset, outputs: tuple[Output, ...], ledgers: str | 
     known += [
         open_.acquisition
         for open_ in _open_acquisitions(frames, ledgers)
-        # Another recording may have been made since under the name of that one.
+        # Another recording may have been made under that name since.
         if not (made := Output.at(output_of(open_.raw, open_.output)))
         or made.acquisition != open_.acquisition
         or not recognised(frames, made, ledgers).differing
@@ -401,7 +401,7 @@ def acquisition_of(frames: Dataset, outputs: tuple[Output, ...], ledgers: str | 
 
 
 def _began_alike(frames: Dataset, acquisition: str, ledgers: str | Path) -> bool:
-    """Whether a ledger is of another recording, which lay here and began with the same frame."""
+    """Whether a ledger belongs to another recording that was at this path and began with the same frame."""
     try:
         with Ledger(ledger_path(ledgers, acquisition), read_only=True) as ledger:
             checksums = {

@@ -1,4 +1,4 @@
-"""A recording is recognised by its content, whatever its name and wherever it is."""
+"""Recognises a recording by its content, whatever its name and wherever it is."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Recording(msgspec.Struct, frozen=True):
     uuid : str
         Its own, where its format has one; otherwise empty.
     times : mapping of str to str
-        When it was begun, by the name under which it is noted.
+        When it was begun, by the names under which its metadata note it.
     frames : mapping of str to FrameMark
         First and last frame, by canonical axes.
     """
@@ -56,18 +56,18 @@ class Recording(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """The result of comparing a recording with what is known of the one that was refocused.
+    """The result of comparing a recording with what is known about the one that was refocused.
 
     Parameters
     ----------
     compared : int
-        Frames of which both are known.
+        Number of frames that could be compared.
     differing : tuple of str
         What differs, in words.
     absent : tuple of str
-        Frames that were refocused and that the recording does not have.
+        Frames that were refocused, but that the recording does not have.
     another : bool
-        Nothing is the same: it is another recording, not one of which some frames changed.
+        Whether it is another recording, and not the same one with some changed frames.
     """
 
     compared: int
@@ -99,7 +99,7 @@ def fingerprint(dataset: Dataset, keys: Iterable[str] | None = None) -> Recordin
     """
     marks = {}
     for key in ends(dataset) if keys is None else keys:
-        # A damaged frame says nothing of the others.
+        # A damaged frame says nothing about the others.
         with suppress(InputError, OSError):
             marks[key] = _mark(dataset, key)
     summary = _summary(dataset)
@@ -107,14 +107,14 @@ def fingerprint(dataset: Dataset, keys: Iterable[str] | None = None) -> Recordin
 
 
 def ends(dataset: Dataset) -> list[str]:
-    """The first and the last frame that can be used; of one frame, that one."""
+    """The first and the last frame that can be used; one key if they are the same frame."""
     known = dataset.axes_keys()
     fit = (next((k for k in each if not dataset.unfit(k)), "") for each in (known, reversed(known)))
     return [key for key in dict.fromkeys(fit) if key]
 
 
 def frame_names(recording: Recording) -> list[str]:
-    """What distinguishes each frame of a fingerprint from those of all other recordings, wherever it lies."""
+    """A name for each frame of a fingerprint, which the frames of other recordings do not have."""
     return [
         f"{key} {mark.height}x{mark.width} {mark.dtype} {mark.checksum}"
         for key, mark in recording.frames.items()
@@ -144,13 +144,13 @@ def recognise(
     *,
     growing: bool = False,
 ) -> Recognition:
-    """Compare a recording with what is known of the one that was refocused.
+    """Compare a recording with what is known about the one that was refocused.
 
     Parameters
     ----------
     dataset : Dataset
     before : Recording
-        Its fingerprint then.
+        Fingerprint of the one that was refocused.
     checksums : mapping of str to int
         64-bit XXH3 of the raw pixels of some frames that were refocused; all are read.
     growing : bool
@@ -199,9 +199,9 @@ def derived_id(dataset: Dataset, key: str, salt: str = "", pixels: int | None = 
     key : str
         Canonical axes of its first frame.
     salt : str
-        Tells recordings apart that begin alike.
+        Distinguishes recordings that begin alike.
     pixels : int, optional
-        Checksum of that frame, where it was read.
+        Checksum of that frame, if it has been read already.
     """
     form = dataset.format_of(key)
     place = os.path.normcase(dataset.path)
@@ -217,7 +217,7 @@ def _mark(dataset: Dataset, key: str) -> FrameMark:
     if dataset.is_slide(key):
         pixels, metadata = dataset.checksum(key), dataset.metadata(key)
     else:
-        # Read at once: a share may be slow, and fail now and then.
+        # Read in one go: a share may be slow, and fail now and then.
         frame = dataset.read(key)
         pixels, metadata = checksum(frame.pixels), frame.metadata
     times = _texts(metadata, _FRAME_TIMES)

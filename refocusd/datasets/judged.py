@@ -26,7 +26,7 @@ class JudgedFrame:
     error_chance : float
         Probability that its error is large; 1 for frames whose result was not written.
     blur_px : float or None
-        Standard deviation of raw's blur.
+        Standard deviation of the raw frame's blur.
     """
 
     axes: dict[str, AxisValue]

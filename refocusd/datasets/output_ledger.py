@@ -86,7 +86,7 @@ def record_frames(ledger: Ledger, output: Path, run: str, acquisition: str) -> N
 
 
 def repair_ledger(ledgers: str | Path, output: Path, run: str, acquisition: str) -> None:
-    """Put a ledger right by its copy beside the refocused frames, and by these; raw is not needed.
+    """Repair a ledger from its copy beside the refocused frames, and from these; raw is not needed.
 
     Raises
     ------

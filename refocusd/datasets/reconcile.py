@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from refocusd.errors import InputError
-from refocusd.ledger import WRITTEN, Fate
-from refocusd.transport.records import REPLACED
+from refocusd.frame import REPLACED
+from refocusd.ledger import WRITTEN, Fate, Outcomes, was_taken_again
 
 ProblemKind = Literal[
     "failed",
@@ -32,16 +32,6 @@ ProblemKind = Literal[
 Checksum = Callable[[str], int]
 #: Prefix of the reason of frames that were skipped because they could not be caught up later.
 NO_RAW = "no raw"
-
-
-class Outcomes(Protocol):
-    """The latest attempt at each frame (`refocusd.ledger.Fates`)."""
-
-    def __iter__(self) -> Iterator[Fate]: ...
-
-    def of(self, axes: str) -> Fate | None:
-        """Of one frame; None if there was none."""
-        ...
 
 
 class NoOutcomes:
@@ -117,7 +107,7 @@ class Report:
         return list(dict.fromkeys([*self.pending, *again]))
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, as plain values."""
+        """The whole report, as plain values."""
         return {
             "frames": self.frames,
             "states": self.states,
@@ -186,7 +176,11 @@ def reconcile(
             pending.append(axes)
         problems += _off(axes, fate, written, running=running)
         if written and not (running and fate is None):
-            problems += compare.frame(axes, fate, has_raw=raw is not None)
+            problems += (
+                problem
+                for problem in compare.frame(axes, fate, has_raw=raw is not None)
+                if problem.kind != "raw changed since" or not was_taken_again(fates, axes)
+            )
         looked_at()
     replaced, strangers = ([], []) if raw is None else _not_in_raw(fates, refocused, raw)
     frames += len(replaced)

@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from refocusd.files import read_limited
 from refocusd.formats.metadata import json_object
+from refocusd.formats.ndtiff.reader import place_of
 from refocusd.formats.refocused_name import SUFFIX
 
 #: Files beside the refocused frames: the ledger's copy, and the description of the run.
 LEDGER_COPY = "refocusd-ledger.sqlite"
 RUN_FILE = "refocusd.json"
 ZARR = ".zarr"
+#: Of such a file: it has the metadata of a frame, and a fingerprint of the recording.
+_MOST_BYTES = 16 << 20
 
 
 def refocused_path(raw: Path) -> Path:
-    """Default path of the refocused dataset of a raw one; of an OME-Zarr, it is one as well."""
+    """Default path of the refocused dataset of a raw one; that of an OME-Zarr is an OME-Zarr too."""
     if raw.name.endswith(ZARR):
         stem = raw.name.removesuffix(ZARR).removesuffix(".ome")
         return raw.with_name(stem + SUFFIX + ZARR)
@@ -31,7 +35,7 @@ def second_path(first: Path, run: str) -> Path:
 
 def output_of(raw: str, output: str = "") -> Path:
     """Where an acquisition's refocused dataset goes: ``<raw>_refocused`` unless named."""
-    return Path(output) if output else refocused_path(Path(raw))
+    return Path(output) if output else refocused_path(place_of(Path(raw)))
 
 
 def notes_of(output: Path) -> Path:
@@ -53,6 +57,6 @@ def made_by(output: Path) -> dict[str, Any]:
 def noted_in(file: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if there is none."""
     try:
-        return json_object(file.read_bytes()) or {}
+        return json_object(read_limited(file, _MOST_BYTES)) or {}
     except OSError:
         return {}

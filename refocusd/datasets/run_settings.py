@@ -17,14 +17,14 @@ from refocusd.models.library import shipped_bundles, user_bundles
 from refocusd.profiles.catalogue import Catalogue
 from refocusd.toml_value import toml_value
 
-#: Flags of `resume` that would make other frames than the run's.
+#: Settings that would make different frames from the run's, if given as flags of `resume`.
 _PIXEL_FLAGS = ("backend", "pass_in_focus", "untrusted", "blur_px", "psf", "defocus_um", "na")
 
 
 def refuse_other_frames(
     output: Output, raw: Path, asked: Collection[str], settings: Settings, own: Settings
 ) -> None:
-    """Refuse settings that were asked for and that the run was not made with.
+    """Refuse settings that were asked for, but that the run was not made with.
 
     Parameters
     ----------
@@ -38,8 +38,9 @@ def refuse_other_frames(
     Raises
     ------
     BundleError
-        If there is no such model.
+        If the model that was asked for does not exist.
     InputError
+        If a setting that was asked for differs from the run's.
     """
     values = {
         name: (_absolute(name, getattr(own, name)), _absolute(name, getattr(settings, name)))
@@ -70,7 +71,7 @@ def settings_of_run(output: Output, settings: Settings) -> Settings:
     BundleError
         If the model that made the run is not available.
     """
-    # What the run did not record is as it was before there was such a setting.
+    # The defaults are for settings that the run did not record.
     pixels = {
         name: output.settings.get(name, default)
         for name, default in (

@@ -15,7 +15,6 @@ from refocusd.datasets.identity import Recognition
 from refocusd.datasets.output_ledger import open_ledger
 from refocusd.datasets.reconcile import (
     NoOutcomes,
-    Outcomes,
     Problem,
     ProblemKind,
     Report,
@@ -30,15 +29,15 @@ from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
 from refocusd.frame import canonical_axes, counted
-from refocusd.ledger import Ledger
+from refocusd.ledger import Ledger, Outcomes
 from refocusd.transport.records import UNFIT
 
 #: What `refocusd resume` records from the refocused frames themselves.
 _IN_LEDGER: frozenset[ProblemKind] = frozenset({"not in the ledger", "state differs"})
-#: What is wrong with refocused frames, and with raw ones (frames that cannot be read: with either).
+#: Problems of refocused frames, and of raw ones; frames that cannot be read may be either.
 _DAMAGED: frozenset[ProblemKind] = frozenset({"written twice", "refocused pixels changed"})
 _RAW_LOST: frozenset[ProblemKind] = frozenset({"raw incomplete", "not in raw"})
-#: In the order of the tables.
+#: States of frames, in the order of the tables.
 STATES = ("refocused", "passed_through", "skipped", "failed", "pending")
 
 
@@ -56,7 +55,7 @@ class RunCheck:
     notes : tuple of str
         Remarks that are not faults.
     running : bool
-        Whether it was being written meanwhile.
+        Whether it was being written during the check.
     ledger_off : bool
         Whether the local ledger is lost, damaged or behind its copy.
     recognition : Recognition or None
@@ -68,7 +67,7 @@ class RunCheck:
     verdicts : dict of str to int
         Frames by verdict, of those that have one.
     acquired : int or None
-        Number of acquired frames, as the ledger says; None while nobody knows the end.
+        Number of acquired frames, from the ledger; None unless the acquisition was closed.
     """
 
     output: Output
@@ -95,7 +94,7 @@ class RunCheck:
         return {"frames": self.report.frames} | {name: states[name] for name in STATES}
 
     def advice(self) -> list[str]:
-        """How to mend it, one sentence for each kind of fault; empty if nothing need be done."""
+        """How to repair it, one sentence for each kind of fault; empty if nothing need be done."""
         if self.running:
             return []
         if self.recognition is not None and self.recognition.another:
@@ -148,12 +147,12 @@ class RunCheck:
     @property
     def ledger_needs_repair(self) -> bool:
         """Whether the ledger, or its local file, must be repaired; opening the run does that."""
-        # A ledger that was replaced by its copy is a note; one that is missing everywhere is a fault.
+        # A ledger that was replaced by its copy is only a note; one without a usable copy is a fault.
         kinds = {problem.kind for problem in self.report.problems}
         return self.ledger_off or bool(kinds & _IN_LEDGER)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, as plain values."""
+        """The whole result, as plain values."""
         return {
             "output": str(self.output.path),
             "run": self.output.run,
@@ -183,7 +182,7 @@ def check_run(
     Parameters
     ----------
     dataset, output
-        Of `find_dataset`.
+        From `find_dataset`.
     ledgers : path
         Folder of the local ledgers.
     pixels : bool
@@ -191,7 +190,7 @@ def check_run(
     running : bool
         Frames are being written meanwhile (see `reconcile`).
     begin, looked_at : callable
-        Called with the number of frames, and after each frame that was checked.
+        `begin` is called with the number of frames, `looked_at` after each frame that was checked.
 
     Raises
     ------
@@ -247,7 +246,7 @@ def check_run(
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """What the ledger says of a run: nothing if it is lost."""
+    """What the ledger says about a run: nothing if it is lost."""
 
     fates: Outcomes = field(default_factory=NoOutcomes)
     acquired: int | None = None
@@ -273,7 +272,7 @@ def _raw_faults(
     *,
     endless: bool,
 ) -> Iterator[str]:
-    """Faults of the raw data as a whole; `endless` where nobody knows how many frames there are."""
+    """Faults of the raw data as a whole; `endless` if the number of acquired frames is unknown."""
     if dataset.raw_lost:
         yield (
             f"the raw data are not at {dataset.raw_lost}, nor beside the output: put them back, or "
@@ -292,7 +291,7 @@ def _raw_faults(
 
 
 def _recorded_again(raw: Path | str, output: Output) -> str:
-    """What to do where raw is not what was refocused, without losing either."""
+    """What to do if raw is not what was refocused, without losing either."""
     return (
         f"if it was acquired again, move {output.path} away, and `refocusd process {in_command(raw)}` "
         "refocuses all of it as it is now; if not, what was refocused is right, and raw is not: keep "
@@ -317,7 +316,7 @@ def _open_refocused(path: Path) -> Dataset:
 
 
 def _frames(problems: Iterable[Problem]) -> int:
-    """Frames with these problems; one may have several."""
+    """Number of frames with these problems; a frame may have several."""
     return len({problem.axes for problem in problems})
 
 
@@ -362,7 +361,7 @@ def _rewritten(output: Path, frames: Dataset) -> dict[str, int]:
     if is_omezarr(output):
         for _, _, line in lines_of(frames_path(output)):
             key = canonical_axes(line.axes)
-            # It is then written again.
+            # A frame is listed again when it is written again.
             if _size(output / chunk_path(line)) == line.nbytes:
                 lost.pop(key, None)
             else:

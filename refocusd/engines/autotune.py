@@ -1,7 +1,7 @@
 """Best tile and batch for an engine and a frame size, as measured on this computer.
 
-`refocusd bench --tune` measures; engines only look up what it found, so that nothing is
-measured while frames come.  An entry that is damaged or of something else counts as none.
+`refocusd bench --tune` measures; engines only look up the results, so that nothing is
+measured during an acquisition.  An entry that is damaged or has another key is ignored.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class _Tiles(msgspec.Struct, frozen=True):
 
 
 def autotune_folder() -> Path:
-    """Where measurements are kept: in ``REFOCUSD_CACHE``, else in the user's cache."""
+    """Folder of the measurements, in ``REFOCUSD_CACHE`` or else in the user's cache."""
     return cache_folder() / "autotune"
 
 
 def recalled(key: str, shape: tuple[int, int], options: EngineOptions) -> EngineOptions:
-    """Options with the tile and batch that were fastest for frames of one size.
+    """Options with the tile and batch that were measured as fastest for frames of one size.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def recalled(key: str, shape: tuple[int, int], options: EngineOptions) -> Engine
     Returns
     -------
     EngineOptions
-        As given where nothing was measured.
+        The given ones if nothing was measured.
     """
     kept = EngineCache(autotune_folder()).get(_identity(key, shape, options))
     try:
@@ -53,7 +53,7 @@ def recalled(key: str, shape: tuple[int, int], options: EngineOptions) -> Engine
 
 
 def keep(key: str, shape: tuple[int, int], options: EngineOptions, best: EngineOptions) -> None:
-    """Keep the tile and batch of `best` for `recalled`; where that fails, the log says so."""
+    """Store the tile and batch of `best` for `recalled`; if that fails, the log says so."""
     tiles = msgspec.json.encode(_Tiles(best.tile_px, best.tile_batch))
     EngineCache(autotune_folder()).put(_identity(key, shape, options), tiles)
 
@@ -63,5 +63,5 @@ def _identity(key: str, shape: tuple[int, int], options: EngineOptions) -> Engin
     height, width = shape
     computer = f"{platform.node()} {platform.machine()} {os.cpu_count()}"
     asked = f"{options.threads} {options.tile_px} {options.tile_batch} {options.engine_mib}"
-    # The key names backend, model and precision.
+    # `key` contains backend, model and precision.
     return EngineKey("tiles", key, asked, computer, "", f"{width}x{height}")

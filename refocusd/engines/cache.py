@@ -1,13 +1,13 @@
-"""Compiled engines, kept by what they were compiled from.
+"""Cache of compiled engines, by what they were compiled from.
 
-An entry's name is the sum of its `EngineKey`: model, runtime and version, device,
-precision, range of shapes.  Whoever asks with another key finds nothing, so no engine is
-ever used where it was not built for.  An entry holds its key in full and the sum of its
-payload; one that is cut off, altered or of another key is thrown away and built again.
+An entry is named after the hash of its `EngineKey`: model, runtime and version, device,
+precision, range of shapes.  Another key finds nothing, so an engine is never used for anything
+that it was not built for.  An entry holds its key in full and the hash of its
+payload; one that is truncated, altered or has another key is deleted and built again.
 
-Entries are written beside and then moved into place, so that there is never half of one.
-Of two processes that want the same engine one builds and the other waits for it; where
-the file system has no locks both build, and one of two equal entries stays.
+Entries are written to a temporary file and then moved into place, so that there are no half entries.
+If two processes want the same engine, one builds it and the other waits; on a file system
+without locks both build it, and one of two equal entries remains.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_HEADER_BYTES = 16 << 10
 MAGIC = b"refocusd engine 1\n"
 LENGTH = struct.Struct("<I")
 SUFFIX = ".engine"
-#: A lock is waited for no longer than this, s.
+#: Longest wait for a lock, s.
 PATIENCE_S = 600.0
 POLL_S = 0.1
 #: An unfinished file older than this, s, was left by a killed writer.
@@ -44,27 +44,27 @@ LEFTOVER_S = 3600.0
 
 
 def cache_folder() -> Path:
-    """Where refocusd keeps what it can make again: ``REFOCUSD_CACHE``, else the user's cache."""
+    """Folder for what refocusd can make again: ``REFOCUSD_CACHE``, or else the user's cache."""
     named = os.environ.get("REFOCUSD_CACHE")
     return Path(named) if named else Path(platformdirs.user_cache_dir("refocusd", False))
 
 
 class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that decides whether a compiled engine may be used.
+    """Everything that decides whether a compiled engine may be used.
 
     Parameters
     ----------
     kind : str
-        ``engine``, or what else is kept, e.g. ``runtime-cache``.
+        What the entry holds, e.g. ``onnx with engine`` or ``tiles``.
     source_sha256 : str
-        Of the ONNX or the weights that it is built from.
+        SHA-256 of the ONNX file or the weights that it is built from.
     runtime : str
         Runtime and its full version, e.g. ``tensorrt_rtx 1.7.1.116``.
     target : str
         Device and driver that it runs on.
     precision : str
     shapes : str
-        Least, best and largest shape of the network's input.
+        Smallest, best and largest shape of the network's input.
     """
 
     kind: str
@@ -76,7 +76,7 @@ class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def digest(self) -> str:
-        """Name of the entry: sha256 of the key."""
+        """SHA-256 of the key, the name of its entry."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
 
 
@@ -94,7 +94,7 @@ class EngineCache:
     folder : Path, optional
         ``engines`` in `cache_folder` unless given.
     max_bytes : int
-        Entries used least recently go beyond it.
+        If all entries together are larger, those used least recently are deleted.
     """
 
     def __init__(self, folder: Path | None = None, max_bytes: int = MAX_CACHE_BYTES) -> None:
@@ -102,7 +102,7 @@ class EngineCache:
         self._max_bytes = max_bytes
 
     def path(self, key: EngineKey) -> Path:
-        """Where the entry of a key lies, if there is one."""
+        """Path of a key's entry, whether it exists or not."""
         return self.folder / f"{key.digest}{SUFFIX}"
 
     def get(self, key: EngineKey) -> bytes | None:
@@ -120,7 +120,7 @@ class EngineCache:
                 remove(path)
             return None
         with suppress(OSError):
-            os.utime(path)  # used last now
+            os.utime(path)  # the time of its last use
         return payload
 
     def put(self, key: EngineKey, payload: bytes) -> None:
@@ -131,7 +131,7 @@ class EngineCache:
         path = self.path(key)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Windows refuses while another process reads the old entry, which is equally good.
+            # Windows refuses this while another process reads the old entry, which is equally good.
             write_whole(path, MAGIC, LENGTH.pack(len(header)), header, payload)
         except OSError as error:
             log.warning("what was made cannot be kept in %s: %s", self.folder, error.strerror)
@@ -145,13 +145,13 @@ class EngineCache:
     def get_or_build(self, key: EngineKey, build: Callable[[], bytes]) -> bytes:
         """The engine stored for a key, or the one that `build` returns, which is then stored.
 
-        Errors of `build` pass, and nothing is kept.
+        If `build` raises an error, it is passed on, and nothing is stored.
         """
         found = self.get(key)
         if found is not None:
             return found
         with self._one_builder(key):
-            found = self.get(key)  # somebody else may have built it meanwhile
+            found = self.get(key)  # another process may have built it meanwhile
             if found is None:
                 found = build()
                 self.put(key, found)
@@ -160,7 +160,7 @@ class EngineCache:
     # -- the folder ----------------------------------------------------------------------
 
     def _tidy(self, kept: Path) -> None:
-        """Remove the least recently used entries, and files that killed writers left."""
+        """Remove the least recently used entries, and files left by killed writers."""
         entries: list[tuple[float, int, Path]] = []
         now = time.time()
         with suppress(OSError):
@@ -182,13 +182,13 @@ class EngineCache:
 
     @contextmanager
     def _one_builder(self, key: EngineKey) -> Iterator[None]:
-        """Hold the key's lock, which the system releases if the process dies."""
+        """Hold the lock of a key; the system releases it if the process dies."""
         path = self.folder / f"{key.digest}.lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = path.open("ab")
         except OSError:
-            yield  # nothing can be kept there either
+            yield  # nothing can be stored there either
             return
         with file:
             deadline = time.monotonic() + PATIENCE_S
@@ -206,7 +206,7 @@ def _payload(entry: bytes, key: EngineKey) -> bytes:
     Raises
     ------
     ValueError
-        If it is not whole, or not of `key`.
+        If it is not complete, or has another key.
     """
     start = len(MAGIC) + LENGTH.size
     if not entry.startswith(MAGIC) or len(entry) < start:

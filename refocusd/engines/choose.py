@@ -27,10 +27,10 @@ NO_CARD = "there is no NVIDIA card, or no driver for it"
 
 
 def available_backends() -> dict[Backend, str]:
-    """Every backend that runs networks, best first, and why it does not work on this machine.
+    """Every backend that runs networks, best first, with the reason why it does not work here.
 
-    What is missing, and what installs it; empty where it works.  Looking for a card asks the driver
-    alone; torch is loaded only where there is one.
+    The reason says what is missing and how to install it, and is empty if the backend works.  Only the
+    driver is asked for a card, and torch is loaded only if there is one.
     """
     return {
         "tensorrt": _why_not_on_a_card("tensorrt"),
@@ -47,8 +47,8 @@ def build_engine(model: str, options: EngineOptions) -> Engine:
     model : str
         Name of a bundle that refocusd knows, or a bundle's folder.
     options : EngineOptions
-        With backend ``auto`` the best one that works is taken; the log says which, and why
-        none of the better ones.
+        With backend ``auto``, the best one that works is used; the log says which, and why
+        the better ones were not.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def build_engine(model: str, options: EngineOptions) -> Engine:
 
 
 def stated_blur(options: EngineOptions) -> BlurEstimate | None:
-    """The blur of every frame as the settings state it; None if they do not.
+    """The blur of every frame that the settings state; None if they state none.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def best_engine(
     Raises
     ------
     EngineError
-        That of the last, if none does.
+        The error of the last backend, if none of them works.
     """
     *better, last = backends
     for name in better:

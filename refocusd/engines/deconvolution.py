@@ -1,4 +1,4 @@
-"""Deconvolution by each frame's own blur: physics, without a network."""
+"""Deconvolution with each frame's own blur, without a network."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from refocusd.imaging.deconvolve import WholeImage, deconvolve
 from refocusd.imaging.hot_pixels import without_hot_pixels
 from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
 
-#: A narrower blur is the objective's own: the frame is in focus and passes through.
+#: A narrower blur is that of the objective itself: the frame is in focus and passes through.
 LEAST_BLUR_PX = 1.2
-#: A PSF that is too wide makes rings and beads, one that is too narrow does little harm.  It is therefore
+#: A PSF that is too wide makes rings and beads; one that is too narrow does little harm.  The PSF is therefore
 #: narrower than the estimate by this many standard uncertainties.  With 1, no plane of the real stacks
 #: (``refocusd train evaluate --protocol stacks``) becomes worse than raw by more than 0.1 dB; with 0.5, some do.
 GENTLE = 1.0
@@ -30,7 +30,7 @@ class DeconvolutionEngine(BlurEngine):
     Parameters
     ----------
     known : BlurEstimate, optional
-        Every frame's blur, where it is stated; else it is estimated.
+        Every frame's blur if it is stated; otherwise it is estimated.
     """
 
     description = EngineDescription("deconvolution", "f32", "CPU", "deconvolution-1", "", "")
@@ -68,7 +68,7 @@ class DeconvolutionEngine(BlurEngine):
     def refocus_part(
         self, raw: Pixels, out: Pixels, sigma_px: float, whole: WholeImage
     ) -> Refocused:
-        """Deconvolve a part of an image whose PSF has this width; see `deconvolve`."""
+        """Deconvolve a part of an image with a Gaussian PSF of width `sigma_px`; see `deconvolve`."""
         check_frame(raw, out)
         begun = time.perf_counter()
         restored = deconvolve(without_hot_pixels(raw), sigma_px, whole=whole)
@@ -76,10 +76,10 @@ class DeconvolutionEngine(BlurEngine):
         return Refocused(counts_range(raw), (time.perf_counter() - begun) * 1e3, clipped)
 
     def close(self) -> None:
-        """Take no frames any more."""
+        """Refuse all further frames."""
         self._closed = True
 
 
 def psf_width(blur: BlurEstimate) -> float:
-    """Standard deviation of the PSF that is deconvolved with, px."""
+    """Standard deviation of the PSF that a frame with this blur is deconvolved with, px."""
     return blur.sigma_px * math.exp(-GENTLE * min(blur.uncertainty, 1.0))

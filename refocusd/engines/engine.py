@@ -1,4 +1,4 @@
-"""What every backend offers to the worker.
+"""The interfaces of engines and networks that the worker uses.
 
 =====================  ==========================  =============================
 engine                 runs                        builds from
@@ -31,7 +31,7 @@ from refocusd.models.bundle import ModelBundle
 
 @dataclass(frozen=True, slots=True)
 class EngineDescription:
-    """Everything needed to reproduce what an engine does.
+    """Everything needed to reproduce an engine's results.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class EngineDescription:
     model_id, model_sha256 : str
         The bundle; empty for engines without one.
     verdict : Path or None
-        What its results are judged by; None for what comes with refocusd.
+        File of thresholds by which its results are judged; None for those that come with refocusd.
     """
 
     backend: str
@@ -57,7 +57,7 @@ class EngineDescription:
     def of_bundle(
         cls, bundle: ModelBundle, backend: str, precision: str, device: str, runtime: str
     ) -> EngineDescription:
-        """An engine of a bundle on a device; `runtime` names what runs it, with its version."""
+        """Describe an engine of a bundle; `runtime` is the library that runs it, with its version."""
         key = f"{bundle.sha256[:16]}-{runtime}-{precision}"
         names = (backend, precision, device, key, bundle.model_id, bundle.sha256)
         return cls(*names, verdict=bundle.verdict)
@@ -70,19 +70,19 @@ class Refocused:
     Parameters
     ----------
     counts : CountsRange
-        Offset and scale that the engine saw the frame in.
+        Offset and scale with which the engine normalised the frame.
     engine_ms : float
         Time in the engine alone.
     clipped : int
-        Pixels cut at the ends of the counts scale.
+        Number of pixels clipped at the ends of the counts scale.
     blur : BlurEstimate or None
-        The blur that the engine took the frame to have; None where it did not estimate any.
+        The blur that the engine assumed; None if it did not estimate any.
     expected_error : float or None
-        Root mean square error that the engine expects of its result, in counts; None where it does
-        not tell.
+        Root mean square error that the engine expects in its result, in counts; None if it states
+        none.
     interval : ndarray of float32, shape (2, rows, columns), or None
-        How far 90 % of true pixels lie under and over the result at most, in counts, on fewer pixels
-        than the frame's; None likewise.
+        Distances below and above the result, in counts, within which 90 % of true pixels lie, at the
+        engine's own (possibly lower) resolution; None if the engine states none.
     """
 
     counts: CountsRange
@@ -94,7 +94,7 @@ class Refocused:
 
 
 def card_lost(reason: object) -> DeviceLostError:
-    """The error that ends a worker whose card no longer works."""
+    """The error with which a worker ends if its card no longer works."""
     return DeviceLostError(
         f"the NVIDIA card failed ({reason}); the worker must start again, and if this happens "
         "again, check the card's driver and temperature"
@@ -102,11 +102,11 @@ def card_lost(reason: object) -> DeviceLostError:
 
 
 class Engine(Protocol):
-    """A network, or what stands in for one, on one device.  Belongs to one thread."""
+    """A network, or a substitute for one, on one device.  Used by one thread only."""
 
     @property
     def description(self) -> EngineDescription:
-        """What runs."""
+        """What the engine runs, and on which device."""
 
     def warm_up(self, shape: tuple[int, int]) -> None:
         """Make the first frame of this shape as fast as the others."""
@@ -117,7 +117,7 @@ class Engine(Protocol):
         Parameters
         ----------
         raw : ndarray of uint8 or uint16, shape (height, width)
-            Left as it is.
+            Not changed.
         out : ndarray, same shape and dtype
             Filled with counts on the raw frame's scale.
 
@@ -132,7 +132,7 @@ class Engine(Protocol):
 
 
 class BlurEngine(ABC):
-    """An `Engine` that works by each frame's blur, and can be told what is known of it."""
+    """An `Engine` that works with each frame's blur, and can be given what is known of it."""
 
     @abstractmethod
     def refocus(self, raw: Pixels, out: Pixels, blur: BlurEstimate | None = None) -> Refocused:
@@ -142,21 +142,21 @@ class BlurEngine(ABC):
         ----------
         raw, out : ndarray of uint8 or uint16, shape (height, width)
         blur : BlurEstimate, optional
-            What optics or earlier frames tell of it.
+            The blur known from the optics or from earlier frames.
         """
 
 
 class Network(Protocol):
-    """A compiled graph on one device.  Belongs to one thread."""
+    """A compiled graph on one device.  Used by one thread only."""
 
     description: EngineDescription
     #: The bundle's file that it was compiled from.
     onnx: Path
-    #: Names of what `run` returns.
+    #: Names of the arrays that `run` returns.
     outputs: tuple[str, ...]
 
     def run(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        """All outputs, valid until the next run, when they may be overwritten.
+        """Run the network; the outputs are valid until the next run, which may overwrite them.
 
         Parameters
         ----------
@@ -167,7 +167,7 @@ class Network(Protocol):
         MemoryError
             If memory ran out.  The next run compiles the network again.
         DeviceLostError
-            If the device does not work any more.
+            If the device no longer works.
         EngineError
             If the runtime fails otherwise.
         """

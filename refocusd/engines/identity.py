@@ -1,4 +1,4 @@
-"""The identity: frames come back as they are."""
+"""The identity, which returns frames unchanged, for measurements."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from refocusd.imaging.normalise import CountsRange
 
 
 class IdentityEngine:
-    """Measures the path without a network; every frame is ``passed_through``."""
+    """An engine without a network, to measure everything else; every frame is ``passed_through``."""
 
     description = EngineDescription("identity", "exact", "CPU", "identity", "", "")
 
     def warm_up(self, shape: tuple[int, int]) -> None:
-        """Nothing to warm."""
+        """Do nothing."""
 
     def refocus(self, raw: Pixels, out: Pixels) -> Refocused:
         """Copy `raw` to `out`."""
@@ -23,4 +23,4 @@ class IdentityEngine:
         return Refocused(CountsRange(0.0, 1.0), 0.0, 0)
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing."""

@@ -1,9 +1,9 @@
-"""Refocuses frames at the scale of their blur, which it measures as it goes.
+"""Refocuses frames at the scale of their blur, whose width it measures.
 
 A frame is reduced until its blur has the width that the network is made for, restored there, and
 enlarged again.  The network estimates by how much the assumed width was off, and the frame is processed
-once more with a width that is rather too small than too large.  The widths measured in some frames are
-used for the next frames of their kind.
+once more with a width that is more likely too small than too large.  The widths measured in some frames
+are used for the next frames of their stream.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Floats = NDArray[np.float32]
 #: pixel, the logarithm of the blur relative to the width that the network is made for, and the standard
 #: uncertainty of that logarithm.
 OUTPUTS: tuple[str, ...] = ("refocused", "interval", "blur")
-#: A blur whose width minus its standard uncertainty is below this is the objective's own: the frame is in
-#: focus and passes through.  Of 112 sharp real images, all but two (which are blurred) are below it.
+#: A blur whose width minus its standard uncertainty is below this is that of the objective itself: the frame is
+#: in focus and passes through.  Of 112 real images said to be in focus, all but two (which are blurred) are below it.
 LEAST_BLUR_PX = 1.7
 #: A width is reduced by this many of its standard uncertainties, because too wide does more harm than too
 #: narrow.  Wide blurs (px), however, are measured too small, by this much (natural logarithm).
@@ -56,7 +56,7 @@ FORM_AT_PX, FORM = (5.0, 7.0, 10.0), (-0.06, -0.01, 0.04)
 TOLD = 0.1
 #: Least uncertainty that the network is given for a width measured in a frame.
 LEAST_TOLD = 0.15
-#: A measured width is used for the next frames of its stream until its uncertainty exceeds this, by width in px.
+#: A known width is used for the next frames of its stream until its uncertainty exceeds this, for these widths (px).
 STALE_AT_PX, STALE = (3.5, 6.0), (0.4, 0.2)
 #: A frame departs from those before it if the network finds the width off by at least this (natural logarithm).
 DEPARTED = 0.45
@@ -76,23 +76,23 @@ _AROUND_PX = 16
 _HALO_PX, _TILE_PX = 96, 2048
 #: A frame with a blur of this fraction of the network's own is not reduced.
 _WARM_UP = 0.8
-#: Smallest tile that is tried before a frame fails for lack of memory, px.
+#: Smallest side of a tile, px: if memory runs out even with this, the frame fails.
 _LEAST_TILE_PX = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a network answers for one frame, good until the next one.
+    """A network's output for one frame, valid until the next one.
 
     Parameters
     ----------
     light : ndarray of float32, shape (height, width)
-        Normalised as the frame was.
+        The refocused frame, normalised like the input.
     interval : ndarray of float32, shape (2, height, width)
-        How far 90 % of true pixels lie under and over `light` at most.
+        Distances below and above `light` within which 90 % of true pixels lie.
     ratio, uncertainty : float
-        True width of the blur over the stated one, and the standard uncertainty of the
-        logarithm of that.
+        True width of the blur over the stated one, and the standard uncertainty of its natural
+        logarithm.
     """
 
     light: Floats
@@ -102,16 +102,16 @@ class Answer:
 
 
 class ScaledEngine(BlurEngine):
-    """Refocuses by a model that works at the scale of the blur.
+    """Refocuses with a model that works at the scale of the blur.
 
     Parameters
     ----------
     bundle : ModelBundle
-        With `ModelBundle.fine_sigma_px`.
+        A bundle that states `ModelBundle.fine_sigma_px`.
     network : Network
-        Compiled from it, with `OUTPUTS`.  Closed with the engine.
+        Compiled from the bundle, with `OUTPUTS`.  Closed with the engine.
     known : BlurEstimate, optional
-        Every frame's blur, where it is stated; else it is estimated.
+        Every frame's blur if it is stated; otherwise it is estimated.
 
     Raises
     ------
@@ -138,12 +138,12 @@ class ScaledEngine(BlurEngine):
 
     @property
     def description(self) -> EngineDescription:
-        """What runs."""
+        """What the engine runs, and on which device."""
         return self.network.description
 
     @property
     def grid(self) -> tuple[float, int]:
-        """Width of the blur that the network is made for, px, and what sides it takes multiples of."""
+        """Width of the blur that the network is made for, px, and the step of the sides that it takes, px."""
         return self._fine_px, self.bundle.size_multiple
 
     def warm_up(self, shape: tuple[int, int]) -> None:
@@ -152,7 +152,7 @@ class ScaledEngine(BlurEngine):
         frame = ramp.astype(np.uint16).reshape(shape)
         estimate_blur(frame)
         narrow = BlurEstimate(_WARM_UP * self._fine_px, 0.1, "frame")
-        for _ in range(2):  # what comes again may be compiled for its size
+        for _ in range(2):  # a backend may compile the network for a size that occurs again
             self._restored(frame.astype(np.float32), narrow)
 
     def refocus(
@@ -199,12 +199,12 @@ class ScaledEngine(BlurEngine):
         )
 
     def answer(self, seen: Floats) -> Answer:
-        """The network alone on one frame.
+        """Run only the network on one frame.
 
         Parameters
         ----------
         seen : ndarray of float32, shape (1, 3, height, width)
-            As it takes them, see `OUTPUTS`.
+            Its inputs, see `OUTPUTS`.
 
         Raises
         ------
@@ -239,7 +239,7 @@ class ScaledEngine(BlurEngine):
         return restored if abs(restored.off) < DEPARTED else None
 
     def _measured(self, frame: Floats, blur: BlurEstimate) -> _Restored:
-        """Measure the width with the network, starting again from each result until it no longer changes."""
+        """Measure the width with the network, each time from the last result, until it hardly changes."""
         for _ in range(_MOST_LOOKS):
             side_px = math.ceil(_MEASURED_PX * max(1.0, blur.sigma_px / self._fine_px))
             restored = self._restored(_busiest(frame, side_px), blur)
@@ -251,7 +251,7 @@ class ScaledEngine(BlurEngine):
     def _restored(
         self, frame: Floats, blur: BlurEstimate, counts: CountsRange | None = None
     ) -> _Restored:
-        """The reduced frame through the network."""
+        """Reduce a frame and run the network on it, with an assumed blur."""
         kept = 1.0 if blur.shape is None else float(np.interp(blur.sigma_px, KEPT_AT_PX, KEPT))
         reduction = Reduction.to_blur(frame.shape, kept * blur.sigma_px, self._fine_px)
         reduced = reduction.reduced(frame)
@@ -272,7 +272,7 @@ class ScaledEngine(BlurEngine):
         )
 
     def _run(self, frame: Floats, told: tuple[float, float]) -> Answer:
-        """A frame of any size through the network, in tiles where memory wants them."""
+        """Run the network on a frame of any size, in smaller tiles if memory runs out."""
         while True:
             try:
                 return self._in_tiles(frame, told)
@@ -287,8 +287,8 @@ class ScaledEngine(BlurEngine):
                 log.warning("the memory ran out; from now on in tiles of %d px", self._tile_px)
 
     def _in_tiles(self, frame: Floats, told: tuple[float, float]) -> Answer:
-        # Reflected, a blurred object at the border would have a sharp edge, and the blur be taken
-        # for half as wide.
+        # By reflection, a blurred object at the border would get a sharp edge, and the network would
+        # find a blur of half the width.
         around = np.pad(frame, _AROUND_PX, mode="edge")
         multiple = self.bundle.size_multiple
         tiles = plan_tiles(around.shape, self._tile_px, _HALO_PX, multiple)
@@ -358,9 +358,9 @@ def _tells_form(blur: BlurEstimate) -> bool:
 
 
 def careful(blur: BlurEstimate) -> BlurEstimate:
-    """The width to deconvolve with: rather too narrow, which does little harm, than too wide, which makes rims.
+    """The blur to assume for a frame: too narrow a width does little harm, too wide a one makes rims.
 
-    Where the width is certain, the form of the PSF is used as well, and the width is not reduced.
+    If the width is well known, the form of the PSF is used, too, and the width is not reduced.
     """
     if blur.shape is not None and blur.uncertainty <= SURE and blur.sigma_px >= LEAST_FORM_PX:
         off = float(np.interp(blur.sigma_px, FORM_AT_PX, FORM))
@@ -371,7 +371,7 @@ def careful(blur: BlurEstimate) -> BlurEstimate:
 
 
 def _range_of(reduced: Floats) -> CountsRange:
-    """Percentiles 1 and 99.9, as networks are trained."""
+    """Offset and scale from percentiles 1 and 99.9, as in training."""
     step = max(1, math.isqrt(reduced.size >> 17))
     low, high = np.percentile(reduced[::step, ::step], (1, 99.9))
     return CountsRange(float(low), max(float(high - low), 1.0))

@@ -13,11 +13,11 @@ from refocusd.errors import BundleError
 from refocusd.models.bioimageio import exactly_normalised
 from refocusd.models.bundle import ModelBundle, read_frames
 
-#: Tolerances for precisions of which a bundle states none.
+#: Tolerances, in network units, for precisions for which a bundle states none.
 DEFAULT_TOLERANCE = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2, "int8": 1e-1}
-#: Frames are given to engines as counts on this part of the 16-bit scale.
+#: A tensor and its truth together span this many counts of the 16-bit scale when they are given to an engine.
 SPAN = 50000.0
-#: By how much a frame may be stretched or shifted against the tensor, in network units: our percentiles
+#: Largest stretch (less 1) and shift of a frame relative to the tensor, in network units: our percentiles
 #: are whole counts, those of bioimage.io are interpolated.
 SAME = 0.02
 
@@ -31,10 +31,11 @@ class TensorCheck:
     name : str
         ``test`` or ``validation``.
     frames : int
+        Number of frames in the tensors.
     largest, p99_9 : float
-        Of the absolute differences, in network units.
+        Maximum and 99.9th percentile of the absolute differences, in network units.
     tolerance : float
-        What the bundle allows the largest to be, and half a count.
+        Limit of `largest`: what the bundle allows, and one count for rounding.
     """
 
     name: str
@@ -47,7 +48,7 @@ class TensorCheck:
     def of(
         cls, name: str, differences: list[NDArray[np.floating]], tolerance: float
     ) -> TensorCheck:
-        """The check of frames that differ by so much."""
+        """The check of frames with these absolute differences."""
         apart = np.stack(differences)
         largest, p99_9 = float(apart.max()), float(np.percentile(apart, 99.9))
         return cls(name, len(apart), largest, p99_9, tolerance)
@@ -61,10 +62,9 @@ class TensorCheck:
 def check_engine(bundle: ModelBundle, engine: Engine) -> list[TensorCheck]:
     """Run the bundle's tensors through an engine.
 
-    Engines take counts.  A tensor's frames become 16-bit counts, and what the engine
-    returns becomes network units again by the range it says it saw the frame in; a
-    frame seen a little stretched or shifted is compared with the tensor stretched and
-    shifted the same.
+    Engines take counts.  A tensor's frames are converted to 16-bit counts, and the engine's
+    results back to network units with the range by which it normalised them.  If that range
+    differs a little from the tensor's, the expected frames are stretched and shifted accordingly.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def check_engine(bundle: ModelBundle, engine: Engine) -> list[TensorCheck]:
 
 
 def _check_scaled(bundle: ModelBundle, engine: ScaledEngine, tolerance: float) -> TensorCheck:
-    """Run the network alone; everything around it is the same for every backend."""
+    """Run only the network; everything around it is the same for every backend."""
     assert bundle.test is not None
     seen, expected = read_frames(bundle.test[0], channels=3), read_frames(bundle.test[1])
     apart = [
@@ -133,14 +133,14 @@ def _check(
         out = np.empty_like(counts)
         seen = engine.refocus(counts, out).counts
         half_count = max(half_count, 0.5 / seen.scale)
-        # network saw: stretch * frame + shift
+        # The network saw stretch * frame + shift.
         stretch, shift = scale / seen.scale, (offset - seen.offset) / seen.scale
         if abs(stretch - 1) > SAME or abs(shift) > SAME:
             raise BundleError(
                 f"the {name} tensors of {bundle.folder} are not normalised as its description says "
                 f"(stretched {stretch:.3f}, shifted {shift:.3f})"
             )
-        # In counts, an image has a floor: what a tensor has below it cannot come out.
+        # Counts have a floor and a ceiling, beyond which an engine cannot return anything.
         expected_counts = (truth * stretch + shift) * seen.scale + seen.offset
         apart = out.astype(np.float64) - expected_counts.clip(0, 65535)
         differences.append(np.abs(apart) / seen.scale)

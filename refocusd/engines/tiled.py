@@ -1,8 +1,8 @@
-"""Frames of any size through a compiled network that sees them at full size.
+"""Runs a compiled network that sees frames at full size on frames of any size.
 
-Frames go whole where that fits into the memory allowed and ``tile_px`` does not ask for less;
-otherwise in the largest tiles that fit, as halos are computed twice.  If memory runs out
-nevertheless, the frame is tried again in smaller tiles, and so are all later ones.
+A frame is processed whole if it fits into the memory allowed and ``tile_px`` does not ask for less;
+otherwise in the largest tiles that fit, because halos are computed twice.  If memory runs out
+nevertheless, this frame and all later ones are processed in smaller tiles.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ MARGIN = 1.25
 
 #: Name of the output with the refocused frame; without an output of this name, it is the first one.
 OUTPUT = "refocused"
-#: Frame shapes whose measured tiles are remembered.
+#: Number of frame shapes whose measured tiles are remembered.
 MAX_SHAPES = 16
 
 
 class TiledEngine:
-    """Refocuses by a network that sees frames at full size; see `Engine`.
+    """Refocuses with a network that sees frames at full size; see `Engine`.
 
     Parameters
     ----------
@@ -51,11 +51,11 @@ class TiledEngine:
     network : Network
         Closed with the engine.
     pixel_bytes : float
-        Memory that a pixel takes in the network.
+        Memory that the network needs per pixel, bytes.
     memory_mib : int
-        Memory that one frame may take where the options do not say.
+        Memory that one frame may take unless `options` state it, MiB.
     largest_px : int
-        Largest side of a tile where the options do not say; 0: any.
+        Largest side of a tile unless `options` state it, px; 0: any.
 
     Raises
     ------
@@ -81,22 +81,22 @@ class TiledEngine:
         self._tile_px = options.tile_px or (max(largest_px, least) if largest_px else 0)
         #: Tile and batch that were fastest on this computer, by shape of the frame.
         self._measured: dict[tuple[int, int], tuple[int, int]] = {}
-        #: Of one tile, all of a batch together staying within the memory allowed.
+        #: Largest number of pixels of a tile with which a batch stays within the memory allowed.
         self._tile_pixels = _tile_pixels(bundle, options, least, pixel_bytes, memory_mib)
         self._output = network.outputs.index(OUTPUT) if OUTPUT in network.outputs else 0
 
     @property
     def description(self) -> EngineDescription:
-        """What runs."""
+        """What the engine runs, and on which device."""
         return self._network.description
 
     def warm_up(self, shape: tuple[int, int]) -> None:
-        """Run one flat frame of `shape` (height, width)."""
+        """Process one flat frame of `shape` (height, width)."""
         flat = np.zeros(shape, np.uint16)
         self.refocus(flat, flat.copy())
 
     def tiles(self, shape: tuple[int, int]) -> list[Tile]:
-        """How a frame of `shape` (height, width) goes through the network."""
+        """The tiles of a frame of `shape` (height, width)."""
         return self._plan(shape)[0]
 
     def refocus(self, raw: Pixels, out: Pixels) -> Refocused:
@@ -113,7 +113,7 @@ class TiledEngine:
                 self._shrink(plan[0].shape, error)
 
     def infer(self, normalised: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network alone on a whole frame, in network units.
+        """Run only the network on a whole frame, in network units.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ class TiledEngine:
         Raises
         ------
         EngineError
-            If the runtime fails on it.
+            If the runtime fails.
         """
         self._check_open()
         (tile,) = plan_tiles(normalised.shape, 0, 0, self._bundle.size_multiple)
@@ -147,7 +147,7 @@ class TiledEngine:
             raise EngineError(f"the engine of {self._bundle.model_id} is closed; build another")
 
     def _plan(self, shape: tuple[int, int]) -> tuple[list[Tile], int]:
-        """Tiles of a frame, and how many go through the network at once."""
+        """Tiles of a frame, and the number of tiles in a batch."""
         step, batch = self._bundle.size_multiple, self._tile_batch
         height, width = (-(-side // step) * step for side in shape)
         largest = self._tile_px // step * step
@@ -164,7 +164,7 @@ class TiledEngine:
         return plan_tiles(shape, largest, self._bundle.receptive_field_px, step), batch
 
     def _best(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Tile and batch as `autotune` measured them; zeros where it did not, or others are set."""
+        """Tile and batch that `autotune` measured; zeros if it did not, or if the options set them."""
         if self._tile_px or self._options.tile_batch:
             return 0, 0
         if shape not in self._measured:
@@ -202,15 +202,15 @@ class TiledEngine:
         return Refocused(counts, engine_ms, clipped)
 
     def _input(self, count: int, shape: tuple[int, int]) -> NDArray[np.float32]:
-        """Memory for a batch, with undefined content; that of the last batch is reused if it fits."""
+        """An array for a batch, with undefined content; that of the last batch is reused if it fits."""
         wanted = (count, 1, *shape)
         if self._buffer is None or self._buffer.shape != wanted:
-            self._buffer = None  # not both at a time
+            self._buffer = None  # free the old array before the new one is allocated
             self._buffer = np.empty(wanted, np.float32)
         return self._buffer
 
     def _answers(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network's answers, shape (count, height, width)."""
+        """The network's results, shape (count, height, width)."""
         answers = self._network.run(batch)[self._output]
         if answers.shape != batch.shape or answers.dtype != np.float32:
             raise EngineError(
@@ -220,7 +220,13 @@ class TiledEngine:
         return answers[:, 0]
 
     def _shrink(self, shape: tuple[int, int], error: MemoryError) -> None:
-        """Take smaller tiles from now on."""
+        """Use smaller tiles from now on.
+
+        Raises
+        ------
+        EngineError
+            If they are the smallest already.
+        """
         self._buffer = None
         if self._tile_batch == 1 and max(shape) <= self._least:
             raise EngineError(
@@ -239,7 +245,7 @@ class TiledEngine:
 def _tile_pixels(
     bundle: ModelBundle, options: EngineOptions, least: int, pixel_bytes: float, memory_mib: int
 ) -> int:
-    """Pixels that a tile may have."""
+    """Largest number of pixels of a tile."""
     batch = options.tile_batch or 1
     pixels = int(((options.engine_mib or memory_mib) << 20) / pixel_bytes / batch)
     if pixels < least**2 and options.engine_mib:
@@ -252,19 +258,19 @@ def _tile_pixels(
 
 
 def pixel_bytes(onnx: Path, step: int, size: int) -> float:
-    """Memory per pixel of a frame.
+    """Memory that a network needs per pixel of a frame, bytes.
 
-    The largest sum of tensors that are alive at a time when the nodes are computed in
-    order, with channels padded as oneDNN does, plus input and answer.
+    The largest total size of the tensors that are in memory at the same time when the nodes are
+    computed in order, with channels padded as oneDNN does, plus input and output.
 
     Parameters
     ----------
     onnx : Path
         A network that takes (count, 1, height, width).
     step : int
-        Multiple of the sides that it takes.
+        The network takes sides that are multiples of this, px.
     size : int
-        Bytes of a number.
+        Bytes per value.
 
     Raises
     ------

@@ -1,13 +1,13 @@
-"""Tiles of a frame: which pixels a network sees at a time, and which of its results are used.
+"""Tiles of a frame: the pixels that a network sees at a time, and which of its results are used.
 
 The plan is the same for every backend.  All tiles of a frame have one shape, so that
-a batch or a CUDA graph fits them all, and start on the network's own grid, or its
-strides would fall elsewhere than in the whole frame.  Tiles are spread evenly: what
-they overlap beyond twice the halo makes the halos larger instead of the tiles odd.
+a batch or a CUDA graph fits them all.  They start on the network's own grid, because its
+strides would otherwise fall on other pixels than in the whole frame.  Tiles are spread evenly: any
+overlap beyond twice the halo makes the halos larger, and no tile has another size.
 
 Only the frame's own lower and right border is padded, by reflection, up to the next
-multiple: exactly what a frame that goes whole gets.  So a pixel sees the same
-surroundings either way, out to the halo at least, and the tiled frame equals the whole
+multiple, exactly as in a frame that is processed whole.  A pixel therefore has the same
+surroundings in both cases, at least out to the halo, and the tiled result equals the whole
 one as far as the halo covers the network's effective receptive field.
 """
 
@@ -32,12 +32,12 @@ class Tile:
     read : (slice, slice)
         Rows and columns of the frame that the network sees.
     pad : (int, int)
-        Rows below and columns to the right that are added by reflection; not zero only
+        Number of rows below and columns to the right that are added by reflection; zero except
         at the frame's own border.
     write : (slice, slice)
-        Rows and columns of the frame that this tile answers for.
+        Rows and columns of the frame that are taken from this tile.
     crop : (slice, slice)
-        The same within the network's answer to this tile.
+        The same within the network's output for this tile.
     """
 
     read: tuple[slice, slice]
@@ -47,14 +47,14 @@ class Tile:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of what the network sees, padding included."""
+        """Height and width of the network's input, including padding."""
         rows, columns = self.read
         return (rows.stop - rows.start + self.pad[0], columns.stop - columns.start + self.pad[1])
 
 
 def smallest_tile(halo_px: int, multiple: int) -> int:
     """Smallest side of a tile, in px: two halos and one step of the network's grid."""
-    # Two steps at least: a padded tile must hold more pixels than are reflected.
+    # At least two steps, because a padded tile must hold more pixels than are reflected.
     return max(2 * _up(halo_px, multiple) + multiple, 2 * multiple)
 
 
@@ -64,7 +64,7 @@ def least_tile_px(bundle: ModelBundle, tile_px: int) -> int:
     Raises
     ------
     EngineError
-        If the side that is asked for is smaller; 0 asks for none.
+        If `tile_px` is smaller; 0 means that no side is asked for.
     """
     least = smallest_tile(bundle.receptive_field_px, bundle.size_multiple)
     if 0 < tile_px < least:
@@ -76,24 +76,24 @@ def least_tile_px(bundle: ModelBundle, tile_px: int) -> int:
 
 
 def plan_tiles(shape: tuple[int, int], tile_px: int, halo_px: int, multiple: int = 1) -> list[Tile]:
-    """Cut a frame into tiles whose answers cover it exactly once.
+    """Cut a frame into tiles whose results cover it exactly once.
 
     Parameters
     ----------
     shape : (int, int)
-        Height and width of the frame, px; multiples of nothing.
+        Height and width of the frame, px; any size.
     tile_px : int
-        Largest side of what goes through the network, px, halos included; a side of the
-        frame that is not larger is not cut.  0: the whole frame is one tile.
+        Largest side of a tile, px, including halos; a side of the frame that is not larger
+        is not cut.  0: the whole frame is one tile.
     halo_px : int
         Surroundings that a pixel needs on every side, px: `ModelBundle.receptive_field_px`.
     multiple : int
-        Sides of what goes through the network, and where it starts, are multiples of this.
+        The sides of tiles and their positions are multiples of this, px.
 
     Returns
     -------
     list of Tile
-        All of one shape, row by row.
+        All of the same shape, row by row.
 
     Raises
     ------
@@ -115,14 +115,14 @@ def plan_tiles(shape: tuple[int, int], tile_px: int, halo_px: int, multiple: int
 
 
 def reflect_into(tile: NDArray[np.float32], filled: tuple[int, int]) -> None:
-    """Fill the lower and right rest of a tile by reflection, in place.
+    """Fill the empty rows and columns at the end of a tile by reflection, in place.
 
     Parameters
     ----------
     tile : ndarray of float32, shape (height, width)
     filled : (int, int)
-        Rows and columns that hold pixels; reflected repeatedly where they are fewer than
-        the rest (as ``numpy.pad(..., mode="reflect")`` does).
+        Number of rows and columns that hold pixels; they are reflected repeatedly if they are
+        fewer than the empty ones (as ``numpy.pad(..., mode="reflect")`` does).
     """
     rows, columns = filled
     if rows < tile.shape[0]:
@@ -152,13 +152,13 @@ def _spans(length: int, tile_px: int, halo_px: int, multiple: int) -> list[_Span
             f"tiles of {tile_px} px are too small for a model that sees {halo_px} px around each "
             f"pixel; set tile_px to {smallest_tile(halo_px, multiple)} or more"
         )
-    # The outer halos of the outermost tiles are used too, because nothing lies beyond them.
+    # The outer halos of the outermost tiles are used, too, because nothing lies beyond them.
     count = -(-(padded - 2 * halo) // (side - 2 * halo))
-    # No larger than needed for this count: a frame slightly larger than one tile does not need two full ones.
+    # Tiles are no larger than this count needs: a frame slightly larger than one tile does not need two full ones.
     side = max(_up(-(-(padded - 2 * halo) // count), multiple) + 2 * halo, 2 * multiple)
     steps = (padded - side) // multiple
     starts = [index * steps // (count - 1) * multiple for index in range(count)]
-    # Each seam lies in the middle of what two tiles share.
+    # Each seam lies in the middle of the overlap of two tiles.
     seams = [(left + side + right) // 2 for left, right in itertools.pairwise(starts)]
     spans = []
     for start, low, high in zip(starts, [0, *seams], [*seams, length], strict=True):
@@ -179,7 +179,7 @@ def _up(length: int, multiple: int) -> int:
 
 
 def _reflected(filled: int, length: int) -> NDArray[np.intp]:
-    """Where positions `filled` to `length` lie in a line of `filled` pixels, mirrored."""
+    """Indices of the pixels that positions `filled` to `length` of a line reflect."""
     period = max(2 * (filled - 1), 1)
     position = np.arange(filled, length) % period
     return np.minimum(position, period - position) if filled > 1 else np.zeros_like(position)

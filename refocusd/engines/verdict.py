@@ -3,17 +3,17 @@
 ================  ==================================================================================
 verdict           meaning
 ================  ==================================================================================
-`trusted`         errors above `Judge.bound` are unlikely
-`doubtful`        they are possible, or likely where raw is even further from the truth: look at the
+`trusted`         an error above `Judge.bound` is unlikely
+`doubtful`        it is possible, or it is likely but raw is even further from the truth: see the
                   reasons
-`untrusted`       they are likely, or the frame is nothing that the engine was made for
-`passed_through`  there is nothing to refocus, and raw is written as it is
+`untrusted`       it is likely, or the engine is not made for such a frame
+`passed_through`  there is nothing to refocus, and raw is written unchanged
 ================  ==================================================================================
 
-Thresholds and weights stand in ``verdict.toml``, which ``refocusd train trust`` fits on frames whose
-truth is known: in a model's bundle, for that model, and beside this file, for all others.  A quadratic
-logistic score tells fluorescence from other pictures; another tells the probability that the error is
-above the bound, and a third, of a model's own, that the result is worse than raw.
+Thresholds and weights are in ``verdict.toml``, which ``refocusd train trust`` fits on frames whose
+truth is known: that in a model's bundle is for this model, that beside this module for all others.  A
+quadratic logistic score distinguishes fluorescence from other pictures; another gives the probability that
+the error is above the bound, and a third, which only models have, that the result is worse than raw.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ ERROR_FEATURES = (
     "fine", "finest", "interval width", "wide intervals", "lopsided intervals",
     *LOOKS,
 )  # fmt: skip
-#: Blurs that intervals are fitted for, px; in between, they are interpolated.
+#: Widths of the blur for which intervals are fitted, px; in between, they are interpolated.
 INTERVALS_AT_PX = (3.0, 6.0, 12.0, 24.0)
-#: Features are limited to this many standard deviations from their mean, those of a frame's error to fewer: far
-#: outside the fitted range, the square of one feature made frames that were 2 % off count as wrong.
+#: Features are limited to this many standard deviations from their mean, those for the error to fewer: far
+#: outside the fitted range, the square of one feature made frames with an error of 2 % count as wrong.
 _MOST, MOST_OF_ERRORS = 4.0, 2.0
 #: This many samples determine a ratio of sums to well below one percent.
 MAX_SAMPLES = 1 << 18
@@ -86,9 +86,9 @@ class Logistic:
     weights : ndarray of float, shape (2 * features,)
     bias : float
     places : ndarray of int, shape (features,), optional
-        Where these stand among the features that are given; without it they are all of them.
+        Indices of the features that are used among those that are given; None for all of them.
     most : float
-        Standard deviations from the mean up to which a feature counts.
+        Features are limited to this many standard deviations from the mean.
     """
 
     mean: NDArray[np.float64]
@@ -118,23 +118,23 @@ class Logistic:
 class Interval:
     """Half the width of the interval that holds 90 % of a frame's true pixels.
 
-    It grows with the light of a pixel, as errors do: a wrong blur moves much light where there is much.
-    Scaled by split-conformal calibration on specimens that nothing else was fitted on (J. Lei et al.,
-    J. Am. Stat. Assoc. 113, 1094, 2018).
+    It grows with the light of a pixel, as errors do, because a wrong blur moves more light where there is
+    more.  It is scaled by split-conformal calibration on specimens that nothing else was fitted on (J. Lei
+    et al., J. Am. Stat. Assoc. 113, 1094, 2018).
 
     Parameters
     ----------
     floor : sequence of float
-        Half-width on dark ground, over the error that is expected, of blurs of `INTERVALS_AT_PX`.
+        Half-width on a dark background, over the expected error, for the blurs `INTERVALS_AT_PX`.
     share : sequence of float
-        What each count of light adds, likewise.
+        Half-width that each count of light adds, for the same blurs.
     """
 
     floor: Sequence[float]
     share: Sequence[float]
 
     def of(self, expected_error: float, blur_px: float) -> tuple[float, float]:
-        """Half-width on dark ground, and what each count of light adds to it."""
+        """Half-width on a dark background, counts, and the half-width that each count of light adds."""
         floor, share = (
             float(np.interp(math.log(blur_px), np.log(INTERVALS_AT_PX), values))
             for values in (self.floor, self.share)
@@ -144,30 +144,32 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judge:
-    """Thresholds, as fitted; see `judge_of`.
+    """Judges frames by fitted thresholds; see `judge_of`.
 
     Parameters
     ----------
     bound : float
-        Of the error (root of the mean square after the best offset and gain), over the range of the
+        Limit of the error (root mean square after the best offset and gain), over the range of the
         true frame (percentiles 0.1 to 99.9).
     looks : Logistic
-        Of `FieldEvidence.looks`: above 0 where the frame looks like something else than fluorescence.
+        Score of `FieldEvidence.looks`: above 0 if the frame does not look like fluorescence.
     error : Logistic
-        Of `error_features`: whether the error is above the bound.
+        Score of `error_features`: whether the error is above `bound`.
     interval : Interval
-        Of the counts of single pixels.
+        Interval of the counts of single pixels.
     strange, foreign : float
-        Scores of `looks` from which a frame is doubted, and is passed through.
+        Scores of `looks` from which a frame is doubtful, and from which it is passed through.
     doubtful, untrusted : float
-        Probabilities of an error from which a frame is that.
+        Probabilities of an error above `bound` from which a frame is doubtful, and untrusted.
     empty_noises, empty_counts : float
-        A frame is empty under so many standard deviations of a pixel's noise, or counts.
+        A frame is empty if its contrast is below this many standard deviations of a pixel's noise, or
+        below this many counts.
     worse : Logistic, optional
-        Of `error_features`: whether the result is worse than raw (by 0.1 dB).
+        Score of `error_features`: whether the result is worse than raw (by 0.1 dB).
     most_worse, rather_worse : float
-        Probabilities of that from which a frame is untrusted that is likely wrong or clipped, and any other.  Below
-        the first, one that is likely wrong is only doubtful: raw is likely even further from the truth.
+        Probabilities of a result worse than raw from which a frame is untrusted: the first for frames that
+        are likely wrong or clipped, the second for all others.  A frame that is likely wrong, but below the
+        first, is only doubtful, because raw is likely even further from the truth.
     """
 
     bound: float
@@ -211,7 +213,7 @@ class Judge:
     # -- raw and refocused ------------------------------------------------------------------
 
     def in_focus(self, pair: PairEvidence) -> bool:
-        """Whether the engine sharpened almost nothing, and the blur is narrow enough to explain that."""
+        """Whether the engine sharpened almost nothing, and the blur is narrow enough to explain this."""
         narrow = pair.stated_px * math.exp(-pair.uncertainty) < IN_FOCUS_PX
         return _as_it_was(pair) and (pair.uncertainty >= 1 or narrow)
 
@@ -222,7 +224,7 @@ class Judge:
         chance = self.error.chance(features)
         worse = self.worse.chance(features) if self.worse else None
         strange = foreign > self.strange
-        # Impossible results need no statistics, and are too rare to be among those that were fitted.
+        # Impossible results need no statistics, and are too rare to be among the fitted frames.
         refused = (
             _measured_above(pair, 1)
             or _unsharpened(pair)
@@ -264,10 +266,10 @@ class Judge:
         return said.verdict == "untrusted" or (said.error_chance or 0.0) >= self.untrusted
 
 
-#: A raw frame at least this sharp, relative to what the engine made of it, is in focus already:
-#: writing it as it is cannot invent anything.
+#: A raw frame at least this sharp, relative to the engine's result, is in focus already: if it is
+#: written unchanged, nothing can be invented.
 IN_FOCUS_RATIO = 0.96
-#: The same of fine structure in the whole frame, as a natural logarithm.
+#: Gain of fine structure in the whole frame, natural logarithm, below which a frame counts as not sharpened.
 SHARPENED = 0.1
 #: A frame with a wider blur (px) is not in focus, whatever the engine did.
 IN_FOCUS_PX = 2.0
@@ -275,12 +277,14 @@ IN_FOCUS_PX = 2.0
 CLIPPED = (0.01, 0.05)
 #: The largest share that models' statistics include.
 MOST_CLIPPED = 0.2
-#: The same of raw's structure that is left unexplained; 99 % of frames leave less than 0.09.
+#: Shares of raw's structure, left unexplained, that make a frame doubtful, and untrusted; 99 % of frames leave
+#: less than 0.09.
 UNEXPLAINED = (0.1, 0.2)
 #: Noise smoother than this does not come from a camera; real blurred frames reach 1.7.  Slightly blurred details
 #: look smooth as well, up to the second value.
 SMOOTH = (1.9, 4.0)
-#: The same of the light of one tile that changed; 98 % of frames change less than 0.26.
+#: Relative changes of the light of one tile that make a frame doubtful, and untrusted; 98 % of frames change by
+#: less than 0.26.
 FLUX = (0.1, 0.5)
 
 
@@ -306,7 +310,7 @@ def _as_it_was(pair: PairEvidence) -> bool:
 
 
 def _reasons(field: FieldEvidence, pair: PairEvidence) -> list[str]:
-    """What is odd about a frame, in plain words."""
+    """What is unusual about a frame, in plain words."""
     misfit = pair.blur_px / pair.stated_px
     found = {
         f"{field.clipped:.0%} of the pixels are clipped": field.clipped > CLIPPED[0],
@@ -331,7 +335,19 @@ def _reasons(field: FieldEvidence, pair: PairEvidence) -> list[str]:
 
 
 def error_features(field: FieldEvidence, pair: PairEvidence, foreign: float) -> NDArray[np.float64]:
-    """What the probability of an error is computed from, in the order of `ERROR_FEATURES`."""
+    """The features named by `ERROR_FEATURES`, in this order.
+
+    Parameters
+    ----------
+    field : FieldEvidence
+    pair : PairEvidence
+    foreign : float
+        Score of `Judge.looks`.
+
+    Returns
+    -------
+    ndarray of float64, shape (len(ERROR_FEATURES),)
+    """
     return np.array(
         [
             math.log(pair.unexplained + 1e-3),
@@ -363,10 +379,10 @@ def error_features(field: FieldEvidence, pair: PairEvidence, foreign: float) -> 
 
 
 def flux_ratio(raw: Pixels, refocused: Pixels, offset: float) -> float:
-    """Sum over `offset` counts of the refocused frame, over that of the raw one.
+    """Light of the refocused frame above `offset` counts, over that of the raw frame.
 
     Defocus moves light but neither makes nor destroys it, so a ratio far from
-    one says that flux was invented or lost.  1.0 for a frame without signal.
+    one means that flux was invented or lost.  1.0 for a frame without signal.
     """
     stride = max(1, math.ceil(math.sqrt(raw.size / MAX_SAMPLES)))
     before = float(np.mean(raw[::stride, ::stride], dtype=np.float64)) - offset
@@ -375,7 +391,7 @@ def flux_ratio(raw: Pixels, refocused: Pixels, offset: float) -> float:
 
 
 def shipped_judge() -> Judge:
-    """The judge of engines whose bundle brings none."""
+    """The judge for engines whose bundle has no thresholds of its own."""
     return judge_of(None)
 
 
@@ -383,13 +399,13 @@ def shipped_judge() -> Judge:
 def judge_of(path: Path | None) -> Judge:
     """The judge with the thresholds of a file, see `EngineDescription.verdict`.
 
-    A file may have been fitted on fewer features than this version has, as those of older versions are;
-    one that was fitted on others is left aside.
+    A file of an older version may lack features that this version has.  A file with unknown features
+    is ignored, and the judge that comes with refocusd is returned.
 
     Raises
     ------
     BundleError
-        If it cannot be read as one.
+        If the file cannot be read, or does not hold thresholds.
     """
     try:
         text = (path or resources.files(__package__).joinpath(VERDICT)).read_text("utf-8")
@@ -422,8 +438,8 @@ def _numbers(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def _places(features: Sequence[str], known: Sequence[str]) -> NDArray[np.intp] | None:
-    """Indices of features among the known ones, in their order; None if one is unknown."""
-    # In order, because two features have the same name.
+    """Indices of features among the known ones, in the same order; None if one is unknown."""
+    # The order matters because two features have the same name.
     rest = iter(enumerate(known))
     found = [next((place for place, name in rest if name == each), -1) for each in features]
     return None if -1 in found else np.array(found, np.intp)

@@ -49,7 +49,7 @@ ReadPart = Callable[[slice, slice], Pixels]
 
 
 def checksum_by_strips(form: PageFormat, read: ReadPart) -> int:
-    """As `refocusd.frame.checksum` of the whole frame."""
+    """Checksum of a frame read in strips: equal to `refocusd.frame.checksum` of the whole frame."""
     digest = xxhash.xxh3_64()
     for top in range(0, form.height, STRIP_PX):
         strip = read(slice(top, min(top + STRIP_PX, form.height)), slice(0, form.width))
@@ -59,15 +59,15 @@ def checksum_by_strips(form: PageFormat, read: ReadPart) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is known of all frames of a dataset before their pixels are read.
+    """What is known about all frames of a dataset before their pixels are read.
 
     Parameters
     ----------
     axes : tuple of mapping of str to int or str
         Of each frame, in acquisition order.
     elapsed_ms : tuple of float or None
-        When each frame was taken, since the first or the acquisition's start;
-        None where that is not recorded.
+        When each frame was taken, in ms since the first frame or the acquisition's
+        start; None where that is not recorded.
     format : PageFormat
         Shape and type of every frame.
     pixel_um : float or None
@@ -84,10 +84,10 @@ class Plan:
 
 
 class Dataset(ABC):
-    """Frames on disk by their axes; a context manager that closes the files.
+    """Frames on disk; a context manager that closes the files.
 
-    Files are opened when they are needed, only read, never locked and never
-    memory-mapped.  Frames are addressed by their axes or the canonical key of them.
+    Files are opened when they are needed, only for reading, and are never locked or
+    memory-mapped.  Frames are addressed by their axes or the canonical key of these.
 
     Parameters
     ----------
@@ -113,24 +113,24 @@ class Dataset(ABC):
     def __init__(self, path: Path, name: str = "") -> None:
         # Resolved: "." has no name to call the output by.
         self.path = path.resolve()
-        #: Beside this folder or file its output goes.
+        #: The output goes beside this folder or file.
         self.place = self.path
         self.name = name or self.path.name
         #: What each reader needs to find a frame, by canonical key, in acquisition order.
         self._frames: Mapping[str, Any] = {}
         self._plan: Plan | None = None
-        #: None while it was not read.
+        #: None until it is read.
         self._summary: dict[str, Any] | None = None
         self._unusable: dict[str, str] = {}
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Metadata of the whole acquisition; empty while there are none."""
+        """Metadata of the whole acquisition; empty if there are none (yet)."""
         return self._summary or {}
 
     @property
     def finished(self) -> bool:
-        """Whether its writer closed it, so that no frame will come any more."""
+        """Whether its writer has closed it, so that no more frames will come."""
         return True
 
     def refresh(self) -> list[str]:
@@ -144,9 +144,10 @@ class Dataset(ABC):
         Raises
         ------
         OSError
-            If files of a growing dataset cannot be read: the share is away, or it was deleted.
+            If files of a growing dataset cannot be read: the share is unreachable, or it was deleted.
         InputError
-            If this is no such dataset (any more); the frames known so far stay readable.
+            If this is not, or no longer, a dataset of its kind; the frames known so far stay
+            readable.
         """
         return []
 
@@ -168,7 +169,7 @@ class Dataset(ABC):
         return []
 
     def missing_files(self) -> list[str]:
-        """Files that the dataset names, and that are not there."""
+        """Files that the dataset names, but that do not exist."""
         return []
 
     def unlisted(self) -> set[str]:
@@ -176,7 +177,7 @@ class Dataset(ABC):
         return set()
 
     def unusable(self) -> dict[str, str]:
-        """Frames that were found and cannot be taken, and why, since the last call."""
+        """Frames found since the last call that cannot be used, and why."""
         found, self._unusable = self._unusable, {}
         return found
 
@@ -190,12 +191,12 @@ class Dataset(ABC):
         return key in self
 
     def unfit(self, key: str) -> str:
-        """Why the pixels of a frame cannot be used, though it is whole; empty for most."""
+        """Why the pixels of a frame cannot be used, though it is whole; empty if they can."""
         del key
         return ""
 
     def first_key(self) -> str:
-        """Canonical axes of the first frame that can be used, and is whole if one is.
+        """Canonical axes of the first usable frame; if any is whole, of the first whole one.
 
         Raises
         ------
@@ -261,12 +262,12 @@ class Dataset(ABC):
         return Frame(self._pixels(key), _axes_of(key), metadata)
 
     def is_slide(self, axes: Axes | str) -> bool:
-        """Whether a frame is large, and lies in parts that can be read one by one."""
+        """Whether a frame is large, and is stored in parts that can be read one by one."""
         del axes
         return False
 
     def read_part(self, axes: Axes | str, rows: slice, columns: slice) -> Pixels:
-        """Part of a frame, shape (rows, columns); of one that `is_slide`, no more is held.
+        """Part of a frame, shape (rows, columns); a frame that `is_slide` is never read as a whole.
 
         Parameters
         ----------
@@ -282,7 +283,7 @@ class Dataset(ABC):
         return self.read(axes).pixels[rows, columns]
 
     def checksum(self, axes: Axes | str) -> int:
-        """Checksum of a frame's pixels; one that lies in parts is never read as a whole.
+        """Checksum of a frame's pixels; a frame that `is_slide` is never read as a whole.
 
         Raises
         ------
@@ -374,19 +375,19 @@ def _axes_of(key: str) -> dict[str, AxisValue]:
 
 
 ORDER = ("time", "position", "z", "channel")
-#: Names of more channels than this are not listed.
+#: If there are more channels than this, their names are not listed.
 MAX_NAMES = 6
 
 
 def _legible(dataset: Dataset, key: str) -> dict[str, Any]:
-    """Metadata of a frame; empty where they are damaged, as it may be the only one."""
+    """Metadata of a frame; empty if they are damaged, as this may be the only such frame."""
     with suppress(InputError):
         return dataset.metadata(key)
     return {}
 
 
 def understood(dataset: Dataset) -> str:
-    """Axes and sizes, channels, pixel size, distance of planes, and where they are from.
+    """A dataset in one line: axes and their sizes, channels, pixel size, plane distance, and source.
 
     Raises
     ------
@@ -402,7 +403,7 @@ def understood(dataset: Dataset) -> str:
             f"; besides, {counted(len(unfit))} that cannot be refocused, such as {unfit[0]}, which "
             f"{dataset.unfit(unfit[0])}"
         )
-    #: Of each axis its values, and the first frame of each.
+    # The values of each axis, and the first frame with each value.
     values: dict[str, dict[AxisValue, str]] = {}
     for key in keys:
         for axis, value in json.loads(key).items():

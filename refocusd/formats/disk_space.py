@@ -9,7 +9,7 @@ from pathlib import Path
 from refocusd.errors import DiskFullError, OutputError
 
 GIB = 1024**3
-#: Per frame beside its pixels: metadata (Micro-Manager gives up to 147 keys),
+#: Bytes per frame besides its pixels: metadata (Micro-Manager gives up to 147 keys),
 #: the TIFF directory and the index record.
 METADATA_BYTES = 8192
 #: Left free for the raw dataset's last frames, the system and others.
@@ -17,10 +17,10 @@ RESERVE_BYTES = 2 * GIB
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 #: ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL, ERROR_FILE_TOO_LARGE, ERROR_DISK_QUOTA_EXCEEDED: Python
-#: knows one of them.
+#: translates only one of them to a fitting `errno`.
 _FULL_WINDOWS = {39, 112, 223, 1295}
-#: Where long paths are not allowed, Windows says of one with more characters that it does not exist;
-#: a file may have 259, a folder 247.
+#: Where long paths are not enabled, Windows reports a longer path as missing; the limit is 259
+#: characters for a file and 247 for a folder.
 MAX_PATH = 247
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -46,14 +46,16 @@ def check_free_space(path: Path, needed_bytes: int, reserve_bytes: int = RESERVE
     path : Path
         Where the dataset will be; it need not exist yet.
     needed_bytes : int
-        What will be written, e.g. by `free_space_needed`.
+        Bytes that will be written, e.g. from `free_space_needed`.
     reserve_bytes : int
-        What must stay free beside it.
+        Bytes that must stay free besides.
 
     Raises
     ------
+    DiskFullError
+        If there is less.
     OutputError
-        If there is less, or if the disk cannot be asked.
+        If the free space cannot be determined.
     """
     try:
         free = shutil.disk_usage(nearest(path)).free

@@ -1,4 +1,4 @@
-"""Which frame of a folder each image file is: by its name, or by the files that Micro-Manager wrote beside it."""
+"""Which frame each image file of a folder is: by its name, or by Micro-Manager's files beside it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
 PNG_ENDINGS = (".png",)
 
 #: Files of BBBC006v1 (Ljosa et al. 2012, https://bbbc.broadinstitute.org/BBBC006);
-#: what stands behind the channel is another one at each plane.
+#: the text after the channel differs from plane to plane.
 _BBBC006_FILE = re.compile(
     r"(?:(?P<z>\d\d)_)?mcf-z-stacks-03212011_(?P<well>[a-p]\d\d)_s(?P<site>\d+)_w(?P<channel>\d)"
     r"[0-9a-f-]*",
@@ -33,16 +33,16 @@ _BBBC006_FOLDER = re.compile(r"BBBC006_v1_images_z_(\d\d)", re.IGNORECASE)
 #: 20x objective, 2x2 binning, 2 um between planes, plane 16 in focus.
 _BBBC006_SUMMARY = {"z-step_um": 2.0, "PixelSize_um": 0.645}
 
-#: Of the metadata beside Micro-Manager's separate image files.
+#: Larger metadata files beside the images are not read.
 _MOST_METADATA_BYTES = 1 << 28
-#: Beside the image files of pymmcore-plus: the plan, and the metadata of each.
+#: Files beside the images of pymmcore-plus: the plan, and the metadata of each image.
 _USEQ_FILES = ("_useq_MDASequence.json", "_frame_metadata.json")
 _USEQ_NAMES = {
     "pixel_size_um": "PixelSizeUm",
     "exposure_ms": "Exposure-ms",
     "runner_time_ms": "ElapsedTime-ms",
 }
-#: Separate image files of version 1.4: time, name of the channel, z.
+#: Separate image files of Micro-Manager 1.4: time, name of the channel, z.
 _MICROMANAGER_14 = re.compile(r"img_(\d{9})_(.*)_(\d{3})")
 #: Tokens of file names, as in ``img_channel000_position000_time000000000_z000``.
 _TOKEN = re.compile(
@@ -69,7 +69,7 @@ _TOKEN_AXES = {
 
 @dataclass(frozen=True, slots=True)
 class NamedFile:
-    """A file, and the axes of its frames that its name gives."""
+    """A file, the axes that its name gives its frames, and metadata from beside it."""
 
     path: Path
     axes: Mapping[str, AxisValue] = field(default_factory=dict)
@@ -87,12 +87,12 @@ class NamedFiles:
     source : str
         What said which frame each file is; empty if the files themselves do.
     whole : bool
-        The names give all axes, and each file is one frame, or planes where no name tells z;
-        otherwise the files' own metadata come first.
+        The names give all axes: each file is one frame, or a stack of planes if its name gives no z.
+        Otherwise the files' own metadata come first.
     summary : mapping
-        What is known of the whole acquisition.
+        What is known about the whole acquisition.
     pngs : int
-        PNG files beside TIFFs, which are left out.
+        Number of PNG files beside TIFFs; they are left out.
     """
 
     files: Sequence[NamedFile]
@@ -103,7 +103,7 @@ class NamedFiles:
 
 
 def files_in(folder: Path) -> NamedFiles:
-    """The image files of a folder, or of a plate's or a run's folders in it.
+    """The image files of a folder, or of the folders of a plate or a run in it.
 
     Raises
     ------
@@ -195,8 +195,8 @@ def _separate(files: Sequence[Path]) -> NamedFiles | None:
     """Micro-Manager's separate image files, by the ``metadata.txt`` beside them; None if they are others.
 
     It has an entry for each file, which version 1.4 calls ``FrameKey-t-c-z`` and version 2.0
-    ``Metadata-Pos0/name``, and one for the acquisition.  Where Micro-Manager was killed its end is
-    missing, and the entries of the last files: their names are as good.
+    ``Metadata-Pos0/name``, and one for the acquisition.  If Micro-Manager was killed, the end of
+    ``metadata.txt`` is missing, with the entries of the last files; their names give the axes then.
     """
     folders = list(dict.fromkeys(path.parent for path in files))
     notes = {folder: _notes(folder) for folder in folders}
@@ -224,7 +224,7 @@ def _separate(files: Sequence[Path]) -> NamedFiles | None:
         if len(folders) > 1:
             number = axes.get("position") if numbered else None
             axes["position"] = folders.index(path.parent) if number is None else number
-        # In the order of acquisition: the names of files have channels by their letters.
+        # In the order of acquisition: sorted by file name, channels would be in alphabetical order.
         place = [natural(str(axes.get(axis, 0))) for axis in ("position", "time", "z", "channel")]
         rows.append((place, NamedFile(path, named_axes(axes, of_folder), said)))
     named = [file for _, file in sorted(rows, key=lambda row: row[0])]
@@ -232,14 +232,14 @@ def _separate(files: Sequence[Path]) -> NamedFiles | None:
 
 
 def _are_numbered(positions: Sequence[Iterable[Mapping[str, Any]]]) -> bool:
-    """Whether the entries of each position name its own number."""
+    """Whether each position's entries agree on one number, and no two positions share one."""
     numbers = [{said_axes(said).get("position") for said in entries} for entries in positions]
     known = {next(iter(found)) for found in numbers if len(found) == 1} - {None}
     return len(known) == len(positions)
 
 
 def _notes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Metadata of each file of a folder by its name, and of the acquisition; empty without any."""
+    """Metadata of each file of a folder by its name, and of the acquisition; empty if there are none."""
     try:
         data = read_limited(folder / METADATA_FILE, _MOST_METADATA_BYTES)
     except OSError:
@@ -264,7 +264,7 @@ def _json_in(place: Path) -> dict[str, Any]:
 
 
 def _of_useq(named: Sequence[NamedFile]) -> NamedFiles:
-    """Files of pymmcore-plus' sequence of images: what stands beside them under Micro-Manager's names."""
+    """Files of a pymmcore-plus image sequence, with the metadata beside them under Micro-Manager's names."""
     folder = named[0].path.parent
     plan, of_frames = (_json_in(folder / name) for name in _USEQ_FILES)
     summary: dict[str, Any] = {}
@@ -357,7 +357,13 @@ def refuse_grid(files: Sequence[Path]) -> None:
 
 
 def listed_images(folder: Path) -> list[Path]:
-    """List the folder's TIFFs in natural order; if there is none, its PNGs."""
+    """List the folder's TIFFs in natural order; if there are none, its PNGs.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be read, or one of these is not a file.
+    """
     files = [path for path in _entries(folder) if not path.name.startswith(".")]
     for endings in (_TIFF_ENDINGS, PNG_ENDINGS):
         chosen = [p for p in files if p.suffix.lower() in endings and not p.is_dir()]

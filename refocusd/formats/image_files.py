@@ -32,7 +32,7 @@ from refocusd.frame import (
 )
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
-#: In the summary metadata: the TIFF whose large frames have an OME-Zarr for output.
+#: Key in the summary metadata: path of a TIFF whose large frames are refocused into an OME-Zarr.
 RAW_IMAGE = "LargeImageFile"
 #: Source of the axes, if there is no other.
 _BY_ORDER = "the order of the files' names, which tell no axes"
@@ -45,7 +45,7 @@ class _ImageFile(Protocol):
 
     path: Path
     format: PageFormat
-    #: Of each frame, with axes of length one; empty for a single image.
+    #: Axes of each frame, those of length one included; empty for a single image.
     axes: Sequence[Mapping[str, AxisValue]]
     elapsed_ms: Sequence[float | None]
     pixel_um: float | None
@@ -56,7 +56,7 @@ class _ImageFile(Protocol):
     troubles: Mapping[int, str]
     #: Names of the files of the set that it belongs to, if it names them.
     set_files: frozenset[str]
-    #: Axes that its frames have even if there is one place along them.
+    #: Axes that its frames keep even if they have only one value.
     kept_axes: frozenset[str]
 
     def read(self, index: int) -> Pixels:
@@ -74,7 +74,7 @@ def open_images(path: Path, max_frame_bytes: int, name: str = "") -> Dataset:
 
     A folder is read by its files' names.  Those of BBBC006v1 give position
     (well and site), z and channel, and Micro-Manager's ``metadata.txt`` those of its
-    separate image files.  Otherwise the files' own metadata decides, then tokens such as
+    separate image files.  Otherwise the files' own metadata decide, then tokens such as
     ``_z012`` or ``_t3`` that all names have, then the natural order of the names: time for
     single frames, position for stacks.
 
@@ -98,11 +98,11 @@ class _Found:
     ----------
     pixel_um : float or None
     axes : list of sequence of mapping
-        Of the frames of each file.
+        Axes of the frames of each file.
     elapsed_ms : list of float or None
         Of each frame of all files.
     set_files, kept_axes : frozenset of str
-        As `_ImageFile`, of all files together.
+        As in `_ImageFile`, of all files together.
     """
 
     pixel_um: float | None
@@ -119,8 +119,8 @@ class _Found:
 class ImageFiles(Dataset):
     """Image files, each of which is checked at the start.
 
-    One file is open at a time.  Where the files' names say which frame each is, one that is
-    damaged or no camera's is a frame that is `unfit`; so is a page unlike most of its file.
+    One file is open at a time.  If the files' names say which frame each file is, a file that is
+    damaged or not from a camera is an `unfit` frame; so is a page unlike most pages of its file.
 
     Parameters
     ----------
@@ -150,6 +150,8 @@ class ImageFiles(Dataset):
         super().__init__(path, name)
         files = self._files = named.files
         self._most_bytes = max_frame_bytes
+        #: Names tell which frame each file is.
+        self._one_each = named.whole
         self._open: tuple[int, _ImageFile] | None = None
         self._one_format: PageFormat | None = None
         self._broken: dict[int, InputError] = {}
@@ -175,20 +177,19 @@ class ImageFiles(Dataset):
             and not any("position" in frame for frame in axes)
         )
         if self._slides:
-            # Their output is written in parts, too: that is an OME-Zarr.
+            # Their output is written in parts as well, which needs an OME-Zarr.
             self.name += ".zarr"
             self._summary = {**self.summary, RAW_IMAGE: str(self.path)}
 
     def _look_through(self, named: NamedFiles) -> _Found:
-        """Open each file once; the first summary that there is becomes the dataset's.
+        """Open each file once; the first summary found becomes the dataset's.
 
         A file that cannot be used is kept in `_broken`, if its name says which frame it is.
 
         Raises
         ------
         InputError
-            If no file can be used, one cannot whose frame is not known, or one has other frames than
-            its name says.
+            If no file can be used, or a file cannot be used and its name does not say which frame it is.
         """
         found = _Found(plausible_pixel_um(pixel_um_of(named.files[0].metadata, named.summary)))
         for index, file in enumerate(named.files):
@@ -201,11 +202,6 @@ class ImageFiles(Dataset):
                 found.axes.append(({},))
                 found.elapsed_ms.append(None)
                 continue
-            planes = {axis for frame in image.axes for axis in frame} == {"z"}
-            if named.whole and len(image.axes) != 1 and ("z" in file.axes or not planes):
-                raise InputError(
-                    f"{image.path} has {len(image.axes)} pages, where one was expected"
-                )
             said = number_or_none(file.metadata.get("ElapsedTime-ms"))
             found.axes.append(image.axes)
             found.elapsed_ms += [said] * len(image.axes) if named.whole else image.elapsed_ms
@@ -225,7 +221,7 @@ class ImageFiles(Dataset):
         return self._whole
 
     def unfit(self, key: str) -> str:
-        """Why the file or the page of a frame cannot be used; empty for most."""
+        """Why the file or the page of a frame cannot be used; empty if it can."""
         place = self._frames[key]
         if place in self._troubles:
             return f"is a page that cannot be used: {self._troubles[place]}"
@@ -233,12 +229,12 @@ class ImageFiles(Dataset):
         return f"is in a file that cannot be used: {error}" if error else ""
 
     def is_slide(self, axes: Axes | str) -> bool:
-        """Whether a frame is large, and lies in strips or tiles of a file of its own recording."""
+        """Whether frames are large, and stored in strips or tiles of the recording's only file."""
         del axes
         return self._slides
 
     def read_part(self, axes: Axes | str, rows: slice, columns: slice) -> Pixels:
-        """As of any dataset; only the strips or tiles that it touches are decoded."""
+        """Part of a frame; of a slide, only the strips or tiles that it touches are decoded."""
         file, frame = self._frames[self._key(axes)]
         image = self._image(file)
         if self._slides and isinstance(image, TiffImageFile):
@@ -267,7 +263,7 @@ class ImageFiles(Dataset):
         return self._image(file).read(frame)
 
     def _image(self, index: int) -> _ImageFile:
-        """Open and check a file; the one before it is closed."""
+        """Open and check a file; the one that was open before is closed."""
         if self._open is None or self._open[0] != index:
             self.close()
             path = self._files[index].path
@@ -279,6 +275,11 @@ class ImageFiles(Dataset):
                     f"{path} has frames of {image.format}, where {self._files[0].path.name} has "
                     f"{self._one_format}: a recording has one format; put the others elsewhere"
                 )
+            planes = {axis for frame in image.axes for axis in frame} == {"z"}
+            alone = self._one_each and ("z" in self._files[index].axes or not planes)
+            if alone and len(image.axes) != 1:
+                pages = f"{path} has {len(image.axes)} pages, where one was expected"
+                raise InputError(next(iter(image.troubles.values()), pages))
             self._open = (index, image)
         return self._open[1]
 
@@ -296,16 +297,16 @@ class ImageFiles(Dataset):
 def _arranged(
     named: NamedFiles, found: _Found, pages: int, inner: str
 ) -> tuple[list[dict[str, AxisValue]], bool, str]:
-    """Axes of all frames of all files, whether names say them, and their source.
+    """Axes of all frames of all files, whether the names gave them, and their source.
 
     Parameters
     ----------
     named : NamedFiles
     found : _Found
     pages : int
-        Frames of a file that can be used.
+        Number of frames of the first file that can be used.
     inner : str
-        The source of their axes within it.
+        Source of the axes within that file.
     """
     if named.whole:
         axes = [
@@ -322,7 +323,7 @@ def _arranged(
 
 
 def _left_out(named: NamedFiles, of_set: frozenset[str]) -> str:
-    """Remark on files of the recording, or beside it, that are not read; begins with a semicolon."""
+    """A remark, from its semicolon on, about files of the recording or beside it that are not read."""
     there = {file.path.name for file in named.files}
     folder = named.files[0].path.parent
     # A set may lie in several folders, which are read one by one.
@@ -340,7 +341,7 @@ def _merged(
     files: Sequence[NamedFile],
     kept: frozenset[str],
 ) -> tuple[list[dict[str, AxisValue]], Literal["", "names", "order"]]:
-    """Axes of all frames of all files, unambiguous over the folder; and which property of the names decided."""
+    """Axes of all frames, unique within the folder; and which property of the names decided."""
     flat = [dict(axes) for file in own for axes in file]
     if len(files) == 1 or _distinct(flat):
         return without_constant_axes(flat, kept), ""
@@ -367,7 +368,7 @@ def _merged(
 
 
 def _refuse_alike(files: Sequence[NamedFile]) -> None:
-    """Refuse names that give the axes of their frames, and two of them the same.
+    """Refuse files whose names give the axes of their frames, if two give the same axes.
 
     Raises
     ------
@@ -396,7 +397,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class PngImageFile:
-    """An `ImageFile` of one frame; its header is checked when it is opened.
+    """An `_ImageFile` of one frame; its header is checked when it is opened.
 
     Parameters
     ----------
@@ -407,7 +408,7 @@ class PngImageFile:
     Raises
     ------
     InputError
-        If the file is no PNG, or not greyscale of 8 or 16 bits.
+        If the file is not a PNG, or not greyscale of 8 or 16 bits.
     """
 
     set_files: frozenset[str] = frozenset()

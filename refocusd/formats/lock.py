@@ -9,12 +9,12 @@ from pathlib import Path
 from refocusd import files
 from refocusd.errors import OutputError
 
-#: In the error about a lock that is held, which a caller may wait for.
+#: Part of the error about a lock that is held: a caller that can wait recognises it by this text.
 BEING_WRITTEN = "is being written by another process"
 
 
 def lock_for_writing(file: io.FileIO) -> None:
-    """Take the lock of an open file, until it is closed or the process ends.
+    """Lock an open file until it is closed or the process ends.
 
     A file system without locks (some network shares) is written without one.
 
@@ -39,7 +39,7 @@ def open_locked(path: Path) -> io.FileIO:
     OSError
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = io.FileIO(path, "r+", opener=lambda name, how: os.open(name, how | os.O_CREAT, 0o666))
+    file = files.open_file(path, "r+", lambda name, how: os.open(name, how | os.O_CREAT, 0o666))
     try:
         lock_for_writing(file)
     except BaseException:

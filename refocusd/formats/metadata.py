@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-#: Units as formats and programs write them, two of them with either of Unicode's two letters mu.
+#: Length of each unit in um, by the names that formats and programs use; either of Unicode's mu.
 UM_PER_UNIT = {
     name: um
     for um, names in (
@@ -62,7 +62,7 @@ def java_text(data: bytes) -> str:
 
 
 def finite_number(*values: Any) -> float | None:
-    """Return the first of some values of metadata that is a finite number, also as text."""
+    """Return the first of some metadata values that is a finite number, or the text of one."""
     for value in values:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             continue
@@ -84,27 +84,27 @@ def start_of(summary: Mapping[str, Any], received: datetime | None = None) -> da
     Parameters
     ----------
     summary : mapping
-        Of the acquisition: each program has a name of its own for it.
+        Of the acquisition; programs name its start differently.
     received : datetime, optional
-        When its first frame came, in case that the summary says nothing.
+        When its first frame arrived, used if the summary gives no start.
     """
     for name in ("StartTime", "DateAndTime", "Time"):
-        # Micro-Manager sets the time zone apart, and pycromanager writes dates with strokes.
+        # Micro-Manager puts a blank before the time zone, and pycromanager slashes into dates.
         text = re.sub(r" (?=[+-]\d{4}$)", "", str(summary.get(name, ""))).replace("/", "-")
         with suppress(ValueError):
             return datetime.fromisoformat(text)
     return received
 
 
-#: The metadata of a frame that `elapsed_ms` uses.
+#: Names of the metadata that `elapsed_ms` uses.
 TIMES = ("TimeReceivedByCore", "ElapsedTime-ms")
 
 
 def elapsed_ms(said: Sequence[Mapping[str, Any]]) -> tuple[float | None, ...]:
-    """When each frame was taken.
+    """When each frame was taken, in ms; None where that is not recorded.
 
-    A hardware-triggered sequence has one ``ElapsedTime-ms`` for all of its
-    frames; there the time at which each one reached the core is to be used.
+    The times at which frames reached the core are preferred, and count from the first
+    frame: a hardware-triggered sequence has one ``ElapsedTime-ms`` for all of its frames.
     """
     received = [received_at(metadata) for metadata in said]
     times = [time for time in received if time is not None]
@@ -112,7 +112,7 @@ def elapsed_ms(said: Sequence[Mapping[str, Any]]) -> tuple[float | None, ...]:
         try:
             return tuple((time - min(times)).total_seconds() * 1000 for time in times)
         except TypeError:
-            # Some with and some without a time zone: not one clock.
+            # Times with and without a time zone cannot be compared.
             pass
     return tuple(number_or_none(metadata.get("ElapsedTime-ms")) for metadata in said)
 

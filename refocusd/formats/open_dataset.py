@@ -27,9 +27,9 @@ from refocusd.formats.tiff.separate_files import METADATA_FILE, GrowingSeparateF
 from refocusd.formats.tiff.stacks import MicroManagerStacks, is_stack, is_stack_name
 from refocusd.frame import counted
 
-#: ``s3://bucket/plate.zarr`` as a path; one letter is a drive.
+#: An address such as ``s3://bucket/plate.zarr``, also as a path; a single letter is a drive.
 ADDRESS = re.compile("[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
-#: refocusd's own stores are also stores of any writer: they are looked for first.
+#: refocusd's own stores satisfy `is_store` as well, so they are tried first.
 _ZARR_READERS = (
     (is_omezarr, OmeZarrReader),
     (is_mirror, MirrorReader),
@@ -38,9 +38,10 @@ _ZARR_READERS = (
 
 
 def kind_of(names: Sequence[str]) -> str:
-    """What a folder with such names may grow into: ``ndtiff``, ``stacks``, ``ome-zarr`` or nothing.
+    """Kind of dataset that a folder may grow into, by the names of its files; empty for none.
 
-    ``separate`` is a position of a dataset of separate image files, see `separate_files.run_of`.
+    It is ``ndtiff``, ``ome-zarr``, ``stacks`` or ``separate``.  The last is one position of a dataset
+    of separate image files, see `separate_files.run_of`.
     """
     if INDEX_NAME in names:
         return "ndtiff"
@@ -76,11 +77,11 @@ def open_dataset(
     ----------
     path : str or Path
     growing : bool
-        Another process is writing it now: an NDTiff dataset, image stacks of
-        Micro-Manager, an OME-TIFF of ome-writers or an OME-Zarr store.  Frames that
-        cannot be used are reported by `Dataset.unusable`; the others are read.
+        Another process is writing it now: an NDTiff dataset, image stacks or separate
+        image files of Micro-Manager, an OME-TIFF of ome-writers or an OME-Zarr store.
+        Frames that cannot be used are reported by `Dataset.unusable`; the others are read.
     max_frame_bytes : int
-        A frame that claims to be larger is an error before memory is taken.
+        A frame that claims to be larger is refused before memory is allocated for it.
     opener : callable
         Opens the files of a growing dataset.
 

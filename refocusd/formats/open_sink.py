@@ -29,9 +29,9 @@ def create_sink(kind: SinkKind, path: Path, summary: Mapping[str, Any] | None = 
     path : Path
         Folder that does not exist yet (or is empty), e.g. ``<raw>_refocused``.
     summary : mapping, optional
-        Summary metadata of the raw dataset (JSON-serialisable).  Where they name an OME-Zarr store,
-        or a TIFF of large frames, that is there, and `path` ends in ``.zarr``, the dataset is an
-        OME-Zarr with the layout of that one, whatever `kind` is.
+        Summary metadata of the raw dataset (JSON-serialisable).  If they name an existing OME-Zarr
+        store, or an existing TIFF of large frames, and `path` ends in ``.zarr``, the new dataset is
+        an OME-Zarr with the layout of that one, whatever `kind` is.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from refocusd.frame import Pixels
 
 
 class PlacedFrames(Dataset):
-    """What NDTiff and Micro-Manager's image stacks share; may be used from several threads.
+    """What NDTiff and Micro-Manager's image stacks have in common; safe for several threads.
 
     Parameters
     ----------
@@ -26,8 +26,8 @@ class PlacedFrames(Dataset):
     opener : callable
         Opens its files.
     growing : bool
-        Another process is writing: what cannot be read is an `OSError`, as a share may come
-        back; otherwise an `InputError`.
+        Another process is writing it: a failed read raises an `OSError`, because a network share
+        may come back; otherwise an `InputError`.
     """
 
     _frames: Places
@@ -59,7 +59,7 @@ class PlacedFrames(Dataset):
                 self._file = None
 
     def unfit(self, key: str) -> str:
-        """Why the pixels of a frame cannot be used, though it is whole; empty for most."""
+        """Why the pixels of a frame cannot be used, though it is whole; empty if they can."""
         return self._frames[key].trouble
 
     def _format(self, key: str) -> PageFormat:
@@ -84,7 +84,7 @@ class PlacedFrames(Dataset):
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[GrowingFile]:
-        """The file of a name; the one before it is closed."""
+        """The file of this name; the one that was open before is closed."""
         path = self._folder / name
         with self._lock:
             if self._file is None or self._file.path != path:

@@ -1,13 +1,13 @@
-"""Image files of plate readers and of MetaMorph, by their real names.
+"""Image files of plate readers and of MetaMorph, by the names that these systems give them.
 
 =============  ============================================================================
 Yokogawa       ``exp_D08_T0001F001L01A01Z01C01.tif`` (CellVoyager, CV7000, CV8000); shading
                and dark images (``SC_*``, ``DC_*``) lie beside them
-MetaMorph      ``exp_w1DAPI_s1_t1.TIF``: wave and dye, stage, time; its ``exp.nd`` names the stages
-               and the distance of planes, which may be the pages of each file; others write the
-               same in another order, and wells (``exp_A01_s1_z0_w1.tif``)
-ImageXpress    ``exp_B02_s1_w1.tif`` or with a UUID behind, in folders ``TimePoint_1`` and
-               ``ZStep_1``; small pictures (``*_thumb*``) lie beside them
+MetaMorph      ``exp_w1DAPI_s1_t1.TIF``: wave and dye, stage, time; its ``exp.nd`` gives the names of
+               the stages and the distance between planes, which may be the pages of each file;
+               other programs use another order, and wells (``exp_A01_s1_z0_w1.tif``)
+ImageXpress    ``exp_B02_s1_w1.tif``, also with a UUID appended, in folders ``TimePoint_1`` and
+               ``ZStep_1``; thumbnails (``*_thumb*``) lie beside them
 Opera          ``r01c02f03p04-ch1sk1fk1fl1.tiff``: row, column, field, plane, channel, time
 CV1000         ``W0001F0001T0001Z01C1.tif``
 ScanR          ``exp--W00001--P00001--Z00000--T00000--DAPI.tif``
@@ -40,7 +40,7 @@ _YOKOGAWA = re.compile(
     re.IGNORECASE,
 )
 _YOKOGAWA_CORRECTION = re.compile(r"[SD]C_.*", re.IGNORECASE)
-#: An ImageXpress site; MetaXpress puts a UUID behind its names.
+#: An ImageXpress site; MetaXpress appends a UUID to its names.
 _IMAGEXPRESS = re.compile(
     r"(?P<name>.*?)_(?P<well>[A-P]\d{2})(?:_s(?P<site>\d+))?(?:_w(?P<wave>\d))?"
     r"(?:[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12})?",
@@ -54,7 +54,7 @@ _METAMORPH = re.compile(
 )
 _BEFORE_WAVE = re.compile(r"_([stz])(\d+)(?=(?:_[stz]\d+)*$)", re.IGNORECASE)
 _WELL_AT_END = re.compile(r"(?:^|.*_)([A-P]\d{2})", re.IGNORECASE)
-#: Others, by the groups ``well`` (or ``row`` and ``column``), ``site``, ``z``, ``time``, ``channel``.
+#: Names of other systems; groups: ``well`` (or ``row`` and ``column``), ``site``, ``z``, ``time``, ``channel``.
 _OTHERS = {
     "Opera": r"(?P<row>r\d{2})(?P<column>c\d{2})(?P<site>f\d{2,4})p(?P<z>\d{2,4})-"
     r"(?P<channel>ch\d+)sk(?P<time>\d+)fk(?P<line>\d+)fl(?P<action>\d+)",
@@ -73,7 +73,7 @@ _OTHERS = {
 _TIME_FOLDER = re.compile(r"TimePoint_(\d+)", re.IGNORECASE)
 _PLANE_FOLDER = re.compile(r"ZStep_(\d+)", re.IGNORECASE)
 _NUMBERED = ("time", "z")
-#: What distinguishes frames only where nothing else does.
+#: Axes that are used only if no others distinguish the frames.
 _SECONDARY = ("timeline", "action")
 
 
@@ -89,13 +89,13 @@ class PlateImages:
     Parameters
     ----------
     system : str
-        Who names files so.
+        The system that names files in this way.
     frames : sequence of (Path, axes, str)
-        Each file with its axes and the name of its position (empty if there is one).
+        Each file with its axes and the name of its position (empty if there is only one).
     left_out : int
-        Files that are no frames: corrections and small pictures.
+        Number of files that are not frames: corrections and thumbnails.
     z_um : float or None
-        Distance of planes.
+        Distance between planes in um.
     """
 
     system: str
@@ -105,7 +105,7 @@ class PlateImages:
 
 
 def time_folders(folder: Path) -> list[Path]:
-    """The folders ``TimePoint_1`` and ``ZStep_1`` of an ImageXpress plate, the inner ones."""
+    """The folders ``ZStep_1``, ... of an ImageXpress plate, or else its folders ``TimePoint_1``, ..."""
     times = _numbered(folder, _TIME_FOLDER)
     places = [inner for outer in times or [folder] for inner in _numbered(outer, _PLANE_FOLDER)]
     return places or times
@@ -117,12 +117,12 @@ def _numbered(folder: Path, name: re.Pattern[str]) -> list[Path]:
 
 
 def plate_images(files: Sequence[Path]) -> PlateImages | None:
-    """Frames by the names of their files; None if the names are no plate reader's or MetaMorph's.
+    """Frames by the names of their files; None if neither a plate reader nor MetaMorph names them so.
 
     Raises
     ------
     InputError
-        If some names are, and others are not; or if two files are the same frame.
+        If only some of the names are those of a plate reader.
     """
     for system, correction, axes_of in (
         (YOKOGAWA, _YOKOGAWA_CORRECTION, _yokogawa),
@@ -197,7 +197,7 @@ def _by_groups(pattern: str) -> Callable[[Path], _Named | None]:
         if (match := name.fullmatch(path.stem)) is None:
             return None
         said = {group: text for group, text in match.groupdict().items() if text}
-        # A time in hours and minutes is a number as well: of digits in their order.
+        # The digits of a time in days, hours and minutes make a number that keeps the order.
         numbers = {axis: said.get(axis) for axis in (*_NUMBERED, "line", "action")}
         axes: dict[str, AxisValue] = {
             "timeline" if axis == "line" else axis: int(re.sub(r"\D", "", text))
@@ -212,7 +212,7 @@ def _by_groups(pattern: str) -> Callable[[Path], _Named | None]:
 
 
 def _from_zero(system: str, rows: Sequence[tuple[Path, dict[str, AxisValue], str]]) -> None:
-    """Count planes and times from 0; times that are no counts by their order."""
+    """Number planes and times from 0; times that are not counts are numbered in their order."""
     if system == "Incucyte" and len({axes["channel"] for _, axes, _ in rows}) == 1:
         for _, axes, _ in rows:
             del axes["channel"]  # the name of the experiment
@@ -275,7 +275,7 @@ def _placed(
 
 
 def _dyes(channels: set[str]) -> dict[str, str]:
-    """Channels without MetaMorph's number of the wave, if that leaves them apart."""
+    """Channels without MetaMorph's wave number, if they still differ without it."""
     dyes = {channel: re.sub(r"^w\d(?=\D)", "", channel) for channel in channels}
     apart = len(set(dyes.values())) == len(channels)
     return dyes if apart else {channel: channel for channel in channels}

@@ -11,24 +11,24 @@ from refocusd.formats.metadata import finite_number
 from refocusd.frame import Axes, AxisValue
 from refocusd.profiles.microscope_metadata import number_within, pixel_um_of
 
-#: What plate readers call channels in the names of files: ``w1``, ``C01``, ``ch2``.
+#: Codes of channels in plate readers' file names: ``w1``, ``C01``, ``ch2``.
 _CHANNEL_CODE = re.compile(r"[a-z]{1,2}\d{1,2}", re.IGNORECASE)
 
 
-#: Nothing is taken or moved in less of a ms or um, or more than a year or a cm apart.
+#: Smallest plausible interval in ms or step in um, and the largest: about a year, and 1 cm.
 _LEAST, _MOST_INTERVAL_MS, _MOST_STEP_UM = 1e-6, 3.2e10, 1e4
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Length of one step along each axis in the specimen; None if it is not known.
+    """Length of one step along each axis; None if it is not known.
 
     Parameters
     ----------
     pixel_um : float or None
         Width and height of a pixel in um.
     z_um : float or None
-        Distance of planes in um.
+        Distance between planes in um.
     interval_s : float or None
         Time between time points in s.
     """
@@ -44,26 +44,26 @@ def scale_of(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> Scale:
     Parameters
     ----------
     metadata : mapping
-        Of any of its frames: Micro-Manager names the pixel size in each.
+        Of any of its frames: Micro-Manager states the pixel size in each.
     summary : mapping
         Of the whole acquisition.
     """
     interval_ms = number_within(summary, ("Interval_ms", "WaitInterval"), _LEAST, _MOST_INTERVAL_MS)
     return Scale(
         pixel_um=pixel_um_of(metadata, summary),
-        # Planes may be taken from the top downwards; their distance has no sign.
+        # A stack may be taken from the top downwards, but the distance between planes has no sign.
         z_um=_plausible_step_um(*map(summary.get, ("z-step_um", "zStep_um")), unsigned=True),
         interval_s=None if interval_ms is None else interval_ms / 1000,
     )
 
 
 def z_position_um(metadata: Mapping[str, Any]) -> float | None:
-    """Position of the focus drive for a frame."""
+    """Position of the focus drive for a frame, in um; None if it is not recorded."""
     return stage_position_um(metadata, "Z")
 
 
 def stage_position_um(metadata: Mapping[str, Any], axis: str) -> float | None:
-    """Position of a stage (X, Y or Z) for a frame, in um.
+    """Position of a stage (X, Y or Z) for a frame, in um; None if it is not recorded.
 
     pycromanager gives the intended position, Micro-Manager the measured one.
     """
@@ -72,7 +72,7 @@ def stage_position_um(metadata: Mapping[str, Any], axis: str) -> float | None:
 
 
 def z_step_um(a: tuple[int, float], b: tuple[int, float]) -> float | None:
-    """Distance of planes in um, by the numbers and the stage positions of two of a stack."""
+    """Distance between planes in um, from the number and stage position (um) of two planes."""
     if a[0] == b[0] or a[1] == b[1]:
         return None
     # Stages report binary fractions of a um; nothing is known below a pm.
@@ -80,15 +80,15 @@ def z_step_um(a: tuple[int, float], b: tuple[int, float]) -> float | None:
 
 
 def stated_z_step_um(summary: Mapping[str, Any]) -> float | None:
-    """Distance of planes that the summary of an acquisition states, in um; negative if downwards."""
+    """Distance between planes in um as the summary states it; negative if downwards."""
     names = ("z-step_um", "zStep_um", "Z-step_um", "z-step_um_Intended")
     return _plausible_step_um(*(summary.get(name) for name in names))
 
 
 def numbered_z_um(axes: Axes, summary: Mapping[str, Any]) -> float | None:
-    """Position of a plane by its number and the stated distance of planes, um; None if one is missing.
+    """Position of a plane in um, from its number and the stated plane distance; None if one is missing.
 
-    Its zero is that of the numbers: positions within one recording can be compared.
+    Plane 0 is at 0 um, so positions can be compared only within one recording.
     """
     plane, step_um = axes.get("z"), stated_z_step_um(summary)
     return plane * step_um if isinstance(plane, int) and step_um else None
@@ -108,7 +108,7 @@ def channel_label(
     summary : mapping
         Of the acquisition.
     metadata : mapping
-        Of one of the channel's frames: the dye, where names of files have a code for it.
+        Of one of the channel's frames; it names the dye where file names have only a code.
     """
     said = metadata.get("Channel")
     said = said if isinstance(said, str) and said != "Default" else ""
@@ -129,8 +129,8 @@ def _listed_channel(value: int | None, summary: Mapping[str, Any]) -> str:
 def channel_colour(value: AxisValue | None, summary: Mapping[str, Any]) -> str:
     """Colour of a channel by its value on the axis, as RRGGBB; empty if it is not known.
 
-    Micro-Manager lists the colours of channels in its summary, as numbers that begin with alpha.
-    One colour for all of several channels is a default that nobody chose.
+    Micro-Manager lists the colours of channels in its summary, as ARGB numbers.  If several
+    channels have the same colour, it is a default that nobody chose.
     """
     names, colours = summary.get("ChNames"), summary.get("ChColors")
     if not isinstance(colours, list) or (len(colours) > 1 and len(set(map(str, colours))) == 1):

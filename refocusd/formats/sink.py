@@ -1,4 +1,4 @@
-"""A sink: writes refocused frames into a dataset, and knows which it holds."""
+"""A sink: writes refocused frames into a dataset, and knows which ones it holds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class WrittenKeys:
 
     Eight bytes a frame in a sorted array, and at most `RECENT` keys in a Python
     set (0.5 MiB).  Two of a million frames share a hash with a probability of
-    3e-8; the second of them would be taken for written.
+    3e-8; the second of them would count as written.
     """
 
     def __init__(self) -> None:
@@ -64,12 +64,12 @@ class WrittenKeys:
 
 @dataclass(slots=True)
 class Written:
-    """The frames of a dataset, as far as any writer must know them."""
+    """What every writer must know about the frames of its dataset."""
 
     keys: WrittenKeys = field(default_factory=WrittenKeys)
     #: Of every frame; None before the first.
     format: PageFormat | None = None
-    #: First byte behind the last whole record of the list of frames.
+    #: Where the last whole record of the list of frames ends, in bytes.
     end: int = 0
 
 
@@ -85,14 +85,14 @@ class Sink(ABC):
     implementation  dataset
     ==============  =======================================================
     `NDTiffSink`    NDTiff, as pycromanager and Micro-Manager write it
-    `OmeZarrSink`   OME-Zarr 0.5, one chunk a frame
+    `OmeZarrSink`   OME-Zarr 0.5, one chunk per frame
+    `MirrorSink`    OME-Zarr with the layout of a raw store
     ==============  =======================================================
 
     A frame is in the dataset, readable by others and safe from a killed
     process, when `write` returns.  It is handed to the operating system, not
-    forced to the disk: a power failure may take the last seconds.  What every
-    implementation promises is tested for all of them alike
-    (``tests/formats/test_sinks_common.py``).
+    forced to the disk: a power failure may cost the last seconds.  The same tests
+    check this for every implementation (``tests/formats/test_sinks_common.py``).
 
     Parameters
     ----------
@@ -118,18 +118,18 @@ class Sink(ABC):
         Parameters
         ----------
         pixels : ndarray of uint8 or uint16, shape (height, width)
-            Counts; of one shape and dtype throughout a dataset.
+            Counts; all frames of a dataset have one shape and dtype.
         axes : mapping of str to int or str
-            Not written before.
+            Axes of which no frame is written yet.
         metadata : mapping
             JSON-serialisable.
 
         Raises
         ------
         OutputError
-            If these axes are written already, shape or dtype are not those of
-            the frames before, the dataset cannot hold such axes, the metadata
-            has no JSON form, or the disk refuses.  The dataset is then as before.
+            If a frame with these axes is written already, shape or dtype differ from
+            those of earlier frames, the dataset cannot hold such axes, the metadata
+            have no JSON form, or the disk refuses.  The dataset is then unchanged.
         InputError
             If pixels or axes are not those of a frame.
         """
@@ -260,7 +260,7 @@ def refuse_foreign(path: Path, found: object, mark: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def opened_files(path: Path, doing: str) -> Iterator[contextlib.ExitStack]:
-    """Files that stay open unless the block fails; what the system refuses is an `OutputError`.
+    """Files that stay open unless the block fails; an `OSError` becomes an `OutputError`.
 
     Parameters
     ----------
@@ -278,7 +278,7 @@ def opened_files(path: Path, doing: str) -> Iterator[contextlib.ExitStack]:
 
 
 def refuse_existing(path: Path) -> None:
-    """Refuse to start a dataset in a place that is not empty.
+    """Refuse to start a dataset at a path that exists.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 =========================  =====================================================
 ``MeasurementData.mlf``    of each image: time, place of the stage, channel
-``MeasurementDetail.mrf``  when it began, the size of a pixel
+``MeasurementDetail.mrf``  when the measurement began, the size of a pixel
 ``*.mes``                  of each channel: dye, exposure
 =========================  =====================================================
 
@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 from refocusd.files import read_limited
 from refocusd.formats.metadata import finite_number
 
-#: A record takes some 400 bytes.
+#: Larger files are not read; a record takes about 400 bytes.
 _MOST_BYTES = 1 << 28
 
 

@@ -1,14 +1,14 @@
 """Width of a frame's blur, in pixels, estimated from the frame alone.
 
-The width is a standard deviation: that of the Gaussian whose transfer function falls to one half
-at the same spatial frequency.  Where optics or a measured PSF tell more, `BlurEstimate.shape` holds the
-form of the transfer function.
+The width is the standard deviation of the Gaussian whose transfer function falls to one half
+at the same spatial frequency.  If the optics or a measured PSF are known, `BlurEstimate.shape` holds
+the form of the transfer function.
 
-From one frame the width is estimated by a network of a few thousand weights from what the blur
-leaves: the power spectrum in 48 logarithmic rings, and the steepest edges and the kurtosis of
-the gradients at seven scales, all relative to the frame's contrast.  A hot pixel is replaced by its
-neighbours first, and clipped pixels do not count as edges.  The network states its own
-uncertainty.  How it was made, and how far it is off, stands in ``PROVENANCE.md``.
+A network of a few thousand weights estimates the width of a single frame from three kinds of
+features: the power spectrum in 48 logarithmic rings, and the steepest edges and the kurtosis of
+the gradients at seven scales, all relative to the frame's contrast.  Hot pixels are first replaced by
+their neighbours' mean, and clipped pixels do not count as edges.  The network states its own
+uncertainty.  ``PROVENANCE.md`` describes how it was trained and how accurate it is.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ from refocusd.imaging.tiles import means
 
 Floats = NDArray[np.float32]
 
-#: Edges of the rings of the power spectrum, cycles a pixel.
+#: Edges of the rings of the power spectrum, cycles per pixel.
 _RINGS = np.exp(np.linspace(math.log(1 / 400), math.log(0.5), 49))
-#: Scales of gradients, each half as fine as the one before.
+#: Number of scales at which gradients are taken, each half as fine as the one before.
 _SCALES = 7
 #: Length of what `blur_features` returns.
 FEATURES = 48 + 2 * _SCALES + 2
-#: Larger frames are judged by two tiles of this side, those with most structure, px.
+#: Larger frames are judged by the two tiles of this side, px, that have the most structure.
 _TILE_PX = 768
-#: Frames with a shorter side do not tell, px.
+#: Frames with a shorter side are too small for an estimate, px.
 MIN_SIDE_PX = 32
-#: A Gaussian's transfer function is one half at this many cycles a standard deviation.
+#: A Gaussian's transfer function is one half at this many cycles per standard deviation.
 _HALF = math.sqrt(2 * math.log(2)) / (2 * math.pi)
-#: What the network was trained on, px.
+#: Range of widths that the network was trained on, px.
 TRAINED_PX = (0.7, 42.0)
-#: Standard uncertainty of a width that somebody stated.
+#: Relative standard uncertainty of a width that the user stated.
 KNOWN = 0.1
-#: The same of one whose PSF was stated.
+#: The same if the user stated the PSF.
 KNOWN_FORM = 0.03
-#: The form of a PSF that nobody vouches for serves where the frame tells its width to this, from this width
-#: on, px: elsewhere some frames lose by it.
+#: The form of an automatically measured PSF is used only if the width is known to this relative uncertainty
+#: and is at least this wide, px: otherwise some frames become worse.
 STACK_SURE, LEAST_STACK_PX = 0.1, 9.0
-#: What a width rests on; "optics" is one that somebody stated, which is believed.
+#: Where a width comes from; "optics" is a width that the user stated, which is always trusted.
 BlurSource = Literal["frame", "frames", "optics", "profile", "stack", "nominal", "memory"]
 
 
 @dataclass(frozen=True, slots=True)
 class PsfShape:
-    """The form of a PSF, whatever its width.
+    """The form of a PSF, independent of its width.
 
     Parameters
     ----------
     gains : tuple of float
-        Its transfer function along a radius, at `CYCLES`; 0 beyond.
+        Its transfer function along a radius at the frequencies `CYCLES`; 0 beyond them.
     """
 
     #: Spatial frequency times `BlurEstimate.sigma_px`.
@@ -70,7 +70,7 @@ class PsfShape:
     gains: tuple[float, ...]
 
     def gain(self, cycles: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The transfer function at frequency times width."""
+        """The transfer function at `cycles`, which are frequency times width."""
         return np.asarray(np.interp(cycles, self.CYCLES, self.gains, right=0.0))
 
 
@@ -84,14 +84,14 @@ class BlurEstimate:
         Standard deviation of the Gaussian whose transfer function is one half at the same
         frequency, in pixels.
     uncertainty : float
-        Standard uncertainty (k = 1) of its natural logarithm: 0.2 stands for about 20 %.
+        Standard uncertainty (k = 1) of its natural logarithm: 0.2 means about 20 %.
     source : str
-        What it rests on most: ``frame``; ``frames`` (with what earlier ones told); ``profile`` (the
-        PSF that a calibration measured); ``stack`` (the same, measured by itself on a z-stack of
+        Its main source: ``frame``; ``frames`` (with the widths of earlier frames); ``profile`` (the
+        PSF that a calibration measured); ``stack`` (a PSF measured automatically on a z-stack of
         the microscope); ``nominal`` (aperture and distance from focus); ``memory``
-        (other positions, or an earlier session); or ``optics`` (the width was stated).
+        (other positions, or an earlier session); or ``optics`` (the user stated the width).
     shape : PsfShape or None
-        The form of its PSF; None takes it for a Gaussian.
+        The form of the PSF; None means a Gaussian.
     """
 
     sigma_px: float
@@ -101,7 +101,7 @@ class BlurEstimate:
 
 
 def estimate_blur(raw: Pixels) -> BlurEstimate | None:
-    """The blur, by the frame alone; about 15 ms for 696×520 px on one core.
+    """Estimate the blur from the frame alone; about 15 ms for 696×520 px on one core.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def estimate_blur(raw: Pixels) -> BlurEstimate | None:
     Returns
     -------
     BlurEstimate or None
-        None where the frame shows no structure above its noise, or is under 32 px wide.
+        None if the frame shows no structure above its noise, or one of its sides is under 32 px.
     """
     if min(raw.shape) < MIN_SIDE_PX or not _has_structure(raw):
         return None
@@ -128,10 +128,10 @@ def estimate_blur(raw: Pixels) -> BlurEstimate | None:
 
 
 def fused(known: BlurEstimate, alone: BlurEstimate) -> BlurEstimate:
-    """The prior and the estimate from one frame, weighted by their uncertainties.
+    """Combine a prior with the estimate from one frame, weighted by their uncertainties.
 
-    Where they contradict each other, the focus has changed, or the microscope is another one, and
-    the frame alone counts.
+    If they contradict each other, the focus has changed, or it is a different microscope, and
+    only the frame counts.
     """
     if contradict(known, alone):
         return alone
@@ -146,7 +146,7 @@ def fused(known: BlurEstimate, alone: BlurEstimate) -> BlurEstimate:
 def contradict(one: BlurEstimate, other: BlurEstimate) -> bool:
     """Whether two widths differ by more than three standard uncertainties.
 
-    Two are enough where the one rests on no frame of the stream: it may be of another focus altogether.
+    Two are enough if `one` does not come from a frame of the stream: it may belong to another focus.
     """
     apart = math.log(other.sigma_px / one.sigma_px)
     limit = 3 if one.source in ("frame", "frames") else 2
@@ -154,7 +154,7 @@ def contradict(one: BlurEstimate, other: BlurEstimate) -> bool:
 
 
 def _has_structure(raw: Pixels) -> bool:
-    """Whether means of four by four pixels differ by more than their noise makes them."""
+    """Whether means of four by four pixels differ by more than noise explains."""
     step = 4 * max(1, raw.size >> 20)
     rows = np.concatenate([raw[at : at + 4] for at in range(0, raw.shape[0] - 3, step)])
     frame = rows[:, : rows.shape[1] // 4 * 4].astype(np.float32)
@@ -173,7 +173,7 @@ def half_width_sigma(psf: NDArray[np.floating]) -> float | None:
     Returns
     -------
     float or None
-        None if its transfer function is above one half at every frequency that pixels can hold.
+        None if its transfer function is above one half up to the Nyquist frequency.
     """
     frequencies = np.linspace(0, 0.5, 1025)
     transfer = radial_transfer(psf, frequencies)
@@ -200,9 +200,9 @@ def radial_transfer(
     Returns
     -------
     ndarray of float64, shape (n,)
-        0 above 0.5 cycles per pixel, where pixels do not show it.
+        0 above the Nyquist frequency, 0.5 cycles per pixel.
     """
-    # By the projection-slice theorem, the transform of the line is that of the PSF along one axis.
+    # Projection-slice theorem: the transform of the projection is that of the PSF along one axis.
     line = psf.sum(axis=0, dtype=np.float64)
     half = len(line) // 2
     transfer = np.cos(2 * np.pi * frequencies[:, None] * np.arange(-half, half + 1)) @ line
@@ -210,12 +210,16 @@ def radial_transfer(
 
 
 def blur_features(raw: Pixels) -> Floats | None:
-    """What the estimate rests on; the same numbers for any gain and offset of the camera.
+    """Features that the width is estimated from; they do not depend on the camera's gain and offset.
+
+    Parameters
+    ----------
+    raw : ndarray of uint8 or uint16, shape (height, width)
 
     Returns
     -------
     ndarray of float32, shape (FEATURES,), or None
-        None where there is nothing to see, see `estimate_blur`.
+        None if the frame is too small or shows no structure, see `estimate_blur`.
     """
     if raw.ndim != 2 or min(raw.shape) < MIN_SIDE_PX:
         return None
@@ -260,7 +264,7 @@ def _tile_features(raw: Pixels) -> Floats | None:
 def _clipped(raw: Pixels) -> NDArray[np.bool_] | None:
     """Pixels at the end of the camera's scale; None if there are none.
 
-    A frame's largest count is taken for that end where too many pixels share it.
+    The largest count of a frame counts as that end if more than a few pixels have it.
     """
     top = raw.max()
     clipped = np.asarray(raw == top)
@@ -270,7 +274,7 @@ def _clipped(raw: Pixels) -> NDArray[np.bool_] | None:
 def _gradients(
     frame: Floats, clipped: NDArray[np.bool_] | None, contrast: float
 ) -> tuple[Floats, Floats]:
-    """Steepest edges relative to the contrast, and kurtosis of gradients, by scale."""
+    """Steepest edges relative to the contrast, and kurtosis of gradients, at each scale."""
     edges, kurtosis = np.zeros(_SCALES, np.float32), np.zeros(_SCALES, np.float32)
     usable = np.ones(frame.shape, np.float32) if clipped is None else 1 - clipped.astype(np.float32)
     for scale in range(_SCALES):
@@ -300,7 +304,7 @@ def _gradients(
 
 
 def _spectrum(frame: Floats) -> Floats:
-    """Logarithm of the power by ring, relative to the strongest."""
+    """Logarithm of the power in each ring, relative to the strongest ring."""
     rings = _Rings.of(frame.shape)
     values = frame - np.float32(np.average(frame[::2, ::2]))
     values *= rings.window

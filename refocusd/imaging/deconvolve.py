@@ -1,13 +1,13 @@
 """Richardson-Lucy deconvolution at the scale of the blur.
 
-What a blur has removed at high frequencies is not there, so a frame is reduced until the blur's
-standard deviation is `SCALE_PX`, deconvolved there with a Gaussian PSF, or one whose form is known,
-and enlarged again: as good as at full size, in a fraction of the time.  All convolutions are
-products of cosine transforms, which reflect the frame at its borders.
+A blurred frame holds nothing at high frequencies.  It is therefore reduced until the blur's
+standard deviation is `SCALE_PX`, deconvolved with a Gaussian PSF or with one of known form,
+and enlarged again.  The result is as good as at full size, in a fraction of the time.  All convolutions
+are products of cosine transforms, which reflect the frame at its borders.
 
 The number of iterations follows from the noise (the discrepancy principle of V. A. Morozov, 1966):
-it ends when what the estimate leaves unexplained, at frequencies that the blur passes, is no more
-than noise.  The noise is that of the reduced frame where the blur passes nothing.
+the iterations end when the residual, at frequencies that the blur passes, is no larger than the
+noise.  The noise is measured in the reduced frame at frequencies that the blur does not pass.
 
 References
 ----------
@@ -33,34 +33,34 @@ Floats = NDArray[np.float32]
 
 #: Standard deviation of the blur in the frame that is deconvolved, px.
 SCALE_PX = 3.0
-#: The same where the form of the PSF is known, which passes more than a Gaussian does.
+#: The same if the form of the PSF is known, because such a PSF passes more than a Gaussian.
 FORMED_SCALE_PX = 5.0
-#: Light from beyond the border is looked for as far as this, standard deviations of the blur.
+#: Light beyond the border is estimated out to this many standard deviations of the blur.
 AROUND = 2.5
-#: A wrong PSF is never explained away: RL would go on to rings and beads.
+#: With a wrong PSF the residual never falls to the noise, and RL would go on to make rings and beads.
 MOST_ITERATIONS = 60
-#: The discrepancy is looked at every so many iterations.
+#: The discrepancy is checked once in this many iterations.
 _LOOK_EVERY = 3
-#: What a blur passes: to this gain of its transfer function.
+#: A blur passes the frequencies at which its transfer function is above this.
 _PASSED_GAIN = 0.1
-#: From this frequency on, cycles a pixel, the reduced frame holds noise alone.
+#: From this frequency on, cycles per pixel, the reduced frame holds only noise.
 _NOISE_FROM = 0.38
-#: Where less of a pixel's light falls on pixels that were seen, it is not corrected further.
+#: Least share of a pixel's light that is assumed to reach observed pixels; it limits the correction.
 _LEAST_HEARD = 0.05
-#: Noise alone spans six standard deviations or so of a reduced frame.
+#: Noise alone spans about six standard deviations of a reduced frame; structure spans more than this many.
 _STRUCTURE = 8.0
 
 
 @dataclass(frozen=True, slots=True)
 class WholeImage:
-    """What the parts of an image share that are deconvolved one by one, in counts.
+    """Values shared by the parts of an image that are deconvolved one by one.
 
     Parameters
     ----------
     background : float
-        As in `Deconvolved`.
+        As in `Deconvolved`, counts.
     pedestal : float
-        By which light is raised, so that noise about the background stays positive.
+        Counts added to the light so that noise around the background stays positive.
     iterations : int
         At least 1.
     """
@@ -77,10 +77,11 @@ class Deconvolved:
     Parameters
     ----------
     light : ndarray of float32, shape (height, width)
-        In counts; never under the frame's background by more than its noise.
+        In counts; never lower than `background` by more than `pedestal`.
     background : float
-        The frame's lowest counts (1st percentile, reduced).
+        1st percentile of the reduced frame, counts.
     iterations : int
+        0 if nothing was deconvolved.
     pedestal : float
         See `WholeImage`.
     """
@@ -107,14 +108,15 @@ def deconvolve(
     sigma_px : float
         Standard deviation of the blur, above 0.
     shape : PsfShape, optional
-        The form of its PSF, where that is known.  Else it is taken for a Gaussian.
+        The form of the PSF if it is known; otherwise it is assumed to be a Gaussian.
     whole : WholeImage, optional
-        `frame` is a part of this image: what is made of it has no seams with what is made of others.
+        Values of the image that `frame` is a part of, so that its parts have no seams.
 
     Returns
     -------
     Deconvolved
-        With the sum of the frame's counts.  A frame without structure comes back as it is.
+        With the frame's sum of counts, unless it is a part of an image.  A frame without structure
+        is returned unchanged.
     """
     size = (frame.shape[0], frame.shape[1])
     if min(size) < LEAST_SIDE_PX:
@@ -124,12 +126,12 @@ def deconvolve(
     background = float(np.percentile(reduced, 1))
     sigmas = [sigma_px * side / whole for side, whole in zip(scale.small, size, strict=True)]
     noise = noise_of(_transformed(reduced), _frequencies(reduced.shape))
-    # RL keeps light positive: noise about the background must not be cut by that.
+    # RL keeps light positive, which must not cut off the noise around the background.
     pedestal = np.float32(2 * noise + 1e-3 * (float(reduced.max()) - background) + 0.05)
     most_iterations = MOST_ITERATIONS
     if whole is not None:
         background, pedestal = whole.background, np.float32(whole.pedestal)
-        most_iterations, noise = whole.iterations, 0.0  # all of them
+        most_iterations, noise = whole.iterations, 0.0  # with no noise, all iterations are done
     elif float(reduced.max()) - background <= max(_STRUCTURE * noise, 0.5):
         return Deconvolved(frame.copy(), background, 0)
     floor = np.float32(background) - pedestal
@@ -153,7 +155,7 @@ def deconvolve(
 
 
 def _gain(shape: PsfShape | None, sigmas: Sequence[float], size: tuple[int, ...]) -> Floats:
-    """What a blur passes at each frequency; `sigmas` are its widths down and across, px."""
+    """Transfer function of a blur whose widths down and across are `sigmas`, px."""
     rows, columns = (
         sigma * frequency for sigma, frequency in zip(sigmas, _frequencies(size), strict=True)
     )
@@ -171,27 +173,29 @@ def richardson_lucy(
     hastened: bool = False,
     margin: int = 0,
 ) -> tuple[Floats, int]:
-    """RL from a flat frame, until only noise is left to explain.
+    """Richardson-Lucy from a flat frame, until the residual is noise.
 
     Parameters
     ----------
     observed : ndarray of float32, shape (height, width)
-        Positive.
+        Positive counts.
     gain : ndarray of float32, same shape
-        By which the blur multiplies a cosine transform.
+        The blur's transfer function, which multiplies a cosine transform.
     most_iterations : int
     noise : float
-        Of a pixel.
+        Standard deviation of a pixel's noise, counts.
     hastened : bool
-        With Nesterov's momentum: 50 iterations go as far as 400 without.
+        Use Nesterov's momentum: 50 iterations then go as far as 400 without it.
     margin : int
-        So many pixels along each border of `observed` were not seen: any light may lie there (M. Bertero
-        and P. Boccacci, Astron. Astrophys. 437, 369, 2005).
+        Number of pixels along each border of `observed` that were not observed, and where any
+        light may lie (M. Bertero and P. Boccacci, Astron. Astrophys. 437, 369, 2005).
 
     Returns
     -------
     estimate : ndarray of float32, shape (height, width)
+        In counts.
     iterations : int
+        Number of iterations done.
     """
     passed = np.abs(gain) > _PASSED_GAIN
     floor = np.float32(1e-3 * float(observed.mean()))
@@ -219,7 +223,7 @@ def richardson_lucy(
 
 
 def _same_sum(estimate: Floats, frame: Floats, base: float) -> Floats:
-    """The estimate with the frame's light over `base`, as blur neither makes nor takes any."""
+    """Scale the estimate in place to the frame's light above `base`, because blur preserves flux."""
     wanted = float(frame.mean(dtype=np.float64)) - base
     have = float(estimate.mean(dtype=np.float64)) - base
     if have > 0 and wanted > 0:
@@ -238,12 +242,20 @@ def _filtered(frame: Floats, gain: Floats) -> Floats:
 
 
 def _frequencies(shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cycles a pixel of each cosine, by axis."""
+    """Frequencies of the cosines along each axis, cycles per pixel."""
     rows, columns = (np.arange(side) / (2 * side) for side in shape)
     return rows, columns
 
 
 def noise_of(spectrum: Floats, grid: tuple[NDArray[np.float64], NDArray[np.float64]]) -> float:
-    """Standard deviation of a pixel's noise, by the highest frequencies."""
+    """Standard deviation of a pixel's noise, from the highest frequencies.
+
+    Parameters
+    ----------
+    spectrum : ndarray of float32, shape (height, width)
+        Orthonormal cosine transform of a frame.
+    grid : (ndarray, ndarray), shapes (height,) and (width,)
+        Frequencies of its rows and columns, cycles per pixel.
+    """
     rows, columns = (int(np.searchsorted(axis, _NOISE_FROM)) for axis in grid)
     return float(np.sqrt(np.mean(spectrum[rows:, columns:] ** 2)))

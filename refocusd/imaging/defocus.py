@@ -18,13 +18,13 @@ trained on (``benchmarks/quality/focus_advice.py`` repeats the measurement):
 - 8 to 30 um: better than 1 um on average, within the optics that the network was trained on (NA
   0.40-0.50, at most 0.15 waves of spherical aberration).
 - Other optics: the network sharpens to the focus that it learnt, so that frames in focus can
-  seem 6 um out of focus; one in three is outside the stated uncertainty. Do not correct the stage
-  automatically in this case.
+  seem 6 um out of focus; one estimate in three is off by more than its stated uncertainty. Do not
+  correct the stage automatically in this case.
 - Below 6 um the network restores little of what was lost, so the ratio stays near one. The
   distance is corrected by a measured table, and is accurate to about 1.5 um.
 - Beyond 36 um (less at higher NA, see `limit_um`) the network was not trained, and the ratio
-  reverses: 40 um still mostly reads as "farther than" (`saturated`), but 48 um reads as about
-  30 um. The OTF fits worse there, so the confidence is low, but not zero.
+  reverses: a frame at 40 um is still mostly reported as "farther than" (`saturated`), but one at
+  48 um as about 30 um. The OTF fits worse there, so the confidence is low, but not zero.
 - If the optics are assumed, not measured, the relative error of the distance is about that of NA.
 - **No sign**: the OTF of a defocused plane is the same above and below focus.  Spherical
   aberration breaks this symmetry in theory, but the side that fits better was the right one in
@@ -76,7 +76,7 @@ TILE = 256
 MIN_TILE = 64
 #: Number of tiles that are evaluated: those with most structure.
 TILES = 4
-#: Rings whose power is less than so many times the noise floor are ignored.
+#: Rings whose power is less than this many times the noise floor are ignored.
 ABOVE_NOISE = 3.0
 #: Fewest rings that an OTF is fitted to; the first rings hold the window and uneven illumination.
 MIN_RINGS = 5
@@ -85,12 +85,12 @@ SKIPPED_RINGS = 2
 RING_ERROR = 0.05
 #: Misfit (rms of the ratio) at which an estimate is hardly credible.
 MISFIT = 0.04
-#: The same nearer than this, um, where high frequencies count.
+#: The same for distances below this, um, where high frequencies count.
 NEAR_UM = 8.0
 NEAR_MISFIT = 0.10
 #: From this fraction of the limit on, an estimate counts as "farther than".
 SATURATED = 0.97
-#: Largest grid, in samples per side, that the family is computed on: takes seconds and 100 MiB.
+#: Largest grid, in samples per side, that the family is computed on; it takes seconds and 100 MiB.
 MAX_SAMPLES = 1024
 #: Relative uncertainty of the distance that is due to the optics.
 MEASURED_OPTICS = 0.03
@@ -301,7 +301,7 @@ def _fit(spectra: Floats, family: Floats, samples: Floats) -> _Fit | None:
     if noise < 0 or rings < MIN_RINGS:
         return None
     cross, refocused, raw, samples = (a[signal] for a in (cross, refocused, raw, samples))
-    # Defocus never transfers more than focus; above one, the network smoothed noise away.
+    # Defocus never transfers more than focus: a ratio above one means that the network removed noise.
     ratio = np.minimum(cross / refocused * (1 - noise / raw), 1.0)
     coherence = np.clip(cross**2 / (refocused * raw), 1e-3, 0.999)
     variance = (1 - coherence) / coherence * ratio**2 / samples

@@ -7,12 +7,12 @@ noise of one pixel                differences of diagonal neighbours (J. Immerk�
                                   Image Underst. 64, 300, 1996), by tile, so that the camera's gain
                                   need not be known
 do these pixels come from a       noise of means of two by two pixels, over that of single ones: half
-camera?                           where noise is white, more where pixels were interpolated, smoothed
-                                  or compressed
-is there anything to refocus?     contrast above a smooth background (quadric and r⁴, fitted to what
-                                  is not an object, after W. S. Cleveland's robust regression, 1979)
-                                  over the noise of a pixel; hot pixels left out
-is it fluorescence?               place of the background's mode in the histogram (half-sample mode,
+camera?                           if noise is white, more if pixels were interpolated, smoothed or
+                                  compressed
+is there anything to refocus?     contrast above a smooth background (quadric and r⁴, fitted to the
+                                  pixels outside objects, after W. S. Cleveland's robust regression,
+                                  1979) over the noise of a pixel; hot pixels left out
+is it fluorescence?               position of the background's mode in the histogram (half-sample mode,
                                   D. R. Bickel 2002), skewness of the frame and of differences of
                                   Gaussians, spectrum by octaves, rank correlation of light and
                                   detail (C. Spearman 1904): a quadratic logistic score against
@@ -20,7 +20,8 @@ is it fluorescence?               place of the background's mode in the histogra
                                   ICLR 2019); `refocusd.engines.verdict` holds its weights
 ================================  ==================================================================
 
-Everything but noise and focus is computed on means of four by four pixels.
+Everything except noise and focus is computed on means of four by four pixels (two by two in small
+frames).
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ LOOKS = (
     "contrast over noise", "light and detail", "without structure", "detail of dark cells",
     "detail of bright cells", "spread of dark cells",
 )  # fmt: skip
-#: Bounds of the octaves, cycles a pixel of the reduced frame.
+#: Bounds of the octaves, cycles per pixel of the reduced frame.
 _OCTAVES = (0.008, 0.03, 0.06, 0.12, 0.25, 0.5)
-#: Frames with less noise than one part in so many of the contrast look like those that have it.
+#: Contrasts above this many times the noise are treated alike.
 _CLEAN = 100.0
 #: Median absolute value of a normal variable, in standard deviations.
 _MEDIAN_ABSOLUTE = 0.6745
-#: What rounding to whole counts alone makes, counts.
+#: Noise of rounding to whole counts, counts.
 _ROUNDING = 1 / math.sqrt(12)
 
 
@@ -66,21 +67,22 @@ class FieldEvidence:
     noise : float
         Standard deviation of one pixel's noise, counts.
     smoothness : float
-        Noise of means of two by two pixels over half of that: 1 for white noise.
+        Noise of means of two by two pixels over half of `noise`: 1 for white noise.
     contrast : float
-        Brightest structures over the smooth background, counts.
+        Height of the brightest structures above the smooth background, counts.
     clipped : float
         Share of the pixels at the end of the scale.
     looks : ndarray of float32, shape (len(LOOKS),)
-        What kind of picture it is.
+        Features that tell what kind of picture it is.
     focus : TileFocus
     tile_px : int
         Side of its tiles.
-    small : ndarray of float32
+    small : ndarray of float32, shape (height // factor, width // factor)
         The frame in means of `factor` by `factor` pixels, without hot pixels.
     hot : ndarray of bool, same shape
-        Means that a hot pixel was in.
+        Means from which a hot pixel was left out.
     factor : int
+        4, or 2 for frames with a side under 128 px.
     """
 
     noise: float
@@ -96,7 +98,7 @@ class FieldEvidence:
 
 
 def examine_field(raw: Pixels) -> FieldEvidence | None:
-    """Look at a raw frame.
+    """Collect the evidence of a raw frame.
 
     Parameters
     ----------
@@ -105,7 +107,7 @@ def examine_field(raw: Pixels) -> FieldEvidence | None:
     Returns
     -------
     FieldEvidence or None
-        None for frames under `MIN_SIDE_PX`.
+        None if a side is under `MIN_SIDE_PX`.
     """
     if min(raw.shape) < MIN_SIDE_PX:
         return None
@@ -139,7 +141,7 @@ def examine_field(raw: Pixels) -> FieldEvidence | None:
 
 
 def noise_variance(raw: Pixels, field: FieldEvidence) -> Floats:
-    """Variance of a pixel's noise, counts², at each mean of `field.small`; its shape is that one's."""
+    """Variance of a pixel's noise, counts², at each mean of `field.small`, in the same shape."""
     differences = _diagonal_differences(raw, 2)
     tile = field.tile_px
     deviation = pooled(differences, tile // 2, tile) * np.float32(math.sqrt(math.pi) / 4)
@@ -152,7 +154,7 @@ def noise_variance(raw: Pixels, field: FieldEvidence) -> Floats:
 
 
 def _noise(raw: Pixels | Floats) -> float:
-    """Standard deviation of a pixel's noise, counts; at least what rounding makes."""
+    """Standard deviation of a pixel's noise, counts; at least that of rounding."""
     differences = _diagonal_differences(raw, max(2, 2 * (raw.size >> 18)))
     return max(float(np.median(differences)) / (2 * _MEDIAN_ABSOLUTE), _ROUNDING)
 
@@ -164,19 +166,19 @@ def _diagonal_differences(raw: Pixels | Floats, step: int) -> Floats:
 
 
 def _reduced(raw: Pixels, factor: int, noise: float) -> tuple[Floats, NDArray[np.bool_]]:
-    """Means of blocks, and which of them a hot pixel was left out of."""
+    """Means of blocks, and the blocks from which a hot pixel was left out."""
     brightest = folded(raw, factor, np.maximum)
     sums = folded(raw, factor, np.add)
     averages = sums / np.float32(factor**2)
     others = (sums - brightest) / np.float32(factor**2 - 1)
-    # Light that went through a lens never stands in one pixel alone.
+    # Light that went through a lens never falls on a single pixel only.
     step = np.abs(np.diff(averages, axis=0, append=averages[-1:]))
     hot = brightest - others > np.maximum(8 * noise, np.float32(6) * step)
     return np.where(hot, others, averages), hot
 
 
 def _background(small: Floats) -> Floats:
-    """A smooth surface through what is not an object."""
+    """A smooth surface through the pixels outside objects."""
     coarse = means(small, max(1, min(small.shape) // 24))
     basis = _basis(coarse.shape)
     values = coarse.ravel()
@@ -202,13 +204,13 @@ def _basis(shape: tuple[int, ...]) -> Floats:
 
 
 def _clipped(raw: Pixels) -> float:
-    """Share of the pixels at the largest count, if so many share it that it must be the scale's end."""
+    """Share of the pixels at the largest count; 0 if too few for that count to be the scale's end."""
     share = float(np.count_nonzero(raw == raw.max())) / raw.size
     return share if share > max(16 / raw.size, 1e-4) else 0.0
 
 
 def _looks(small: Floats, flat: Floats, half: Floats, contrast: float, noise: float) -> list[float]:
-    """The frame as a whole: histogram, skewness, spectrum."""
+    """Features of the whole frame: histogram, skewness, spectrum."""
     ends = np.percentile(half, (0.2, 99.8))
     span = max(float(ends[1] - ends[0]), 1e-3)
     ordered = np.sort(half, axis=None)
@@ -225,9 +227,9 @@ def _looks(small: Floats, flat: Floats, half: Floats, contrast: float, noise: fl
 
 
 def _cells(small: Floats, focus: TileFocus, contrast: float, side: int) -> list[float]:
-    """Light and detail of its cells: in fluorescence, what is dark is empty, and detail is bright.
+    """Features of its cells: in fluorescence, dark cells are empty and detail is bright.
 
-    A photograph has detail in its shadows, and flat parts that are bright.
+    A photograph has detail in its shadows, and bright areas without detail.
     """
     light = pooled(small, side)
     detail = np.sqrt(np.maximum(pooled(small * small, side) - light * light, 0)).ravel()
@@ -271,11 +273,11 @@ def _band(small: Floats, scale: float) -> Floats:
 
 
 def _octaves(flat: Floats, contrast: float) -> list[float]:
-    """Fall of the power from octave to octave, and the share along the axes."""
+    """Decrease of the power from octave to octave, and the share of the power along the axes."""
     power = scipy.fft.dctn(flat, norm="ortho") ** 2
     index, counts, axial = _octave_index(flat.shape)
     sums = np.bincount(index, power.ravel(), len(_OCTAVES) + 1)[1:-1]
-    # How little noise there is says nothing of the specimen.
+    # The level of very low noise says nothing about the specimen.
     least = (contrast / _CLEAN / 4) ** 2 + 1e-3
     logs = np.log(sums / np.maximum(counts, 1) + least)
     along = float(power.ravel()[axial].sum()) / max(float(sums[1:].sum()), 1e-6)

@@ -1,4 +1,4 @@
-"""Pixels that stand alone: no light that came through a lens does."""
+"""Hot pixels: bright pixels that stand alone, as light that came through a lens never does."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ Floats = NDArray[np.float32]
 
 #: Median absolute value of a normal variable, in standard deviations.
 _MEDIAN_ABSOLUTE = 0.6745
-#: Hot pixels are brighter than what is around them by so many times the noise, and one count.
+#: A hot pixel is brighter than its surroundings by this many times the noise plus one count.
 _OVER_NOISE = 8.0
-#: Of a point's light its neighbours get 0.13 of its own even where the PSF's standard deviation is
-#: half a pixel; those of a hot pixel get nothing.
+#: Even with a PSF of half a pixel standard deviation, the neighbours of a point of light have 0.13 of its
+#: brightness; the neighbours of a hot pixel have nothing of it.
 _LIGHTENED = 0.12
-#: Where there is light there is more noise: they are also brighter by so many times what their eight neighbours
-#: differ by, which noise alone is once in 100 000 pixels.
+#: Bright places are noisier: a hot pixel is also brighter by this many times the range of its eight
+#: neighbours, which noise alone exceeds once in 100 000 pixels.
 _OVER_NEIGHBOURS = 2.0
 #: Smaller frames have no pixel with all these neighbours, px.
 _LEAST_SIDE_PX = 5
 _AROUND = ((-1, 0), (1, 0), (0, -1), (0, 1), (-2, 0), (2, 0), (0, -2), (0, 2))
-
-
-#: Where one pixel in so many stands out of its row, that is the specimen, and none is hot.
+#: If more than one pixel in this many stands out of its row, they are the specimen, and none is hot.
 _LEAST_APART = 100
-#: Rows that candidates are looked for in at a time, so that they stay in the processor's cache.
+#: Candidates are searched in bands of this many rows, which fit into the processor's cache.
 _ROWS = 32
 
 
 def pixel_noise(frame: Pixels | Floats) -> float:
-    """Standard deviation of a pixel's noise, by its diagonal neighbours (Immerkaer, 1996).
+    """Standard deviation of a pixel's noise, from diagonal neighbours (Immerkær, 1996), in counts.
 
-    Half a million pixels tell it well enough.
+    Of larger frames, about half a million pixels are used.
+
+    Parameters
+    ----------
+    frame : ndarray, shape (height, width)
     """
     step = 4 * max(1, frame.size >> 20)
     low, high = frame[1::step].astype(np.float32), frame[:-1:step].astype(np.float32)
@@ -44,9 +46,9 @@ def pixel_noise(frame: Pixels | Floats) -> float:
 
 
 def without_hot_pixels(raw: Pixels) -> Floats:
-    """The counts of a frame, those of hot pixels replaced by their neighbours' mean.
+    """Replace the hot pixels of a frame by the mean of their neighbours.
 
-    Sharp as they are, they would pass for focus in a blurred frame, and come out as bright spots.
+    Hot pixels are sharp: a blurred frame would seem to be in focus, and they would become bright spots.
 
     Parameters
     ----------
@@ -65,13 +67,13 @@ def without_hot_pixels(raw: Pixels) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Mending:
-    """Where a frame's hot pixels are, and what they are replaced by: frames too large for a copy are mended in parts.
+    """The hot pixels of a frame and their replacements, for frames that are processed in parts.
 
     Parameters
     ----------
     y, x : ndarray of int, shape (count,)
     counts : ndarray of float32, shape (count,)
-        The mean of their neighbours.
+        The mean of each pixel's neighbours.
     """
 
     y: NDArray[np.intp]
@@ -80,13 +82,13 @@ class Mending:
 
     @classmethod
     def of(cls, raw: Pixels) -> Mending:
-        """That of a frame; frames of under 5 px have no hot pixels."""
+        """Find the hot pixels of a frame; frames with a side under 5 px have none."""
         if min(raw.shape) < _LEAST_SIDE_PX:
             return cls(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0, np.float32))
         return cls(*_hot_pixels(raw))
 
     def part(self, raw: Pixels, place: tuple[slice, slice]) -> Pixels:
-        """A part of the frame, rounded to counts; `raw` is not changed."""
+        """A part of the frame without its hot pixels; `raw` is not changed."""
         part = raw[place]
         (top, bottom), (left, right) = ((one.start, one.stop) for one in place)
         inside = (self.y >= top) & (self.y < bottom) & (self.x >= left) & (self.x < right)
@@ -97,7 +99,7 @@ class Mending:
 
 
 def _hot_pixels(raw: Pixels) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
-    """Where they are, and the mean of their nearest neighbours."""
+    """Rows and columns of the hot pixels, and the mean of their nearest neighbours."""
     over = _OVER_NOISE * pixel_noise(raw) + 1
     y, x = _candidates(raw, over)
     around = np.stack([raw[y + down, x + right] for down, right in _AROUND]).astype(np.float32)
@@ -109,7 +111,7 @@ def _hot_pixels(raw: Pixels) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats
 
 
 def _candidates(raw: Pixels, over: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Pixels that far over both neighbours in their row: few, so that they alone are looked at closely."""
+    """Pixels brighter than both neighbours in their row by `over` counts; only these few are checked further."""
     most = np.iinfo(raw.dtype).max
     step = min(int(over), int(most))
     limit, added = raw.dtype.type(most - step), raw.dtype.type(step)

@@ -1,8 +1,8 @@
-"""How wide a frame's blur must be, by what is known of the microscope and of the distance from focus.
+"""Expected width of a frame's blur, from the microscope's optics and the distance from focus.
 
-The width follows from a *measured* PSF (a calibration profile), else from the *nominal* aperture.  The
-distance from focus is stated, or it is the stage's distance from the focus in the profile.  The
-uncertainties say how far each can be trusted; what frames tell is weighed against them
+The width follows from a *measured* PSF (a calibration profile), otherwise from the *nominal* aperture.
+The distance from focus is stated by the user, or it is the stage's distance from the focus in the
+profile.  Each source has an uncertainty, by which it is weighted against the estimate from the frame
 (`refocusd.imaging.blur.fused`).
 """
 
@@ -31,35 +31,35 @@ _Table = NDArray[np.float64]
 _MEASURED = 0.08
 #: The same beyond the distances that were measured.
 _EXTRAPOLATED = 0.15
-#: The same of a width by the nominal aperture: the scatter of the PSFs that objectives from NA 0.2 to
-#: 1.3 have when they are apodised, and aberrated by up to 0.6 Zernike waves.
+#: The same of a width from the nominal aperture: the scatter of the PSFs of objectives from NA 0.2 to 1.3
+#: that are apodised, and aberrated by up to 0.6 Zernike waves.
 _NOMINAL = 0.4
-#: A stated distance is good to so much, um and relative.
+#: Uncertainty of a stated distance: the larger of this in um and this relative to the distance.
 _STATED_UM, _STATED = 1.0, 0.1
-#: Where the focus lies on the stage changes by so much between specimens, um.
+#: The stage position of the focus differs by this much between specimens (standard deviation, um).
 _ANOTHER_SPECIMEN_UM = 5.0
 #: Standard deviation of a disc, over its radius, as `half_width_sigma` defines it.
 DISC_SIGMA = 0.53
-#: That of the Airy pattern, over wavelength and aperture, and of a square pixel.
+#: The same of the Airy pattern, in units of wavelength / NA, and of a square pixel, in pixels.
 _AIRY, _PIXEL = 0.22, 12**-0.5
-#: Emission where nothing is said: it hardly matters out of focus.
+#: Emission wavelength if none is known; it hardly matters out of focus.
 _WAVELENGTH_UM = 0.52
-#: Refractive indices of what may lie between objective and specimen.
+#: Refractive indices of immersion media.
 _IMMERSIONS = (1.0, 1.333, 1.518)
-#: No objective collects more than this part of its immersion's index.
+#: No objective has an NA above this fraction of its immersion's refractive index.
 _MOST_SINE = 0.97
-#: Planes that the fitted optics miss by more, relative to the kernels' energy, are of a thick or moving
-#: specimen: deconvolution by that form does harm (6 % off, a nucleus lost up to 5 dB).
+#: If the fitted optics miss the planes by more than this, relative to the kernels' energy, the specimen was
+#: thick or moved, and deconvolution with the fitted form does harm (at 6 %, a nucleus lost up to 5 dB).
 FORM_MISFIT = 0.03
-#: A PSF that refocusd measured by itself serves up to this part of its planes' range beyond them.
+#: A PSF that refocusd measured automatically is used up to this fraction of its z-range beyond its planes.
 _AROUND = 0.1
-#: Of three points of a normal distribution (Gauss-Hermite).
+#: Weights of three points that stand for a normal distribution (Gauss-Hermite).
 _WEIGHTS = np.array([1, 4, 1]) / 6
 
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far a frame is from the sharpest plane, um (stage z minus focus), and how sure that is."""
+    """Distance of a frame from the sharpest plane (stage z minus focus), and its uncertainty, um."""
 
     um: float
     uncertainty_um: float
@@ -72,18 +72,18 @@ def distance_from_focus(
     *,
     counted: bool = False,
 ) -> Distance | None:
-    """How far a frame is from focus: as stated, else by its stage position; None if unknown.
+    """Distance of a frame from focus: as stated, or else from its stage position; None if unknown.
 
     Parameters
     ----------
     profile : Profile or None
     stage_um : float or None
-        Where the focus stage stood.
+        Position of the focus stage, um.
     stated_um : float
-        0 for not stated.
+        Distance that the user stated, um; 0 if none.
     counted : bool
-        `stage_um` is counted from the first plane: sections of the profile that are not, and the
-        other way round, have another zero, and tell nothing.
+        Whether `stage_um` is counted from the first plane of its stack.  Sections of the profile that
+        count differently have another zero, and are not used.
     """
     if stated_um:
         return Distance(stated_um, max(_STATED_UM, _STATED * abs(stated_um)))
@@ -112,19 +112,20 @@ def known_blur(
     na: float = 0.0,
     summary: Mapping[str, Any] | None = None,
 ) -> BlurEstimate | None:
-    """The blur of a thin plane at this distance; None where too little is known.
+    """The blur of a thin plane at this distance; None if too little is known.
 
     Parameters
     ----------
     profile : Profile or None
-        That applies to the frame.
+        The profile that applies to the frame.
     metadata : mapping
-        Of the acquisition's first frame: pixel size and aperture.
+        Metadata of the acquisition's first frame, for pixel size and aperture.
     distance : Distance or None
+        From `distance_from_focus`.
     na : float
-        Stated aperture; 0 takes that of the profile or the metadata.
+        Numerical aperture that the user stated; 0 for that of the profile or the metadata.
     summary : mapping, optional
-        Of the acquisition.
+        Summary metadata of the acquisition.
     """
     nominal = profile.microscope if profile is not None else None
     pixel_um = pixel_um_of(metadata, summary) or (nominal.pixel_um if nominal else None)
@@ -138,7 +139,7 @@ def known_blur(
         around_um = _AROUND * float(np.ptp(planes))
         inside = planes[0] - around_um <= distance.um <= planes[-1] + around_um
         if profile.learned and not inside:
-            return None  # nobody said that its focus is that of this specimen, too
+            return None  # no user has confirmed that its focus is also that of this specimen
         beyond = abs(distance.um) > np.abs(planes).max()
         relative = _EXTRAPOLATED if beyond else _MEASURED
         widths = [_measured_um(table, um) for um in _around(distance)]
@@ -163,7 +164,7 @@ def known_blur(
 
 
 def _shape_of(psf: PsfSection, defocus_um: float, pixel_um: float) -> PsfShape | None:
-    """The form of a fitted PSF of wave optics at a distance from its paraxial focus."""
+    """The form of a PSF fitted with wave optics, at a distance from its paraxial focus."""
     if psf.model != "wave" or psf.na is None or not psf.wavelength_um:
         return None
     if psf.method == "planes" and not (psf.misfit is not UNSET and psf.misfit <= FORM_MISFIT):
@@ -176,7 +177,7 @@ def _shape_of(psf: PsfSection, defocus_um: float, pixel_um: float) -> PsfShape |
         psf.spherical_waves.value if psf.spherical_waves else 0.0,
         psf.apodisation.value if psf.apodisation else 0.0,
     )
-    # It hardly changes from one plane of a stack to the next.
+    # The form hardly changes within 0.1 um, so that it need not be computed for every plane.
     return _form(optics, round(defocus_um, 1))
 
 
@@ -187,12 +188,12 @@ def _form(optics: Optics, defocus_um: float) -> PsfShape | None:
 
 
 def _around(distance: Distance) -> NDArray[np.float64]:
-    """Distances that stand for a normal distribution about this one, by `_WEIGHTS`."""
+    """Three distances that, with `_WEIGHTS`, stand for the normal distribution of this one."""
     return distance.um + math.sqrt(3) * distance.uncertainty_um * np.array([-1.0, 0.0, 1.0])
 
 
 def _table(psf: PsfSection) -> _Table | None:
-    """Distance from the fitted focus and width, um, by distance; None if hardly any was measured."""
+    """Distances from the fitted focus, and widths, um, shape (2, n); None if fewer than three."""
     found = [
         (um, sigma)
         for um, sigma in zip(psf.defocus_um, psf.sigma_um, strict=False)
@@ -202,7 +203,7 @@ def _table(psf: PsfSection) -> _Table | None:
 
 
 def _sharpest_um(table: _Table) -> float:
-    """Where the width is least, between the planes: its square is nearly a parabola there."""
+    """Distance at which the width is least, from a parabola through its squares at three planes."""
     at = int(table[1].argmin())
     if not 0 < at < table.shape[1] - 1:
         return float(table[0, at])
@@ -212,7 +213,7 @@ def _sharpest_um(table: _Table) -> float:
 
 
 def _measured_um(table: _Table, distance_um: float) -> float:
-    """Width at a distance from the sharpest plane; beyond the table it grows with the distance."""
+    """Width at a distance from the sharpest plane; beyond the table it is proportional to the distance."""
     sharpest = _sharpest_um(table)
     z, sigma = table[0] - sharpest, table[1]
     end = float(np.clip(distance_um, z[0], z[-1]))
@@ -221,6 +222,6 @@ def _measured_um(table: _Table, distance_um: float) -> float:
 
 
 def immersion_index(na: float, stated: float = 1.0) -> float:
-    """The refractive index: as stated, unless no objective collects that much light from there."""
+    """Refractive index of the immersion: as stated, unless no objective for it has such an NA."""
     fits = [index for index in (stated, *_IMMERSIONS) if na < _MOST_SINE * index]
     return fits[0] if fits else max(stated, _IMMERSIONS[-1])

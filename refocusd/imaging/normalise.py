@@ -1,7 +1,7 @@
 """Offset and scale of a whole frame: an engine sees (counts - offset) / scale.
 
-They are computed once per whole frame in float32, before tiling and before any half
-precision (65535 is infinite in fp16). The map is undone on the engine's output, so
+The counts are normalised in float32, before any conversion to half precision (65535 is infinite in
+fp16), with one offset and scale for all tiles of a frame. The map is undone on the engine's output, so
 that a refocused frame keeps the raw frame's counts scale and background.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
 
-#: Above this many pixels only a regular grid of them is used: percentiles of a quarter
+#: Of larger frames, only a regular grid of this many pixels is used: percentiles of a quarter of a
 #: million samples are off by at most 1/512 of the range.
 MAX_SAMPLES = 1 << 18
 #: A frame with a smaller range than this (in counts) is not stretched to full range:
@@ -40,7 +40,7 @@ class CountsRange:
     def normalise(
         self, pixels: Pixels, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Return (counts - offset) / scale as float32, same shape; in `out` if that is given."""
+        """Return (counts - offset) / scale as float32, same shape; in `out` if it is given."""
         out = np.subtract(pixels, np.float32(self.offset), out=out, dtype=np.float32)
         out *= np.float32(1.0 / self.scale)
         return out
@@ -68,7 +68,7 @@ class CountsRange:
         values *= np.float32(self.scale)
         values += np.float32(self.offset)
         np.rint(values, out=values)
-        # Both reveal NaN and infinity too, and usually that nothing has to be clipped.
+        # The extremes reveal NaN and infinity, too, and usually that nothing has to be clipped.
         low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise EngineError(

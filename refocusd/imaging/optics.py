@@ -45,7 +45,7 @@ class Optics:
         Primary spherical aberration at the edge of the pupil, in waves
         (phase ``2 pi w (rho / rho_max)^4``).
     apodisation : float
-        How the pupil's amplitude falls towards its edge,
+        Decrease of the pupil's amplitude towards its edge,
         ``exp(-apodisation (rho / rho_max)^2)``; 0 for a uniform pupil.
 
     Raises
@@ -100,8 +100,8 @@ def defocus_psf(optics: Optics, defocus_um: float) -> NDArray[np.float32]:
     """
     if not math.isfinite(defocus_um):
         raise ConfigError(f"defocus is {defocus_um} um; give a finite number")
-    # An odd number of fine samples a pixel, at least Nyquist for the intensity
-    # (cut-off 2 NA / wavelength), keeps the centre in the middle of a pixel.
+    # At least Nyquist for the intensity (cut-off 2 NA / wavelength); an odd number of fine
+    # samples per pixel keeps the centre in the middle of a pixel.
     fine_per_pixel = math.ceil(optics.pixel_um * 4 * optics.na / optics.wavelength_um) | 1
     radius_um = 1.25 * geometric_radius_um(optics, defocus_um) + _MARGIN_UM
     size = 2 * math.ceil(radius_um / optics.pixel_um) + 1

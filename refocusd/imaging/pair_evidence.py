@@ -1,17 +1,17 @@
-"""Evidence from a raw frame and its refocused frame together: whether the one explains the other.
+"""Evidence from a raw frame and its refocused frame together: whether the refocused frame explains raw.
 
 ================================  ==================================================================
 question                          formula, and its source
 ================================  ==================================================================
 is it in focus already?           structure function of 2×2 binned pixels at lags of 1, 2 and 4, by
                                   tile, see `refocusd.imaging.tiles`
-does it explain raw?              refocused, blurred again, against raw: width fitted, residual map
-                                  and share that is not explained (S. Culley et al., Nat. Methods 15,
-                                  263, 2018), normalised by the noise and by 10 % of the width (χ²)
-is light where it was?            light of the refocused frame, blurred again, over that of raw, by
+does it explain raw?              refocused frame, blurred again, against raw: width fitted, residual
+                                  map and share that is not explained (S. Culley et al., Nat. Methods
+                                  15, 263, 2018), normalised by the noise and by 10 % of the width (χ²)
+is the light still where it was?  light of the refocused frame, blurred again, over that of raw, by
                                   tile
 how much of it is a guess?        power of the refocused frame at frequencies that the blur hardly
-                                  passes; how wide the engine's own intervals are, over the frame's range
+                                  passes; width of the engine's own intervals, over the frame's range
 ================================  ==================================================================
 
 With `refocusd.imaging.field_evidence`, this takes about 10 ms on one core for a frame of 696×520 px.
@@ -33,21 +33,21 @@ from refocusd.imaging.tiles import TileFocus, means, pooled, tile_focus
 
 Floats = NDArray[np.float32]
 
-#: Cells of the maps of residuals, px.
+#: Side of the cells of the residual maps, px.
 CELL_PX = 16
-#: Expected error of engines that expect none, over the contrast: about what frames have.
+#: Expected error, over the contrast, of engines that state none: about the usual error.
 UNTOLD = 0.05
 #: Bands that a Gaussian blur attenuates to 2 % to 0.01 %, and to nothing, in cycles per standard deviation.
 _FINE = ((0.45, 0.7), (1.2, 3.0))
-#: The frame is reduced until the blur is at least this wide, and cut to at most so many pixels a side.
+#: For fine structure, the frame is reduced as far as the blur stays this wide, and cut to at most this side, px.
 _FINE_AT_PX, _FINE_SIDE_PX = 3.0, 512
-#: Half the width of an interval, over the range, where an error of 10 % is expected: 90 % of a normal variable.
+#: Half-width of an interval, over the range, for an expected error of 10 %: it holds 90 % of a normal variable.
 _WIDE_SHARE = 0.1645
-#: Light of a tile counts as at least this part of the brightest tile's.
+#: A change of light in a tile is relative to its light, or to this fraction of the brightest tile's light.
 _OF_BRIGHTEST = 0.4
-#: A blur is known to about this, relative: so much misfit of its width is not held against a picture.
+#: Relative misfit of the width that does not count against a frame, because the width is hardly known better.
 _WIDTH = 0.1
-#: Widths that are tried about the one that is stated, and where none is, px.
+#: Widths that are tried: relative to the stated one, and, if none is stated, in px.
 _ABOUT = tuple(2.0 ** (step / 3) for step in range(-3, 4))
 _BLIND_PX = tuple(1.25**step for step in range(18))
 
@@ -59,15 +59,15 @@ class PairEvidence:
     Parameters
     ----------
     blur_px : float
-        Width of the Gaussian that makes raw of the refocused frame best, px.
+        Width of the Gaussian blur of the refocused frame that explains raw best, px.
     stated_px : float
-        What the engine took it for; `blur_px` where it did not say.
+        Width of the blur that the engine assumed, px; `blur_px` if it stated none.
     uncertainty : float
-        Of what it took it for, relative; 1 where it did not say.
+        Relative uncertainty of that width, at most 1; 1 if the engine stated none.
     unexplained : float
-        Share of raw's structure that the refocused frame does not explain, 0 to 1 and more.
+        Share of raw's structure that the refocused frame does not explain; 0 or more, possibly above 1.
     unexplained_as_stated : float
-        The same with the width that the engine took.
+        The same with the width that the engine assumed.
     chi2 : float
         Median over cells of the normalised squared residual; 1 for noise alone.
     worst_chi2 : float
@@ -75,35 +75,35 @@ class PairEvidence:
     residuals : ndarray of float32, shape (rows, columns)
         χ² by cell of `CELL_PX` pixels.
     light : ndarray of float32, same shape
-        Mean of the refocused frame over its background, over raw's contrast.
+        Mean of the refocused frame above its background, over raw's contrast.
     flux : float
-        Light of the frame, refocused over raw.
+        Light of the refocused frame over that of raw.
     worst_flux : float
-        Largest relative change of light in a tile that holds its share of it.
+        Largest relative change of light in a tile with at least half of the mean light.
     sharpened : float
-        Natural logarithm of fine structure, refocused over raw.
+        Natural logarithm of the fine structure of the refocused frame over that of raw.
     kept : float
         Median over tiles of the sharpness of raw over that of the refocused frame.
     undershoot : float
         Share of the refocused frame that is darker than anything in raw.
     expected_error : float
-        Error that the engine expects of its result, over the frame's contrast; `UNTOLD` where it
-        does not tell.
+        Error that the engine expects in its result, over the frame's contrast; `UNTOLD` if it
+        states none.
     range : float
-        Of the refocused frame (percentiles 0.1 to 99.9 of its means), over the frame's contrast.
+        Range of the refocused frame (percentiles 0.1 to 99.9 of its means), over the frame's contrast.
     lit : float
         Share of the refocused frame that is above a quarter of its range.
     kurtosis : float
-        Of the refocused frame's counts.
+        Kurtosis of the refocused frame's counts.
     fine, finest : float
         Structure of the refocused frame at frequencies that the blur hardly passes, and that it does not
-        pass (`_FINE`), root mean square over the range of its pixels.
+        pass (`_FINE`): root mean square over the range of its pixels.
     width : float
-        Median of half the width of the engine's intervals, over the same range.
+        Median half-width of the engine's intervals, over the same range; `UNTOLD` if it states none.
     wide : float
-        Share of pixels whose interval is wider than an error of 10 % of the range.
+        Share of pixels whose interval is wider than that of an expected error of 10 % of the range.
     lopsided : float
-        How much further intervals reach up than down, over half their width, -2 to 2.
+        How much further intervals reach up than down, over their half-width, -2 to 2.
     """
 
     blur_px: float
@@ -144,10 +144,10 @@ def examine_pair(
     Parameters
     ----------
     field : FieldEvidence
-        Of `raw`.
+        Evidence from `raw`.
     raw, refocused : ndarray of uint8 or uint16, shape (height, width)
     blur : BlurEstimate or None
-        What the engine took the blur to be.
+        The blur that the engine assumed.
     expected_error : float, optional
         `refocusd.engines.engine.Refocused.expected_error`, in counts.
     interval : ndarray of float32, shape (2, rows, columns), optional
@@ -200,7 +200,7 @@ def examine_pair(
 def _blurred_again(
     spectra: _Spectra, field: FieldEvidence, raw: Pixels, blur_px: float
 ) -> tuple[Floats, Floats]:
-    """The result with its blur, reduced; and how far raw is from it, in variances, pooled by cell."""
+    """The reduced refocused frame, blurred again, and χ² of raw against it, by cell."""
     again, slope = spectra.blurred(blur_px / field.factor)
     residual = np.where(field.hot, np.float32(0), field.small - again)
     variance = noise_variance(raw, field) / field.factor**2 + (_WIDTH * slope) ** 2
@@ -211,9 +211,9 @@ def _blurred_again(
 def _least_unexplained(
     spectra: _Spectra, field: FieldEvidence, stated: float | None
 ) -> tuple[float, float, float]:
-    """The blur that explains most of raw, px; what it leaves unexplained, and what `stated` does.
+    """The width that explains most of raw, px, and the shares that it and `stated` leave unexplained.
 
-    Without a stated blur the last two are the same.
+    Without a stated width, the shares are the same.
     """
     tried = _BLIND_PX if stated is None else tuple(stated * part for part in _ABOUT)
     left = [spectra.left(width / field.factor) for width in tried]
@@ -226,7 +226,7 @@ def _least_unexplained(
 
 
 def _fine(refocused: Pixels, sigma_px: float) -> list[float]:
-    """Root mean square of what the middle of a frame has at the frequencies of `_FINE`, counts."""
+    """Root mean square of the middle of a frame in each band of `_FINE`, counts."""
     step = max(1, int(sigma_px / _FINE_AT_PX))
     most = _FINE_SIDE_PX * step
     rows, columns = (slice(max(0, side - most) // 2, None) for side in refocused.shape)
@@ -258,23 +258,23 @@ def _sharpened(before: TileFocus, after: TileFocus) -> float:
 
 
 def _kept(before: TileFocus, after: TileFocus) -> float:
-    """One piece of debris, or one bright object, is a tile among many."""
-    # Haze around few objects is structure that a good result takes away.
+    """`PairEvidence.kept`; in a median, one piece of debris or one bright object is one tile of many."""
+    # Haze around few objects is structure that a good result removes.
     told = after.structured if after.structured.any() else before.structured
     if not told.any():
         return 1.0
-    # Far from focus, fine structure alone is next to nothing in raw and in the result.
+    # Far from focus, there is hardly any fine structure in either frame, so coarse structure counts, too.
     sharp = [np.maximum(each.fine[told] + each.coarse[told], 1e-6) for each in (before, after)]
     return float(np.median(sharp[0] / sharp[1]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Spectra:
-    """Cosine transforms of a reduced frame before and after."""
+    """Cosine transforms of the reduced raw and refocused frames."""
 
     before: Floats
     after: Floats
-    #: Of raw's structure, without its mean.
+    #: Power of raw without its mean.
     power: float
 
     @classmethod
@@ -294,7 +294,7 @@ class _Spectra:
         return np.asarray(np.multiply.outer(rows, columns))
 
     def left(self, sigma: float) -> float:
-        """Power that is left of raw when the other, blurred, is taken off; means aside."""
+        """Power of raw minus the blurred refocused frame, without means."""
         off = self.before - self.gain(sigma) * self.after
         return float(np.vdot(off, off)) - float(off[0, 0]) ** 2
 
@@ -303,7 +303,7 @@ class _Spectra:
         return deviation**2 * (self.before.size - 1)
 
     def blurred(self, sigma: float) -> tuple[Floats, Floats]:
-        """The other, blurred, and its derivative by the logarithm of the width."""
+        """The refocused frame, blurred, and its derivative by the logarithm of the width."""
         gain = self.gain(sigma)
         rows, columns = ((np.pi * np.arange(side) / side) ** 2 for side in self.before.shape)
         slope = -(sigma**2) * (rows[:, None] + columns[None, :]).astype(np.float32)
@@ -315,10 +315,10 @@ class _Spectra:
 
 
 def _flux(before: Floats, again: Floats, base: float, tile: int) -> tuple[float, float]:
-    """Light over the background, refocused over raw: of the frame, and its worst tile's change.
+    """Light above the background, refocused over raw, and its largest relative change in a tile.
 
-    What changes in dim tiles counts against a part of the brightest one's light: the tail of a PSF throws
-    light there that a Gaussian does not.
+    Changes in dim tiles are relative to a fraction of the brightest tile's light, because the tail of a
+    PSF throws light there that a Gaussian does not.
     """
     raw, refocused = (pooled(frame, tile) - np.float32(base) for frame in (before, again))
     whole = float(raw.mean())

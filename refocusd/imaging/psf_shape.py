@@ -1,7 +1,7 @@
-"""The form of a PSF apart from its width: what optics, or a measured PSF, tell that one number cannot.
+"""The form of a PSF, apart from its width, from optics or from a measured PSF.
 
-A Gaussian stands for a PSF whose form is not known.  Where it is known, deconvolution by that form finds
-what a Gaussian misses: simulated nuclei gain 0.8 dB more in the mean, up to 2 dB
+A PSF of unknown form is assumed to be a Gaussian.  Deconvolution with a known form recovers more:
+simulated nuclei gain 0.8 dB more on average, and up to 2 dB
 (``docs/decisions/0044-form-of-the-psf.md``).
 """
 
@@ -23,19 +23,20 @@ from refocusd.imaging.optics import Optics, defocus_psf
 
 Floats = NDArray[np.float32]
 
-#: The form is used where the width is known to this: a form with a wrong width gains nothing.
+#: The form is used if the width is known to this relative uncertainty; with a wrong width it gains nothing.
 SURE = 0.15
-#: Widths (px), and how much of them is left for the network: enough to hide the rings of narrow ones.
+#: Fraction of the width that is left for the network, at these widths (px): enough to hide the rings that
+#: the deconvolution of narrow PSFs leaves.
 KEPT_AT_PX = (3.0, 6.0)
 KEPT = (0.7, 0.5)
 _ITERATIONS = 50
-#: PSFs in files: largest side, px, and the frame around their light, of the side.
+#: Largest side of a PSF in a file, px, and the width of its border over its shorter side.
 _MOST_PX, _BORDER = 2049, 0.04
 
 
 @dataclass(frozen=True, slots=True)
 class StatedPsf:
-    """A PSF that somebody stated: its form, and its width (`BlurEstimate.sigma_px`)."""
+    """Form and width (`BlurEstimate.sigma_px`) of a PSF."""
 
     shape: PsfShape
     sigma_px: float
@@ -56,14 +57,14 @@ def shape_of(psf: NDArray[np.floating]) -> StatedPsf | None:
 
 
 def shape_of_optics(optics: Optics, defocus_um: float) -> StatedPsf | None:
-    """The same of wave optics, see `defocus_psf`."""
+    """Form and width of the PSF of wave optics, see `defocus_psf`; None if it is too narrow."""
     return shape_of(defocus_psf(optics, defocus_um))
 
 
 def read_psf(path: Path) -> StatedPsf:
-    """A PSF from an image of a point: one plane, at the frames' pixel size and defocus.
+    """Read a PSF from an image of a point: one plane, at the frames' pixel size and defocus.
 
-    The median of its border is taken for its background; it is centred, and averaged around its centre.
+    The median of its border is subtracted as background, and it is averaged around its centre of light.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def read_psf(path: Path) -> StatedPsf:
     Raises
     ------
     InputError
-        If it is no such image.
+        If it is not such an image.
     """
     try:
         with tifffile.TiffFile(path) as file:
@@ -94,7 +95,7 @@ def read_psf(path: Path) -> StatedPsf:
 
 
 def _centred(image: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
-    """Odd, square, sum 1, the mean around its centre of light."""
+    """An odd square with sum 1: the image averaged around its centre of light."""
     edge = max(1, round(_BORDER * min(image.shape)))
     sides = image[:edge], image[-edge:], image[:, :edge], image[:, -edge:]
     border = np.concatenate([side.ravel() for side in sides])
@@ -129,21 +130,27 @@ def _centred(image: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
 def equalised(
     frame: Floats, sigma_px: float, shape: PsfShape, kept: float, noise: float = 0.0
 ) -> Floats:
-    """A frame whose blur has a known form, with a Gaussian blur of `kept` times that width instead.
+    """Replace the blur of a frame, whose form is known, by a Gaussian of `kept` times its width.
 
-    It is deconvolved (`richardson_lucy`), and blurred again: what is left is what networks are trained on.
+    The frame is deconvolved (`richardson_lucy`) and blurred again, because networks are trained on
+    Gaussian blurs.
 
     Parameters
     ----------
     frame : ndarray of float32, shape (height, width)
+        In counts.
     sigma_px : float
-        Width of its blur.
+        Width of its blur, px.
     shape : PsfShape
     kept : float
         0 to 1.
     noise : float
-        Standard deviation of a pixel's noise at least.  A frame that was reduced a little has less at its
-        highest frequencies than elsewhere.
+        Lower limit of the standard deviation of a pixel's noise, counts: a slightly reduced frame
+        has less noise at its highest frequencies, where it is measured, than elsewhere.
+
+    Returns
+    -------
+    ndarray of float32, same shape
     """
     rows, columns = (np.arange(side) / (2 * side) for side in frame.shape)
     noise = max(noise, noise_of(scipy.fft.dctn(frame, norm="ortho"), (rows, columns)))

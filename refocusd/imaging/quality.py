@@ -29,17 +29,17 @@ Image = NDArray[Any]
 #: Pixels left out along each side before comparing: refocusing lacks the surroundings
 #: there, and a registered frame has interpolated pixels.
 BORDER = 16
-#: Frames of one field are registered to the in-focus one within this many
-#: pixels; more than stage drift between two planes is a mismatch, not a shift.
+#: Largest shift, px, by which a frame is registered to the in-focus one: beyond the
+#: stage's drift between two planes, it would be a mismatch.
 MAX_SHIFT = 8.0
 #: Shifts below this (px) are ignored: interpolation would smooth the noise of
 #: the frame and so change the figures that are compared.
 MIN_SHIFT = 0.1
-#: At most so many pixels of a frame are used for its focus score.
+#: At most this many pixels of a frame are used for its focus score.
 SCORED_PIXELS = 1 << 19
 #: Rows of the bands in which a larger frame is sampled.
 BAND_ROWS = 32
-#: Side of the window of SSIM: Gaussian of 1.5 px, cut at 3.5 sigma.
+#: Side of the window of SSIM, px: a Gaussian of 1.5 px, cut at 3.5 sigma.
 SSIM_SIDE = 11
 
 
@@ -66,7 +66,7 @@ class Quality:
 
 
 def compare(image: Image, truth: Image, register: bool = True) -> Quality:
-    """All figures of one frame compared with the in-focus frame of the same field.
+    """Compare one frame with the in-focus frame of the same field.
 
     Parameters
     ----------
@@ -93,9 +93,8 @@ def compare(image: Image, truth: Image, register: bool = True) -> Quality:
 def psnr(image: Image, truth: Image, *, border: int = BORDER, affine: bool = False) -> float:
     """Peak signal-to-noise ratio in dB: 20 log10(range / RMS difference).
 
-    The range is that between the 0.1st and the 99.9th percentile of the truth,
-    not the largest possible count, with which a 12-bit camera would gain 24 dB in
-    a 16-bit file.
+    The range is that between the 0.1st and the 99.9th percentile of the truth. It is
+    not the largest possible count: a 12-bit camera would then gain 24 dB in a 16-bit file.
 
     Parameters
     ----------
@@ -104,8 +103,8 @@ def psnr(image: Image, truth: Image, *, border: int = BORDER, affine: bool = Fal
         Pixels left out along each side.
     affine : bool
         Compare ``a * image + b`` with the least-squares a and b, as CARE does
-        (Weigert et al. 2018, Nat. Methods 15:1090): an error that is only a gain
-        or an offset is then not counted.
+        (Weigert et al. 2018, Nat. Methods 15:1090), so that a wrong gain or offset
+        does not count.
 
     Returns
     -------
@@ -263,11 +262,11 @@ def focus_score(pixels: Pixels) -> float:
 
     Vollath's F4, the autocorrelation at one pixel minus that at two (D. Vollath
     1987, J. Microsc. 147:279), of the 2x2 binned frame, over the
-    autocovariance at one pixel.  As the noise of a pixel is independent of its
-    neighbour's, it adds to the autocorrelation at no other lag than zero: shot
+    autocovariance at one pixel.  The noise of a pixel is independent of its
+    neighbour's, so it adds to the autocorrelation at lag zero only: shot
     noise, read noise, hot pixels and camera rows all cancel (D. Vollath 1988,
-    J. Microsc. 151:133), and need not be estimated. Their random remainder,
-    three standard errors, is subtracted.  The ratio depends on neither
+    J. Microsc. 151:133), and need not be estimated. Three standard errors of
+    their random remainder are subtracted.  The ratio depends on neither
     the offset nor the gain of the camera counts.
 
     Frames above half a megapixel are sampled in evenly spaced bands of 32 rows,
@@ -392,11 +391,12 @@ class Comparison:
     Parameters
     ----------
     level : float
-        Distance from focus.
+        Distance from focus, in the unit given to `as_json`.
     before, after : ndarray of float64, shape (5,)
         Of the raw and of the refocused frame, in the order of the table: PSNR and affine PSNR (dB),
         SSIM, Pearson correlation, focus score.
     frames : int
+        How many the figures are the mean of.
     """
 
     level: float
@@ -447,10 +447,7 @@ def compare_frames(
 
 
 def _mean(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Column means.
-
-    A frame equal to the truth has an infinite PSNR, which would hide the others.
-    """
+    """Column means without infinite values: a frame equal to the truth would hide the others' PSNR."""
     values = np.array(rows)
     finite = np.isfinite(values)
     means: NDArray[np.float64] = values.mean(0, where=finite | ~finite.any(0))

@@ -1,8 +1,7 @@
-"""Frames made smaller until their blur has a given width, and made large again.
+"""Reduces frames until their blur has a given width, and enlarges them again.
 
-What a blur has removed at high frequencies is not there, so that nothing is lost by working on fewer
-pixels: a frame is reduced by the mean over the area of each of the fewer pixels, and enlarged
-by cubic splines.
+A blurred frame holds nothing at high frequencies, so nothing is lost by working on fewer pixels.  Each
+pixel of the reduced frame is the mean over its area, and frames are enlarged by cubic splines.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ LEAST_SIDE_PX = 8
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """From the size of a frame to a smaller one, and back.
+    """Resamples frames of one size to a smaller one, and back.
 
     Parameters
     ----------
     whole, small : (int, int)
-        Height and width, px; equal where nothing is reduced.
+        Height and width, px; equal if nothing is reduced.
     """
 
     whole: tuple[int, int]
@@ -37,32 +36,33 @@ class Reduction:
 
     @classmethod
     def to_blur(cls, shape: tuple[int, int], sigma_px: float, wanted_px: float) -> Reduction:
-        """So that a blur becomes as narrow as wanted; never enlarges.
+        """The reduction that makes a blur as narrow as wanted; it never enlarges.
 
         Parameters
         ----------
         shape : (int, int)
+            Height and width of the frame, px.
         sigma_px : float
-            Standard deviation of the blur.
+            Standard deviation of the blur, px.
         wanted_px : float
-            In the reduced frame.
+            The same in the reduced frame.
         """
         height, width = (_reduced_side(side, sigma_px / wanted_px) for side in shape)
         return cls((shape[0], shape[1]), (height, width))
 
     @property
     def factor(self) -> float:
-        """Pixels of the frame, by side, that become one."""
+        """Number of the frame's pixels, along a side, that become one."""
         return math.sqrt(math.prod(self.whole) / math.prod(self.small))
 
     def reduced(self, frame: Floats) -> Floats:
-        """The small frame."""
+        """Reduce a frame of shape `whole` to shape `small`."""
         if self.small == self.whole:
             return frame
         return _resampled(frame, self.small, _averaging)
 
     def enlarged(self, small: Floats) -> Floats:
-        """A small frame at full size."""
+        """Enlarge a frame of shape `small` to shape `whole`."""
         if self.small == self.whole:
             return small
         coefficients = scipy.ndimage.spline_filter(small, 3, np.float32, mode="reflect")
@@ -79,14 +79,14 @@ def _reduced_side(side: int, factor: float) -> int:
 def _resampled(
     frame: Floats, shape: tuple[int, ...], matrix: Callable[[int, int], scipy.sparse.csr_array]
 ) -> Floats:
-    """A frame of another size, one axis after the other."""
+    """Resample a frame to another shape, one axis after the other."""
     across = matrix(frame.shape[0], shape[0]) @ frame
     return np.ascontiguousarray((matrix(frame.shape[1], shape[1]) @ across.T).T, dtype=np.float32)
 
 
 @lru_cache(maxsize=16)
 def _averaging(have: int, want: int) -> scipy.sparse.csr_array:
-    """Means over the pixels, and parts of pixels, that each of the fewer pixels covers."""
+    """Matrix of the means over the pixels, and parts of pixels, that each new pixel covers."""
     edges = np.linspace(0, have, want + 1)
     rows, columns, weights = [], [], []
     for row in range(want):
@@ -103,7 +103,7 @@ def _averaging(have: int, want: int) -> scipy.sparse.csr_array:
 
 @lru_cache(maxsize=16)
 def _cubic(have: int, want: int) -> scipy.sparse.csr_array:
-    """Values of a cubic spline at the middles of the more pixels, from its coefficients."""
+    """Matrix of a cubic spline's values at the centres of the new pixels, from its coefficients."""
     places = (np.arange(want) + 0.5) * have / want - 0.5
     left = np.floor(places).astype(int)
     part = places - left

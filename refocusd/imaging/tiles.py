@@ -1,4 +1,4 @@
-"""Frames by tile: means of blocks and of tiles, and how sharp each tile is."""
+"""Means over blocks and tiles of a frame, and how sharp each tile is."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from refocusd.frame import Pixels
 
 Floats = NDArray[np.float32]
 
-#: Sharpness of tiles in focus is above the first, of tiles far from focus under the second.
+#: Tiles in focus are sharper than the first value, tiles far from focus are less sharp than the second.
 _SHARP, _BLURRED = 0.32, 0.285
-#: A part of a frame holds at least so many tiles with structure, and this share of them.
+#: A part of a frame has at least this many tiles with structure, and at least this share of them.
 _PART_TILES, _PART_SHARE = 4, 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TileFocus:
-    """How sharp a frame is, by tile.
+    """How sharp each tile of a frame is.
 
     Parameters
     ----------
     fine, coarse : ndarray of float32, shape (rows, columns)
         Growth of the structure function from 1 to 2 and from 2 to 4 binned pixels, counts².
     chance : ndarray of float32, same shape
-        What noise makes of `fine` by chance (three standard errors).
+        Largest value of `fine` that noise alone is likely to give (three standard errors).
     """
 
     fine: Floats
@@ -41,7 +41,7 @@ class TileFocus:
 
     @property
     def sharpness(self) -> Floats:
-        """Fine over coarse growth: 0.25 where the blur is wide, 0.35 to 1 where it is under 2 px."""
+        """Fine over coarse growth: 0.25 for a wide blur, 0.35 to 1 for one under 2 px; 0 without structure."""
         return np.asarray(
             np.where(self.structured, self.fine / np.maximum(self.coarse, 1e-6), 0),
             dtype=np.float32,
@@ -49,12 +49,12 @@ class TileFocus:
 
 
 def means(pixels: NDArray[np.generic], factor: int) -> Floats:
-    """Means of blocks; what does not fill a block at the ends is left out."""
+    """Means of blocks of `factor` by `factor` pixels; incomplete blocks at the ends are left out."""
     return np.asarray(folded(pixels, factor, np.add) / np.float32(factor**2))
 
 
 def folded(pixels: NDArray[np.generic], factor: int, fold: np.ufunc) -> Floats:
-    """Blocks reduced by `fold` (a sum or a maximum), without the rest at the ends."""
+    """Blocks reduced by `fold` (a sum or a maximum); incomplete blocks at the ends are left out."""
     height, width = (side // factor * factor for side in pixels.shape)
     rows = pixels[0:height:factor, :width].astype(np.float32)
     for step in range(1, factor):
@@ -68,7 +68,10 @@ def folded(pixels: NDArray[np.generic], factor: int, fold: np.ufunc) -> Floats:
 def pooled(
     values: Floats, rows: int, columns: int | None = None, *, like: Floats | None = None
 ) -> Floats:
-    """Means of tiles; those at the ends may be smaller.  `like` has the shape that tiles are cut from."""
+    """Means of tiles of `rows` by `columns` pixels; tiles at the ends may be smaller or up to half larger.
+
+    With `like`, the tiles start where they would in that frame.
+    """
     columns = columns or rows
     height, width = (like if like is not None else values).shape
     down = _starts(height, rows, values.shape[0])
@@ -81,13 +84,13 @@ def pooled(
 
 
 def _starts(side: int, step: int, have: int) -> NDArray[np.intp]:
-    """Where tiles begin; a rest under half a tile goes to the one before it."""
+    """Where tiles start; a remainder of less than half a tile belongs to the tile before it."""
     starts = np.arange(0, max(side - step // 2, 1), step)
     return starts[starts < have]
 
 
 def tile_side_px(shape: tuple[int, ...]) -> int:
-    """Side of the tiles of a frame of this shape."""
+    """Side of the tiles of a frame of this shape, px."""
     side = min(shape)
     return 32 if side < 256 else 64 if side < 1500 else 128
 
@@ -111,14 +114,14 @@ def tile_focus(pixels: Pixels, tile_px: int) -> TileFocus:
 
 
 def sharp_part(focus: TileFocus) -> NDArray[np.bool_] | None:
-    """Tiles that are in focus, of a frame that is out of focus elsewhere.
+    """The tiles that are in focus, in a frame that is out of focus elsewhere.
 
-    The median of the tiles around decides, so that debris decides nothing.
+    The median of each tile and its neighbours decides, so that debris does not count.
 
     Returns
     -------
     ndarray of bool, shape (rows, columns), or None
-        None for a frame that is all in focus, or all out of focus, as far as it shows.
+        None if the whole frame seems to be in focus, or the whole frame out of focus.
     """
     told = focus.structured
     if not told.any():
@@ -135,7 +138,7 @@ def sharp_part(focus: TileFocus) -> NDArray[np.bool_] | None:
 
 
 def _neighbours_median(values: Floats, told: NDArray[np.bool_]) -> Floats:
-    """Median of the three by three tiles about each, of those that tell; else of the whole frame."""
+    """Median over the 3x3 tiles around each, of those in `told`; where there is none, over the frame."""
     rows, columns = values.shape
     known = np.pad(np.where(told, values, np.inf), 1, constant_values=np.inf)
     near = np.sort(
@@ -147,14 +150,19 @@ def _neighbours_median(values: Floats, told: NDArray[np.bool_]) -> Floats:
 
 
 def weights_outside(part: NDArray[np.bool_], tile_px: int, shape: tuple[int, ...]) -> Floats:
-    """One by pixel outside of a part, 0 in its tiles, and a ramp of half a tile at its border.
+    """Weight of each pixel: 1 outside a part, 0 in its tiles, and a ramp of half a tile at its border.
 
     Parameters
     ----------
     part : ndarray of bool, shape (rows, columns)
     tile_px : int
+        Side of the tiles.
     shape : (int, int)
-        Of the frame.
+        Height and width of the frame, px.
+
+    Returns
+    -------
+    ndarray of float32, shape `shape`
     """
     weights = (~part).astype(np.float32)
     for axis, side in enumerate(shape):

@@ -15,7 +15,7 @@ May import `files`, `frame` and `errors`.
 from __future__ import annotations
 
 from refocusd.ledger.attempt import VERDICTS, WRITTEN, AcquisitionNote, Attempt, Fate
-from refocusd.ledger.ledger import Ledger
+from refocusd.ledger.ledger import Ledger, Outcomes, was_taken_again
 from refocusd.ledger.open_marks import OpenMark, begin_lock, is_marked, mark_open, marked, unmark
 from refocusd.ledger.outputs import note_output, noted_outputs
 from refocusd.ledger.restore import ledger_path, rebuild, restore_ledger
@@ -28,6 +28,7 @@ __all__ = [
     "Fate",
     "Ledger",
     "OpenMark",
+    "Outcomes",
     "begin_lock",
     "is_marked",
     "ledger_path",
@@ -38,4 +39,5 @@ __all__ = [
     "rebuild",
     "restore_ledger",
     "unmark",
+    "was_taken_again",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 #: States of frames whose pixels are in the refocused dataset.
 WRITTEN = frozenset({"refocused", "passed_through"})
-#: What is said of frames, see `refocusd.engines.verdict`; frames of older versions have none of them.
+#: Possible verdicts on a frame, see `refocusd.engines.verdict`; frames of older versions have none.
 VERDICTS = ("trusted", "doubtful", "untrusted", "passed_through")
 
 
@@ -25,9 +25,9 @@ class Attempt:
     live : bool
         Whether it was refocused during the acquisition, not caught up from raw.
     latency_ms : float or None
-        From the hook to the refocused frame on disk.
+        Time from the hook to the refocused frame on disk, in ms.
     engine_ms : float or None
-        Time inside the engine.
+        Time inside the engine, in ms.
     facts : dict
         Further results (focus scores, flux ratio, ...).
     checksum, raw_checksum : int or None

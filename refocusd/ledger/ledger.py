@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from refocusd import files
 from refocusd.errors import LedgerError
+from refocusd.frame import REPLACED, first_repeat
 from refocusd.ledger.attempt import VERDICTS, AcquisitionNote, Attempt, Fate
 from refocusd.ledger.schema import ATTEMPT, SCHEMA, columns, open_file
 
@@ -38,7 +39,7 @@ class Ledger:
     Raises
     ------
     LedgerError
-        If the file cannot be opened, is no ledger, or of a newer schema.
+        If the file cannot be opened, is not a ledger, or has a newer schema.
     """
 
     def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
@@ -122,10 +123,13 @@ class Ledger:
         return Fates(self._rows, columns(self.version, _FATE), (run, acquisition))
 
     def sample(self, run: str, acquisition: str, most: int) -> list[Fate]:
-        """Frames that were written and whose raw pixels have a checksum: up to `most`, from first to last."""
+        """Frames that were written and whose raw pixels have a checksum: up to `most`, from first to last.
+
+        Those are left out that were taken again under the same axes: raw keeps the later ones.
+        """
         if self.version < 2:
-            return []  # of before raw checksums
-        # With an index the rows of a run would be sorted once for each frame; by id none are.
+            return []  # older than raw checksums
+        # The + keeps SQLite from the index, with which it would sort the run's rows for each sample.
         query = (
             f"SELECT id, {columns(self.version, _FATE)} FROM attempt WHERE id >= ?"  # noqa: S608
             " AND +run = ? AND +acquisition = ? AND raw_checksum IS NOT NULL"
@@ -145,7 +149,8 @@ class Ledger:
                 f"{query} LIMIT 1", (id_, run, acquisition)
             ):
                 found[axes] = Fate(axes, state, reason, _unsigned(after), _unsigned(before))
-        return list(found.values())
+        fates = self.fates(run, acquisition)
+        return [fate for axes, fate in found.items() if not was_taken_again(fates, axes)]
 
     def state_of(self, run: str, acquisition: str, axes: str) -> str | None:
         """State of a frame after the latest attempt of a run; None if there was none."""
@@ -157,10 +162,15 @@ class Ledger:
         return next((str(state) for (state,) in rows), None)
 
     def raw_checksum_of(self, acquisition: str, axes: str) -> int | None:
-        """64-bit XXH3 of the raw pixels of a frame when it was last refocused, in any run."""
+        """64-bit XXH3 of the raw pixels of a frame when it was last refocused, in any run.
+
+        None where it was taken again under the same axes: raw keeps the later one.
+        """
         if self.version < 2:
             return None
         for run in reversed(self.runs()):
+            if was_taken_again(self.fates(run, acquisition), axes):
+                return None
             for (stored,) in self._rows(
                 "SELECT raw_checksum FROM attempt WHERE run = ? AND acquisition = ? AND axes = ?"
                 " AND raw_checksum IS NOT NULL ORDER BY id DESC LIMIT 1",
@@ -170,7 +180,7 @@ class Ledger:
         return None
 
     def verdicts(self, run: str, acquisition: str) -> dict[str, int]:
-        """Frames of a run by verdict, after the latest attempt; those of before verdicts left out."""
+        """Frames of a run by verdict, after the latest attempt; frames without a verdict are left out."""
         rows = self._rows(
             "SELECT json_extract(facts, '$.verdict') AS said, count(*) FROM attempt WHERE id IN"
             " (SELECT max(id) FROM attempt WHERE run = ? AND acquisition = ? GROUP BY axes)"
@@ -271,18 +281,34 @@ class Ledger:
         self.close()
 
 
+class Outcomes(Protocol):
+    """The latest attempt at each frame."""
+
+    def __iter__(self) -> Iterator[Fate]: ...
+
+    def of(self, axes: str) -> Fate | None:
+        """Outcome of one frame; None if there was no attempt."""
+        ...
+
+
+def was_taken_again(fates: Outcomes, axes: str) -> bool:
+    """Whether raw keeps another frame under these axes than the one that was refocused: a later one."""
+    fate = fates.of(first_repeat(axes))
+    return fate is not None and fate.reason == REPLACED
+
+
 class Fates:
     """Outcome of the latest attempt of a run at each frame, in the order of their axes.
 
-    Read when it is asked for, so that memory does not grow with the frames.  Attempts that are
-    recorded after this was made do not count.
+    Rows are read when they are asked for, so that memory does not grow with the frames.  Attempts
+    that are recorded after this object was made do not count.
 
     Parameters
     ----------
     rows : callable
         Gives the rows of a query.
     columns : str
-        Those that `Fate` has.
+        The columns of the query that make a `Fate`.
     of : (str, str)
         Run and acquisition.
     """

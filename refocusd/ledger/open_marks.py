@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refocusd.errors import LedgerError
-from refocusd.files import remove, write_whole
+from refocusd.files import read_limited, remove, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -119,9 +119,7 @@ def _read(file: Path) -> OpenMark:
     acquisition = file.stem
     if not _ID.fullmatch(acquisition):
         raise ValueError("its name is no UUID")
-    if not file.is_file() or file.stat().st_size > MAX_MARK_BYTES:
-        raise ValueError(f"it is no file of at most {MAX_MARK_BYTES} bytes")
-    text = file.read_bytes()
+    text = read_limited(file, MAX_MARK_BYTES)
     said = json.loads(text)
     if not isinstance(said, dict) or said.get("acquisition") != acquisition:
         raise ValueError("it is not the announcement of that acquisition")

@@ -1,7 +1,8 @@
 """Where the outputs of a recording lie, so that all of them are found from the recording.
 
-``<ledgers>/outputs/<id>.txt`` names one folder a line, as JSON; the id is that of the recording's
-path, or of one of its frames: it may be moved.  What is beside the recording is found without it.
+``<ledgers>/outputs/<id>.txt`` names one folder per line, as JSON.  The id is made from the recording's
+path, or from one of its frames, because it may be moved.  Outputs beside the recording are found
+without this list.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from refocusd.files import for_its_user, read_limited
+from refocusd.files import for_its_user, open_file, read_limited
 
 log = logging.getLogger(__name__)
 
@@ -23,28 +24,30 @@ _NAMESPACE = uuid.UUID("0c6f4a52-9b0f-4b7c-8f0e-3f2f6f0a5d11")
 
 
 def note_output(ledgers: str | Path, recording: str | Path, output: Path) -> None:
-    """Note that an output of a recording lies there; a failure is logged, as the frames matter more.
+    """Note where an output of a recording lies; a failure is only logged, as the frames matter more.
 
     Parameters
     ----------
     ledgers : path
+        Folder of the ledgers.
     recording : path or str
-        Its path, or what tells one of its frames from all others.
+        Its path, or a name that only one of its frames has.
     output : Path
+        The output's folder.
     """
     if output in noted_outputs(ledgers, recording):
         return
     place = _place(ledgers, recording)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with open(place, "a", encoding="ascii", opener=for_its_user) as file:
-            file.write("\n" + json.dumps(str(output)))
+        with open_file(place, "a", for_its_user) as file:
+            file.write(b"\n" + json.dumps(str(output)).encode("ascii"))
     except OSError as error:
         log.warning("%s will not be found from %s (%s: %s)", output, recording, place, error)
 
 
 def noted_outputs(ledgers: str | Path, recording: str | Path) -> list[Path]:
-    """The folders noted for a recording, the first one first; they may be gone since."""
+    """The folders noted for a recording, in the order noted; they may not exist any more."""
     found = []
     # A line may be torn: by a full disk, or a power cut.
     with suppress(OSError):
@@ -60,6 +63,6 @@ def _place(ledgers: str | Path, recording: str | Path) -> Path:
     name = (
         os.path.normcase(os.path.realpath(recording)) if isinstance(recording, Path) else recording
     )
-    # A name that is not UTF-8 has one all the same.
+    # A path that is not valid UTF-8 must have an id as well.
     name = name.encode(errors="backslashreplace").decode()
     return Path(ledgers) / FOLDER / f"{uuid.uuid5(_NAMESPACE, name)}.txt"

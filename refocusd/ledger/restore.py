@@ -40,7 +40,7 @@ def ledger_path(ledgers: str | Path, acquisition: str) -> Path:
     Raises
     ------
     LedgerError
-        If `acquisition` is no UUID: it names a file.
+        If `acquisition`, which names the file, is not a UUID.
     """
     if not _ID.fullmatch(acquisition):
         raise LedgerError(f"{acquisition!r} is no UUID: it cannot name a ledger")
@@ -123,7 +123,7 @@ def _merge(ledger: Ledger, copy: Path) -> int:
     Raises
     ------
     LedgerError
-        If the copy cannot be read, or the ledger not be written.
+        If the copy cannot be read, or the ledger cannot be written.
     """
     with Ledger(copy, read_only=True) as other:
         theirs = columns(other.version)
@@ -173,7 +173,7 @@ def rebuild(
     Returns
     -------
     int
-        Frames recorded.
+        Number of frames recorded.
 
     Raises
     ------

@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS attempt (
     checksum INTEGER, raw_checksum INTEGER);  -- XXH3 of the pixels, as signed 64-bit numbers
 CREATE INDEX IF NOT EXISTS attempt_of_frame ON attempt (run, acquisition, axes);
 """
-#: How long a file that another process has locked is waited for, in ms.
+#: How long to wait for a file that another process has locked, in ms.
 BUSY_MS = 5000
 #: Columns of `attempt` that schema 1 does not have.
 _SINCE_2 = ("checksum", "raw_checksum")
@@ -77,7 +77,7 @@ def open_file(path: Path, *, read_only: bool) -> tuple[sqlite3.Connection, int]:
     Raises
     ------
     LedgerError
-        If the file cannot be opened, is no ledger, or of a newer schema.
+        If the file cannot be opened, is not a ledger, or has a newer schema.
     """
     db: sqlite3.Connection | None = None
     try:

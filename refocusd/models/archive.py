@@ -1,6 +1,6 @@
 """Copies a model from a folder or a zip into an empty folder, within bounds.
 
-Only ordinary files at its top are copied (or in the only folder of a zip), and only
+Only ordinary files at the top level (or in the only folder of a zip) are copied, and only
 into the given folder.
 """
 
@@ -22,14 +22,14 @@ from refocusd.errors import BundleError, OutputError
 MAX_ENTRIES = 1024
 MAX_FILE_BYTES = 2 << 30
 MAX_TOTAL_BYTES = 4 << 30
-#: Networks do not compress a hundredfold; an archive made to fill the disk does.
+#: No network compresses a hundredfold; an archive made to fill the disk does.
 MAX_RATIO = 100
 _CHUNK = 1 << 20
-#: Left free on the disk.
+#: Space that stays free on the disk, bytes.
 RESERVE_BYTES = 64 << 20
-#: Ways of packing that every zip tool has, and whose damage `_DAMAGED` covers.
+#: Compression methods that every zip tool has, and for which `_DAMAGED` is complete.
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-#: What `zipfile` raises for what is no zip, or a broken one.
+#: Exceptions of `zipfile` for a file that is not a zip, or is damaged.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
@@ -40,11 +40,11 @@ class Package:
     Parameters
     ----------
     where : str
-        The folder or zip, for errors.
+        The folder or zip, for error messages.
     sizes : mapping of str to int
         Name and size of each file, in bytes.
     open : callable
-        Opens the file of a name for reading.
+        Opens a file, given its name, for reading.
     """
 
     where: str
@@ -57,9 +57,9 @@ class Package:
         Raises
         ------
         BundleError
-            If one is missing, damaged or too large.
+            If a file is missing, damaged or too large.
         OutputError
-            If there is no room, or it cannot be written.
+            If there is no room, or a file cannot be written.
         """
         sizes = self.sizes
         if missing := sorted(set(names) - set(sizes)):
@@ -143,12 +143,12 @@ def _check(entry: zipfile.ZipInfo, where: str) -> None:
 
 @contextmanager
 def open_package(path: Path) -> Iterator[Package]:
-    """The files of a folder or a zip.
+    """Open a folder or a zip.
 
     Raises
     ------
     BundleError
-        If it is neither, is damaged, or holds what a model does not.
+        If it is neither, is damaged, or holds something that no model holds.
     """
     if path.is_dir():
         yield _folder(path)

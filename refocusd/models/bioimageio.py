@@ -31,9 +31,9 @@ from refocusd.models.reference_network import (
     middle_square,
 )
 
-#: How far engines may be from a foreign model's tensors, in network units.
+#: Largest difference allowed between an engine and a foreign model's tensors, in network units.
 TOLERANCE = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2}
-#: How far our run of a model may be from its own test tensor, relative to its largest value.
+#: Largest difference allowed between our run of a model and its test tensor, relative to its largest value.
 REPRODUCED = 2e-3
 VALIDATION_RAW, VALIDATION_REFOCUSED = "refocusd_raw.npy", "refocusd_refocused.npy"
 _SIDE = 128
@@ -66,16 +66,16 @@ def adopt(
     rdf : str
         Name of its description.
     content : object
-        The description.
+        Content of the description.
     folder : Path
-        Empty.
+        An empty folder.
     frames : sequence of ndarray of uint16, shape (height, width)
         At least two typical frames; the receptive field is measured on them.
 
     Raises
     ------
     BundleError
-        If refocusd cannot use this model, saying why.
+        If refocusd cannot use this model; the message says why.
     EngineError
         If its network does not run.
     """
@@ -90,7 +90,7 @@ def adopt(
     for file in wanted:
         if file.sha256 and sha256_of(folder / file.name) != file.sha256:
             raise BundleError(f"{file.name} does not have the sha256 that the description states")
-    # Before anything opens it.
+    # This must come before anything opens the file.
     refuse_outside_weights(folder / model.onnx.name)
     network = ReferenceNetwork(folder / model.onnx.name)
     multiple = _size_multiple(network, model)
@@ -124,7 +124,7 @@ def exactly_normalised(bundle: ModelBundle, counts: NDArray[np.float32]) -> NDAr
     Returns
     -------
     ndarray of float32, same shape
-        Each frame by itself, in network units.
+        In network units; each frame is normalised by itself.
     """
     return np.stack([_normalised(bundle, frame) for frame in counts])
 
@@ -142,7 +142,7 @@ def _normalised(bundle: ModelBundle, frame: NDArray[np.float32]) -> NDArray[np.f
 
 
 def _size_multiple(network: ReferenceNetwork, model: ForeignModel) -> int:
-    """Sides that the network takes are multiples of this: the stated step, if it works."""
+    """The step of the sides that the network takes, px: the stated one if it works."""
     at_least = -(-model.least_px // model.step_px) * model.step_px
     refused: EngineError | None = None
     for multiple in dict.fromkeys((model.step_px, at_least)):

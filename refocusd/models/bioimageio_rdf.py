@@ -23,7 +23,7 @@ SAME = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class ForeignFile:
-    """A file that the description names; ``sha256`` is empty where it is not stated."""
+    """A file that the description names; ``sha256`` is empty if it is not stated."""
 
     name: str
     sha256: str
@@ -35,8 +35,10 @@ class ForeignModel:
 
     Parameters
     ----------
-    title, version : str
-        Of the model; of the format.
+    title : str
+        Name of the model.
+    version : str
+        Version of the format.
     onnx, test_input, test_output : ForeignFile
     documentation : ForeignFile, optional
     normalisation : NormalisationDescription
@@ -72,7 +74,7 @@ def read_foreign(content: Any) -> ForeignModel:
     Raises
     ------
     BundleError
-        Saying what does not fit.
+        If refocusd cannot use such a model; the message says why.
     """
     try:
         return _read(content)
@@ -169,7 +171,7 @@ def _onnx(weights: dict[str, Any]) -> ForeignFile:
 
 
 def _sizes_of_axes(given: dict[str, Any], returned: dict[str, Any]) -> tuple[int, int, int]:
-    """Least side, step and halo, in px, of format 0.5."""
+    """Smallest side, step and halo, in px, from a description of format 0.5."""
     for axes in (given["axes"], returned["axes"]):
         kinds = [str(_axis_id(axis) if axis["type"] == "space" else axis["type"]) for axis in axes]
         if kinds != ["batch", "channel", "y", "x"]:
@@ -205,12 +207,12 @@ def _axis_id(axis: dict[str, Any]) -> Any:
 
 
 def _scale_of(given: dict[str, Any], axis: dict[str, Any]) -> Any:
-    """Scale of the input's axis of the same name."""
+    """Scale of the input's axis with the same name."""
     return next(a.get("scale", 1) for a in given["axes"] if _axis_id(a) == _axis_id(axis))
 
 
 def _sizes_of_shapes(given: dict[str, Any], returned: dict[str, Any]) -> tuple[int, int, int]:
-    """Least side, step and halo, in px, of format 0.4."""
+    """Smallest side, step and halo, in px, from a description of format 0.4."""
     for tensor in (given, returned):
         if tensor["axes"] != "bcyx":
             raise BundleError(
@@ -257,7 +259,7 @@ def _steps(processing: list[Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _number(value: Any, what: str) -> float:
-    """A number, or the only one of a list (of the one channel)."""
+    """A finite number, or the only one in a list (one for each channel)."""
     if isinstance(value, list):
         if len(value) != 1:
             raise BundleError(f"{what} has {len(value)} values for one channel")
@@ -269,7 +271,7 @@ def _number(value: Any, what: str) -> float:
 
 
 def _linear(name: str, kwargs: dict[str, Any]) -> tuple[float, float] | None:
-    """Gain and shift of a step that does the same to every frame; None for any other."""
+    """Gain and shift of a step that is the same affine map for every frame; None for other steps."""
     if name == "scale_linear":
         return _number(kwargs.get("gain", 1.0), name), _number(kwargs.get("offset", 0.0), name)
     fixed = name == "zero_mean_unit_variance" and kwargs.get("mode") == "fixed"
@@ -316,8 +318,8 @@ def _normalisation(processing: list[Any]) -> NormalisationDescription:
         linear = _linear(name, kwargs)
         if linear is None:
             if (gain, shift) != (1.0, 0.0):
-                # bioimageio.core takes the frame's constants from before the first step, which
-                # is not what the order of the steps says: whichever was meant, it is a guess.
+                # bioimageio.core computes the frame's constants before the first step, against the
+                # order of the steps: which of the two is meant would be a guess.
                 raise BundleError(
                     f"its preprocessing scales the counts and then does {name[:64]!r}: tools disagree "
                     "on what that means; leave the scaling out"

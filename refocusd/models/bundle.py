@@ -1,8 +1,8 @@
-"""Model bundles: a folder that is also a bioimage.io model (format 0.5).
+"""Model bundles: folders that are also bioimage.io models (format 0.5).
 
-``rdf.yaml`` describes the model; its ``config.refocusd`` part names every other
-file with its sha256, and how frames are normalised.  All of it is checked
-before a byte reaches a runtime: sizes are bounded, names are bare, sums match.
+``rdf.yaml`` describes the model; its ``config.refocusd`` part lists every other
+file with its sha256, and says how frames are normalised.  All of it is checked
+before a runtime opens any file: sizes are bounded, names are bare, hashes match.
 """
 
 from __future__ import annotations
@@ -30,43 +30,43 @@ from refocusd.models.onnx_guard import refuse_outside_weights
 
 #: File with refocusd's section for a bundle from elsewhere, beside its description.
 SIDECAR = "refocusd.yaml"
-#: File with what the results of a bundle's model are judged by.
+#: File with the thresholds by which the results of a bundle's model are judged.
 VERDICT = "verdict.toml"
 MAX_FILE_BYTES = 2 << 30
 MAX_CARD_BYTES = 1 << 20
-#: Pixels of all frames of one tensor.
+#: Largest number of values of one tensor.
 MAX_PIXELS = 1 << 26
-#: A frame whose counts spread less than this is not stretched further: it is noise.  16 counts
-#: between percentiles 1 and 99.9 of Gaussian noise are a standard deviation of 3.
+#: Least standard deviation, counts, by which frames are scaled: less is noise.  It corresponds to
+#: the 16 counts between percentiles 1 and 99.9 of Gaussian noise.
 MIN_STD = 3.0
 _COUNTS = CountsRange(0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelBundle:
-    """A bundle whose files were all checked.
+    """A bundle whose files have all been checked.
 
     Parameters
     ----------
     folder : Path
     model_id : str
     sha256 : str
-        Of the description, which holds the sums of all other files: it names the
+        SHA-256 of the description, which holds the hashes of all other files: it identifies the
         bundle's whole content.
     low_percentile, high_percentile : float
-        Percentiles of a frame that become 0 and 1, where `normalisation` is ``percentiles``.
+        Percentiles of a frame that become 0 and 1 if `normalisation` is ``percentiles``.
     size_multiple : int
         Height and width given to the network are multiples of this, in px.
     receptive_field_px : int
-        Radius beyond which a pixel does not matter to the output, as measured.
+        Measured radius beyond which a pixel does not matter to the output.
     trained : dict of str to (low, high)
-        Ranges that the model was trained for, as far as the bundle tells: ``na``,
+        Ranges that the model was trained for, as far as the bundle states them: ``na``,
         ``wavelength_um``, ``pixel_um``, ``spherical_waves``, and ``defocus_um`` or
-        ``blur_px`` (its standard deviation).
+        ``blur_px`` (standard deviation).
     normalisation : {"percentiles", "mean_std", "fixed"}
         How `counts_range` finds offset and scale of a frame.
     fixed_range : CountsRange
-        For ``fixed``.
+        Offset and scale if `normalisation` is ``fixed``.
     onnx : Path
         The network as ONNX.
     weights : Path, optional
@@ -74,30 +74,30 @@ class ModelBundle:
     variants : dict of precision to Path
         The network prepared for other precisions, as ONNX, e.g. ``int8``.
     network : dict of str to object, optional
-        The architecture: finite numbers, words, lists and tables of them.
+        The architecture: finite numbers, strings, and lists and mappings of them.
     channels : tuple of str
         Channels that the model is meant for; empty for any.
     tolerance : dict of precision to float
-        How far an engine may be from the bundle's tensors, in network units.
+        Largest difference allowed between an engine and the bundle's tensors, in network units.
     title : str
         The model's name in words.
     documentation : Path, optional
         The model's card.
     foreign : bool
-        Whether somebody else's bioimage.io model.
+        Whether this is a bioimage.io model that refocusd did not make.
     test : (Path, Path), optional
-        Tensors as bioimage.io means them: the network's input before normalisation, and its
+        Test tensors as bioimage.io defines them: the network's input before normalisation, and its
         output.
     validation : (Path, Path), optional
-        Pairs in network units.
+        Raw and refocused frames in network units.
     network_output : CountsRange
-        What the test tensor's values are in network units, where a postprocessing step
-        undoes the normalisation: (value - offset) / scale.
+        Converts the output test tensor to network units, if a postprocessing step undoes the
+        normalisation: (value - offset) / scale.
     fine_sigma_px : float, optional
         For a network that works at the scale of the blur: the width of the blur that it is made
         for, a standard deviation in px.
     verdict : Path, optional
-        What its results are judged by, as `refocusd train trust` fits it.
+        Thresholds by which its results are judged, as `refocusd train trust` fits them.
     """
 
     folder: Path
@@ -140,14 +140,14 @@ class ModelBundle:
         found = counts_range(pixels, self.low_percentile, self.high_percentile)
         if self.low_percentile > 0 and self.high_percentile < 100:
             return found
-        # The ends of a frame's histogram are no matter of samples: one pixel makes them.
+        # The ends of a histogram cannot be estimated from samples: one pixel decides.
         low = float(pixels.min()) if self.low_percentile == 0 else found.offset
         high = float(pixels.max()) if self.high_percentile == 100 else found.offset + found.scale
         return CountsRange(low, max(high - low, MIN_SCALE))
 
     @property
     def card(self) -> str:
-        """The model's card, Markdown; empty where there is none.
+        """The model's card, Markdown; empty if there is none.
 
         Raises
         ------
@@ -161,7 +161,7 @@ class ModelBundle:
 
 
 def sha256_of(path: Path) -> str:
-    """Checksum of a file."""
+    """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -193,7 +193,7 @@ def load_bundle(name: str | Path) -> ModelBundle:
     described = read_description(path, content)
     for file, expected in described.files.items():
         _check_file(folder, file, expected)
-    # A network can name further files beside it as its weights: none unchecked.
+    # A network can refer to further files beside it as its weights, so no file may be unchecked.
     unlisted = {entry.name for entry in folder.iterdir()} - set(described.files) - {path.name}
     if unlisted:
         raise BundleError(
@@ -274,7 +274,7 @@ def _check_file(folder: Path, file: str, expected: str) -> None:
 
 
 def read_frames(path: Path, channels: int = 1) -> NDArray[np.float32]:
-    """Frames of one tensor of a bundle.
+    """Read the frames of one tensor of a bundle.
 
     Parameters
     ----------
@@ -289,7 +289,7 @@ def read_frames(path: Path, channels: int = 1) -> NDArray[np.float32]:
     Raises
     ------
     BundleError
-        If it is no such file, larger than 64 Mpx, or not finite.
+        If it is not such a file, has more than 64 million values, or some that are not finite.
     """
     try:
         with reading(path, BundleError), path.open("rb") as stream:
@@ -313,7 +313,7 @@ def read_frames(path: Path, channels: int = 1) -> NDArray[np.float32]:
     except BundleError:
         raise
     except Exception as error:
-        # numpy's reader of headers raises what its parser raises.
+        # numpy's reader of headers passes on any error of its parser.
         raise BundleError(f"{path} is not an .npy file ({error})") from error
     frames = data.reshape(shape, order="F" if fortran else "C").astype(np.float32)
     if not np.isfinite(frames).all():

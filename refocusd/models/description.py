@@ -37,7 +37,7 @@ class NormalisationDescription(msgspec.Struct, frozen=True, forbid_unknown_field
     ----------
     kind : {"percentiles", "mean_std", "fixed"}
         Two percentiles of the whole frame become 0 and 1; its mean and standard deviation
-        become 0 and 1; or (counts - offset) / scale with what is given here.
+        become 0 and 1; or (counts - offset) / scale with the values given here.
     low_percentile, high_percentile : float
         For ``percentiles``.
     offset, scale : float
@@ -52,16 +52,16 @@ class NormalisationDescription(msgspec.Struct, frozen=True, forbid_unknown_field
 
 
 class TensorNames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of the tensors that an engine is checked with; unlisted ones do not exist.
+    """Files of the tensors that an engine is checked with; those not in `Description.files` do not exist.
 
     Parameters
     ----------
     test_input, test_output : str
-        As bioimage.io means them.
+        Test tensors as bioimage.io defines them.
     validation_raw, validation_refocused : str
-        Pairs in network units.
+        Raw and refocused frames in network units.
     output_offset, output_scale : float
-        ``test_output`` less the offset, over the scale, is in network units.
+        (``test_output`` - offset) / scale is in network units.
     """
 
     test_input: _Name = "test_input.npy"
@@ -84,14 +84,15 @@ class Description(msgspec.Struct, frozen=True):
     size_multiple, receptive_field_px : int
         In px.
     files : dict of str to sha256
-        Every file of the bundle but the one that holds this.
+        Every file of the bundle except the one that holds this section.
     optics : dict of str to (low, high)
+        Ranges that the model was trained for, see `ModelBundle.trained`.
     onnx : str
         Name of the network's file.
     weights : str
-        Name of the safetensors file; empty where there is none.
+        Name of the safetensors file; empty if there is none.
     documentation : str
-        Name of the card's file; empty where there is none.
+        Name of the card's file; empty if there is none.
     variants : dict of precision to file name
         The network prepared for other precisions, as ONNX.
     network : dict, optional
@@ -99,7 +100,7 @@ class Description(msgspec.Struct, frozen=True):
     channels : list of str
         Channels that the model is meant for; empty for any.
     tolerance : dict of precision to float
-        How far an engine may be from the bundle's tensors, in network units.
+        Largest difference allowed between an engine and the bundle's tensors, in network units.
     title : str
     tensors : TensorNames
     fine_sigma_px : float, optional
@@ -127,7 +128,7 @@ class Description(msgspec.Struct, frozen=True):
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without references: a few bytes of them can stand for gigabytes."""
+    """Loads YAML without references, a few bytes of which can expand to gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -135,7 +136,7 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-# Not needed in a model description, and slow to build: 1:2:3 as a number in base 60.
+# Numbers in base 60 (1:2:3) are not needed in a model description, and slow to read.
 _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
     + [
@@ -155,7 +156,7 @@ def read_yaml(path: Path) -> tuple[bytes, Any]:
     OSError
         If it cannot be read.
     BundleError
-        If it is no file, too large or no YAML.
+        If it is not a file, too large, or not YAML.
     """
     text = read_limited(path, MAX_RDF_BYTES)
     try:
@@ -170,9 +171,9 @@ def read_description(path: Path, content: Any) -> Description:
     Parameters
     ----------
     path : Path
-        Where it was read, for messages.
+        The file that was read, for error messages.
     content : object
-        As `read_yaml` gave it.
+        Its content, from `read_yaml`.
 
     Raises
     ------
@@ -203,7 +204,7 @@ def read_description(path: Path, content: Any) -> Description:
 
 
 def _check_plain(path: Path, network: dict[str, Any]) -> None:
-    """Refuse anything but a limited number of finite numbers, words, lists and tables of them."""
+    """Refuse anything but a limited number of finite numbers and strings, in lists and mappings."""
     left = MAX_NETWORK_VALUES
     todo: list[tuple[Any, int]] = [(network, 0)]
     while todo:
@@ -232,5 +233,5 @@ def _is_scalar(value: object) -> bool:
         return len(value) <= 256
     if isinstance(value, (bool, type(None))):
         return True
-    # False of NaN and infinity too.
+    # The comparison is also false for NaN and infinity.
     return isinstance(value, (int, float)) and abs(value) < 1e15

@@ -21,9 +21,9 @@ from refocusd.models.description import MAX_RDF_BYTES, read_yaml
 from refocusd.models.library import NAME, models_folder, shipped_bundles
 
 _DESCRIPTIONS = ("rdf.yaml", "bioimageio.yaml")
-#: Remains of an interrupted run are deleted after a day.
+#: The remains of an interrupted run are deleted after this time, s.
 _STALE_S = 86400.0
-#: Never names of models: they begin with a dot.
+#: Prefixes of temporary folders; a model's name never begins with a dot.
 _STAGE, _OLD = ".adding-", ".removed-"
 
 
@@ -57,18 +57,18 @@ def add_bundle(
     Parameters
     ----------
     path : Path
-        Folder or zip: a bundle of refocusd's, or any bioimage.io model that it can use.
+        Folder or zip: a bundle of refocusd, or any bioimage.io model that refocusd can use.
     frames : callable
         Returns typical frames, uint16; called only if a foreign network is measured.
     name : str, optional
         Name of the model; by default its own id.
     replace : bool
-        Whether an older one of this name may be replaced.
+        Whether an older model of this name may be replaced.
 
     Raises
     ------
     BundleError
-        If it is no model, or none that refocusd can use.
+        If it is not a model, or not one that refocusd can use.
     OutputError
         If the name is taken, or the folder cannot be written.
     """
@@ -123,7 +123,7 @@ def _staged(
 ) -> Adopted | None:
     sizes = package.sizes
     if SIDECAR in sizes:
-        # A foreign model that another refocusd took in: complete with its sums.
+        # A foreign model that refocusd has adopted before, with its checksums.
         package.copy(sorted(sizes), stage)
         return None
     rdf = next((name for name in _DESCRIPTIONS if name in sizes), None)
@@ -174,7 +174,7 @@ def _check_name(name: str) -> None:
 
 
 def _move(stage: Path, target: Path, *, replace: bool) -> None:
-    """Rename the stage into place; an older model is missing only for that moment."""
+    """Rename the stage into place; an older model is missing only between two renames."""
     old: Path | None = None
     if target.exists():
         if not replace:
@@ -205,7 +205,7 @@ def _aside(target: Path) -> Path:
 
 def _clear(library: Path) -> None:
     for entry in library.iterdir():
-        # Another process may clear the same away.
+        # Another process may be deleting the same folder.
         with suppress(FileNotFoundError):
             if (
                 entry.name.startswith((_STAGE, _OLD))

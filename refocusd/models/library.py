@@ -8,10 +8,10 @@ from pathlib import Path
 
 import platformdirs
 
-#: Names another folder for the user's models.
+#: Environment variable that names another folder for the user's models.
 ENVIRONMENT = "REFOCUSD_MODELS"
-#: Names of models in the user's folder: bare on every system (Windows drops a point at the end,
-#: and keeps some names for devices).
+#: Names of models in the user's folder: valid file names on every system (Windows drops a point at the
+#: end, and reserves some names for devices).
 NAME = re.compile(
     r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(?:\.|$))[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?"
 )
@@ -20,7 +20,7 @@ _DESCRIPTIONS = ("rdf.yaml", "refocusd.yaml")
 
 
 def models_folder() -> Path:
-    """The user's model folder, which need not exist: ``REFOCUSD_MODELS``, else the user's data."""
+    """The user's model folder, which need not exist: ``REFOCUSD_MODELS``, or one in the user's data."""
     if named := os.environ.get(ENVIRONMENT):
         return Path(named)
     return Path(platformdirs.user_data_dir("refocusd", appauthor=False)) / "models"
@@ -32,7 +32,7 @@ def shipped_bundles() -> list[str]:
 
 
 def user_bundles() -> list[str]:
-    """Names of the bundles in the user's model folder, good or not."""
+    """Names of the bundles in the user's model folder, valid or not."""
     folder = models_folder()
     try:
         entries = sorted(folder.iterdir())
@@ -46,7 +46,7 @@ def user_bundles() -> list[str]:
 
 
 def find_bundle(name: str | Path) -> Path:
-    """Folder of a shipped bundle, else of one of the user's, else the path itself."""
+    """Folder of the shipped bundle or the user's bundle of this name; otherwise the path itself."""
     text = str(name)
     if text in shipped_bundles():
         return _SHIPPED / text

@@ -1,8 +1,8 @@
 """Refuses ONNX files whose weights are in other files, before any runtime opens them.
 
-A network may name other files as its weights, anywhere on the disk.  The base
-install has no ``onnx`` package, so the few messages of its protobuf schema that
-lead to a tensor are walked here (field numbers: onnx.proto, IR version 3 to 13).
+A network may refer to any file on the disk as its weights.  The base
+install has no ``onnx`` package, so this module walks the few messages of its protobuf
+schema that lead to a tensor (field numbers: onnx.proto, IR version 3 to 13).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import IO
 from refocusd.errors import BundleError
 from refocusd.files import reading
 
-#: More fields than any network has; a file made to be slow to walk ends here.
+#: No network has more fields; a file that is made to be slow to walk is refused here.
 MAX_FIELDS = 2_000_000
 MAX_DEPTH = 32
 MAX_TAG = 1 << 32
 
-#: message -> field number -> message in it.
+#: Message -> field number -> message in that field.
 _FIELDS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -35,18 +35,18 @@ _VARINT, _FIXED64, _BYTES, _GROUP, _FIXED32 = 0, 1, 2, 3, 5
 
 
 class _NoProtobufError(Exception):
-    """No protobuf from here on: no runtime reads such a file either."""
+    """Not protobuf from here on; no runtime reads such a file either."""
 
 
 def refuse_outside_weights(path: Path) -> None:
     """Check that a network keeps all of its weights in its own file.
 
-    What is no protobuf at all passes: the runtime refuses it.
+    A file that is not protobuf is accepted here, because the runtime refuses it.
 
     Raises
     ------
     BundleError
-        If it names other files, cannot be read, or is built to be slow to read.
+        If it refers to other files, cannot be read, or is made to be slow to read.
     """
     with suppress(_NoProtobufError), reading(path, BundleError), path.open("rb") as stream:
         _Walk(path, stream).message("model", path.stat().st_size, 0)
@@ -73,7 +73,7 @@ class _Walk:
                 )
             tag = self._varint()
             if tag >= MAX_TAG:
-                # Runtimes cut it to 32 bits, and see another field than this walk does.
+                # Runtimes truncate it to 32 bits, and would see another field than this walk.
                 raise BundleError(
                     f"{self._path} has an oversized tag at byte {at}, which is not supported"
                 )
@@ -94,7 +94,7 @@ class _Walk:
                     self.message(inner[number], stop, depth + 1)
                 self._stream.seek(stop)
             elif wire == _GROUP:
-                # Groups: nothing writes them, and what they hide is not looked for.
+                # No tool writes groups, and this walk would not look inside them.
                 raise BundleError(
                     f"{self._path} has an obsolete field at byte {at}, which is not supported"
                 )

@@ -1,4 +1,4 @@
-"""Runs a network in float32 on the CPU, as the reference for every engine, and measures its receptive field."""
+"""Runs a network in float32 on the CPU, as the reference for engines, and measures its receptive field."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from refocusd.frame import Pixels
 
 
 class ReferenceNetwork:
-    """Runs an ONNX file as it is: no normalisation, no tiles, no counts.
+    """Runs an ONNX file without normalisation, tiles or counts.
 
     Parameters
     ----------
     onnx : Path
     threads : int
-        0: as many as OpenVINO likes.
+        0: OpenVINO chooses.
 
     Raises
     ------
@@ -35,7 +35,7 @@ class ReferenceNetwork:
         import openvino
 
         core = openvino.Core()
-        # A mapped file cannot be moved on Windows, and a bundle that is taken in will be.
+        # On Windows, a mapped file cannot be moved, and a bundle that is being added will be.
         how = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
@@ -104,9 +104,9 @@ def _check_input(onnx: Path, model: Any) -> None:
         )
 
 
-#: A change of the output that does not matter, in network units.
+#: Changes of the output below this do not matter, in network units.
 NEGLIGIBLE = 1e-3
-#: Fields are multiples of this, in px.
+#: Receptive fields are measured in multiples of this, in px.
 STEP = 16
 
 _Frame = TypeVar("_Frame", NDArray[np.float32], Pixels)
@@ -120,8 +120,8 @@ def measured_field_px(
 
     The smallest radius (a multiple of 16 px, in the maximum norm) such that replacing
     every pixel farther away by another frame, or by an empty one, changes the output at the centre by less
-    than 1e-3 in network units, on all frames.  What is replaced is the worst that a tile's
-    border can do.  Found by bisection: farther pixels are taken to matter less.
+    than 1e-3 in network units, on all frames.  A tile's border cannot change the output more than such a
+    replacement.  It is found by bisection, assuming that farther pixels matter less.
 
     Parameters
     ----------
@@ -142,11 +142,11 @@ def measured_field_px(
     size = -(-size // multiple) * multiple
     tried = [middle_square(frame, size) for frame in frames]
     others = [np.ascontiguousarray(frame[::-1, ::-1]) for frame in tried[1:] + tried[:1]]
-    # Frames of one specimen have one mean: a network that looks at that shows it on nothing.
+    # Frames of one specimen have the same mean: only an empty frame reveals a network that depends on it.
     tried.append(tried[0])
     others.append(np.zeros_like(tried[0]))
     middle = size // 2
-    # The 16 pixels of the centre lie at several phases of the network's grids.
+    # The 16 pixels of the centre cover several phases of the network's grids.
     centre = (slice(middle - 8, middle + 8),) * 2
     whole = [network(frame[None, None])[0, 0][centre] for frame in tried]
 

@@ -7,7 +7,7 @@
 `lifeline`          Ends this process when its parent has ended, for whatever reason
 `order`             Orders of a parent to a child: one JSON line on its standard input, as a typed struct
 `priority`          Lowers the priority of our processes, because the acquisition comes first
-`self_calibration`  Has the PSF measured on the z-stacks of recordings, by ``refocusd calibrate auto`` in a child process
+`self_calibration`  Measures the PSF on z-stacks of recordings, by running ``refocusd calibrate auto`` in a child process
 `signals`           Requests to stop a process: signals, and on Windows the end of its console or session
 `supervisor`        Keeps one child process alive: starts it, watches it, and restarts it after a back-off
 `trial`             Carries out an order in a separate process, because it may crash, hang or leave traces

@@ -16,9 +16,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TextIO
 
+#: Largest number of characters that are queued.
 MAX_QUEUED_CHARS = 1 << 20
 #: How long a process waits at its end for the last lines to be written.
 FLUSH_S = 2.0
+#: Interval of the attempts to write to a non-blocking terminal.
 RETRY_S = 0.05
 
 
@@ -36,7 +38,7 @@ class LineFormatter(logging.Formatter):
     """One line per message; only a traceback takes more."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
-        """The line, without control characters, so that it neither controls a terminal nor looks like two lines."""
+        """The line without control characters, so that it cannot control a terminal or look like two lines."""
         record.message = escape_controls(record.message, keep="\t")
         return super().formatMessage(record)
 
@@ -51,8 +53,8 @@ class BackgroundHandler(logging.Handler):
     Parameters
     ----------
     write : callable
-        Writes one line, including its end.  Only the writing thread calls it, and it may block for ever.
-        A line for which it raises OSError counts as dropped.
+        Writes one line, including its line end.  Only the writing thread calls it, and it may block
+        for ever.  A line for which it raises OSError or ValueError counts as dropped.
     end : callable, optional
         Called by the thread after the last line.
     """
@@ -114,7 +116,7 @@ class BackgroundHandler(logging.Handler):
         if not dropped:
             return ""
         told = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
-        told |= {"msg": "%d log lines were dropped: nobody took them", "args": (dropped,)}
+        told |= {"msg": "%d log lines were dropped: nobody read them", "args": (dropped,)}
         return self.format(logging.makeLogRecord(told)) + "\n"
 
 
@@ -152,7 +154,7 @@ def log_to_stderr(prefix: str) -> None:
     Parameters
     ----------
     prefix : str
-        The name of the process, which stands between time and level.
+        The name of the process, which is written between time and level.
     """
     handler = BackgroundHandler(to_stderr)
     handler.setFormatter(

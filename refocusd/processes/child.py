@@ -73,14 +73,14 @@ class Child:
         self._close(self.process.stdin)
 
     def wait(self) -> int:
-        """Wait until it ends; its exit status."""
+        """Wait until it ends, and return its exit status."""
         status = self.process.wait()
         self._close(self.process.stdin)
         self._close(self.process.stdout)
         return status
 
     def stop(self, timeout_s: float) -> int:
-        """Ask it to stop, and kill it if that takes longer than `timeout_s`; its exit status."""
+        """Ask it to stop, kill it if that takes longer than `timeout_s`, and return its exit status."""
         self.ask_to_stop()
         try:
             self.process.wait(timeout_s)
@@ -91,6 +91,6 @@ class Child:
     @staticmethod
     def _close(pipe: IO[bytes] | None) -> None:
         if pipe is not None:
-            # A broken pipe means that the child has ended, which is what we want.
+            # A broken pipe means that the child has ended already.
             with contextlib.suppress(OSError):
                 pipe.close()

@@ -12,7 +12,7 @@ from refocusd.errors import OutputError, WorkerError
 from refocusd.files import for_its_user
 from refocusd.processes.child import Child
 
-#: A daemon has its own time limit for stopping; one that exceeds this longer one is killed.
+#: The daemon is killed if it takes longer than this to stop; it has a shorter time limit of its own.
 STOP_S = 120.0
 
 
@@ -24,7 +24,7 @@ class Announcement(msgspec.Struct, frozen=True):
 
 
 class DaemonProcess:
-    """``refocusd run`` as a child, on a free port; stopped cleanly on leaving.
+    """``refocusd run`` as a child, on a free port; a context manager that stops it cleanly.
 
     Parameters
     ----------
@@ -35,6 +35,8 @@ class DaemonProcess:
 
     Raises
     ------
+    OutputError
+        On entering, if the log cannot be written.
     WorkerError
         On entering, with the daemon's own error message, if it does not become ready.
     """

@@ -42,8 +42,7 @@ def watch_stdin(ended: Callable[[], object]) -> threading.Thread:
             os.dup2(nothing.fileno(), 0)
 
     def wait() -> None:
-        # The descriptor, not `sys.stdin`: the interpreter cannot end while a thread waits in
-        # the latter.
+        # The descriptor, because the interpreter cannot end while a thread waits in `sys.stdin`.
         with contextlib.suppress(OSError):
             while os.read(own, 1024):
                 pass

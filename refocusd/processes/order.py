@@ -20,7 +20,7 @@ def encode_order(order: msgspec.Struct) -> bytes:
 
 
 def tell_parent(told: msgspec.Struct) -> None:
-    """Print one line of JSON, which the parent waits for, on standard output."""
+    """Write one line of JSON to standard output, where the parent waits for it."""
     sys.stdout.buffer.write(encode_order(told))
     sys.stdout.buffer.flush()
 

@@ -15,8 +15,8 @@ def yield_to_acquisition(niceness: int) -> None:
     Parameters
     ----------
     niceness : int
-        Added to the process's nice value on POSIX; Windows has one class below
-        normal.
+        Added to the process's nice value on POSIX.  Windows ignores it: the process gets the
+        priority class below normal.
     """
     if sys.platform == "win32":
         kernel = ctypes.WinDLL("kernel32")

@@ -1,6 +1,6 @@
-"""Has the PSF measured on the z-stacks of recordings, by ``refocusd calibrate auto`` in a child process.
+"""Measures the PSF on z-stacks of recordings, by running ``refocusd calibrate auto`` in a child process.
 
-Calibration is a package of its own, which the product runs and never imports.
+Calibration is a separate package, which refocusd runs and never imports.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from refocusd.processes.child import Child
 
 log = logging.getLogger(__name__)
 
-#: A measurement is given up after this time.
+#: A measurement is abandoned after this time.
 LIMIT_S = 180.0
-#: How long the process may take to end once it is asked to.
+#: How long the process may take to end after it was asked to.
 _STOP_S = 3.0
 #: Fewest planes on which a PSF is measured.
 FEWEST_PLANES = 8
@@ -34,9 +34,9 @@ class SelfCalibration(msgspec.Struct, frozen=True):
     Parameters
     ----------
     said : list of str
-        What came of each channel, in a sentence.
+        The outcome for each channel, as one sentence.
     profiles : list of str
-        Ids of the profiles that were made.
+        Ids of the profiles that were created.
     """
 
     said: list[str] = []
@@ -55,12 +55,12 @@ class SelfCalibrator:
     Parameters
     ----------
     settings : Settings
-        `self_calibrate` switches it on.
+        `self_calibrate` switches the measurements on.
 
     Attributes
     ----------
     on : bool
-        Whether it is on, and calibration is installed.
+        Whether they are switched on, and calibration is installed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -74,7 +74,7 @@ class SelfCalibrator:
         self._stopped = False
 
     def measure(self, recording: str, acquisition: str, *, elsewhere: bool) -> SelfCalibration:
-        """Measure a recording; without profiles, the result says why.
+        """Measure a recording; if this gives no profile, the result says why.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class SelfCalibrator:
                 ["-m", "refocusd.cli.job", *command],
                 output=subprocess.PIPE,
                 errors=subprocess.DEVNULL,
-                # One core, whatever the libraries would take.
+                # One core only: libraries would use all of them.
                 environment=environment_of(self._settings)
                 | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
@@ -135,7 +135,7 @@ class SelfCalibrator:
 
 
 def _why_nothing(status: int, command: Sequence[str], *, late: bool) -> str:
-    """Why the child process with this command told nothing."""
+    """Why the child process with this command returned nothing."""
     if late:
         return f"the PSF could not be measured within {LIMIT_S / 60:g} minutes"
     return (

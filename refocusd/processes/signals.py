@@ -58,7 +58,7 @@ if sys.platform == "win32":
     _kept: list[object] = []
 
     def _on_end(ask: Callable[[], object]) -> None:
-        # Python's own handler takes each of these events for Ctrl-Break, and returns at once.
+        # Python's own handler treats each of these events as Ctrl-Break, and returns at once.
         # The handler that was added last is called first.
         handler = _Handler(_handler(ask))
         _kept.append(handler)

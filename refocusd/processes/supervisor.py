@@ -59,7 +59,7 @@ class Supervisor:
     on_end : callable, optional
         Called after each unrequested end; decides how to continue.
     on_over : callable, optional
-        Called when there will be no further process.
+        Called when no further process will be started.
     back_off : BackOff, optional
     stop_s : float
         How long the process may take to end when it is asked to, in seconds.
@@ -89,8 +89,8 @@ class Supervisor:
         self._child: Child | None = None
         self._identity = ""
         self._lock = threading.Lock()
-        # This thread lives as long as the daemon: on Linux a child that is told to end with its
-        # parent ends with the thread that started it.
+        # This thread lives as long as the daemon: on Linux, a child that ends with its parent
+        # (`lifeline`) ends with the thread that started it.
         self._thread = threading.Thread(
             target=self._keep, name=f"supervisor of {name}", daemon=True
         )
@@ -150,7 +150,8 @@ class Supervisor:
             try:
                 end = End(identity, self._run(identity))
             except OSError as error:
-                # Memory or processes are exhausted. That may have ended the predecessor, and may pass.
+                # The system has no memory or process ids left.  The previous process may have ended for
+                # that reason, and the shortage may pass.
                 wait_s = self._back_off.take_s()
                 log.error("%s cannot be started (%s); next in %.1f s", identity, error, wait_s)
                 self._stopping.wait(wait_s)
@@ -159,7 +160,7 @@ class Supervisor:
                 break
             action = self._on_end(end)
             if action is Action.GIVE_UP:
-                log.warning("%s is given up (the reason stands above); all else goes on", self.name)
+                log.warning("%s is not restarted (see above); everything else continues", self.name)
                 break
             if action is Action.REPLACE:
                 self._back_off.reset()

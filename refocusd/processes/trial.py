@@ -24,22 +24,22 @@ _Report = TypeVar("_Report", bound=msgspec.Struct)
 
 
 def attempt(module: str, order: msgspec.Struct, report: type[_Report], limit_s: float) -> _Report:
-    """Carry an order out in another process.
+    """Carry out an order in another process.
 
     Parameters
     ----------
     module : str
-        What the process runs.
+        The module that the process runs.
     order : msgspec.Struct
     report : type of struct
-        What it must report.
+        The type of the report.
     limit_s : float
-        The process is ended after this time.
+        Time limit, in seconds; the process is then killed.
 
     Raises
     ------
     WorkerError
-        If it fails, crashes, or takes longer.
+        If the process cannot be started, fails, crashes, or takes longer.
     """
     command = [sys.executable, "-m", module]
     try:

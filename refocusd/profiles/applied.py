@@ -121,9 +121,14 @@ class Applied:
         return self._listed(profile, roi, shape)
 
     def profile_of(self, axes: str, metadata: str, *, psf: bool = False) -> Profile | None:
-        """The profile of a frame, or the one that tells its PSF; None if none applies.
+        """The profile of a frame, or (`psf`) the one that gives its PSF; None if none applies.
 
-        Parameters as of `of_frame`, and `psf` as of `Selection.of`.
+        Parameters
+        ----------
+        axes, metadata : str
+            JSON, of the frame.
+        psf : bool
+            As in `Selection.of`.
         """
         if not self.selection.profiles:
             return None
@@ -207,7 +212,8 @@ def apply_profiles(
         warnings += against_profile(first, profile)
         warnings += _without_stage(profile)
         warnings += _misplaced(profile, first, shape)
-    # Values that it fitted are of use together, and say little of the objective's label.
+    # Profiles that refocusd measured are left out: their fitted values are right only together, and
+    # say little about what is written on the objective.
     chosen: list[Profile | None] = [*measured] or [None]
     for one in chosen if trained else ():
         assert trained is not None
@@ -217,7 +223,7 @@ def apply_profiles(
 
 
 def _without_stage(profile: Profile) -> list[str]:
-    """A warning if where the profile has its focus says nothing of the stage."""
+    """A warning if the profile's focus is not a position of the stage."""
     sections = {"focus": profile.focus, "PSF": profile.psf}
     names = [name for name, section in sections.items() if section and section.counted]
     return [

@@ -25,17 +25,17 @@ from refocusd.profiles.profile import Profile, load_profile
 
 log = logging.getLogger(__name__)
 
-#: At most so many profiles are read from a folder; one per objective and channel makes a few dozen.
+#: Most profiles read from a folder; one per objective and channel makes a few dozen.
 MAX_PROFILES = 512
 #: Channels (and cameras) of one acquisition whose profile is cached.
 MAX_PICKS = 256
-#: Folder, in that of the profiles, of those that refocusd measured by itself: <acquisition>-<id>.json.
+#: Subfolder for the profiles that refocusd measured by itself: <acquisition>-<id>.json.
 LEARNED = "learned"
-#: For so long they apply to other acquisitions: on the stage, the focus of the next day's specimen is elsewhere.
+#: How long they apply to other acquisitions: the next day's specimen has its focus at another stage position.
 LEARNED_S = 24 * 3600
 #: Pixel sizes of one objective agree within this fraction.
 _SAME_PIXEL = 0.01
-#: A channel that no profile names.
+#: Stands for a channel that no profile names.
 _ANOTHER = "\0"
 
 
@@ -88,8 +88,8 @@ class Selection:
     def of(self, channel: str = "", camera: str = "", *, psf: bool = False) -> Profile | None:
         """The profile of a frame; give `camera` if it is not that of the first frame.
 
-        With `psf`, the profile that tells the frame's PSF: where the former has none, that which refocusd
-        measured by itself.
+        With `psf`, the profile that gives the frame's PSF: if the closest profile has none, one that
+        refocusd measured by itself.
         """
         if not self.profiles:
             return None
@@ -152,7 +152,7 @@ class Catalogue:
         return self._learned(f"{glob.escape(acquisition)}-*.json")
 
     def learned_lately(self, metadata: Mapping[str, Any]) -> list[Profile]:
-        """The same on other acquisitions of a microscope, of the last day."""
+        """Profiles that refocusd measured by itself on other acquisitions of a microscope, within a day."""
         camera, pixel_um = camera_of(metadata), pixel_um_of(metadata)
         if not camera or pixel_um is None:
             return []
@@ -166,7 +166,7 @@ class Catalogue:
         ]
 
     def not_learned(self, ids: Iterable[str]) -> set[str]:
-        """Of these profiles those that a person measured, as far as is known."""
+        """Those of these profiles that a person measured, as far as is known."""
         folder = self.folder / LEARNED
         return {key for key in ids if not any(folder.glob(f"*-{glob.escape(key)}.json"))}
 
@@ -193,7 +193,7 @@ class Catalogue:
             Of its first frame. Its channel is ignored, because others may follow.
         frame_shape : (height, width), optional
         learned : sequence of Profile
-            Profiles that refocusd measured by itself: for channels whose PSF no other profile tells.
+            Profiles that refocusd measured by itself, for channels whose PSF no other profile gives.
         """
         profiles = self.profiles()
         channels = {p.microscope.channel for p in (*profiles, *learned)} | {"", _ANOTHER}
@@ -251,7 +251,7 @@ def _score(profile: Profile, metadata: Mapping[str, Any], channel: str) -> tuple
     """How close a profile is, the sum first; None if a field differs."""
     microscope, binning = profile.microscope, binning_of(metadata)
     if profile.learned:
-        # Nobody chose it: what is not known differs from what is.
+        # Nobody chose it, so a value that is unknown does not match one that is known.
         own = (microscope.camera, microscope.objective, microscope.binning, microscope.channel)
         said = (camera_of(metadata), objective_of(metadata), binning or 1, channel)
         return (0,) if own == said else None

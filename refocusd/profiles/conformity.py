@@ -15,7 +15,7 @@ STALE_AFTER = timedelta(days=180)
 SECTIONS = ("camera", "focus", "psf")
 #: Values of one microscope agree within this fraction.
 SAME = 0.02
-#: A measured value counts as inside a range if it is within so many standard uncertainties of it.
+#: A measured value counts as inside a range if it is within this many standard uncertainties of it.
 SIGMAS = 2.0
 #: Names of the ranges in a bundle, and their names in messages.
 _RANGES = {
@@ -79,7 +79,7 @@ def against_profile(metadata: Mapping[str, Any], profile: Profile) -> list[str]:
 
 
 def unchecked(profile: Profile) -> list[str]:
-    """Say which checks a profile failed that was written nevertheless."""
+    """Say which checks failed, for a profile that was written nevertheless."""
     failed = ", ".join(item.name for item in profile.checks if not item.passed)
     return [f"it was written although checks failed ({failed}): measure again"] if failed else []
 

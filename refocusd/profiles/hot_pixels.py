@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from refocusd.frame import Pixels
 
-#: At most so many pixels of a profile are replaced: the first ones, which are the hottest.
+#: Most pixels of a profile that are replaced: the first ones, which are the hottest.
 MAX_HOT_PIXELS = 1 << 16
-#: Good neighbours are searched in squares of these radii, px, one after the other ...
+#: Good neighbours are searched for in squares of these radii, in px, one after the other ...
 RADII = (1, 2, 4)
-#: ... until so many are found.
+#: ... until this many are found.
 ENOUGH = 3
 
 
@@ -105,7 +105,7 @@ class HotPixels:
 
         Parameters
         ----------
-        raw : ndarray of uint8 or uint16, shape as given
+        raw : ndarray of uint8 or uint16, shape (height, width)
             Not changed. A pixel without a good neighbour keeps its counts.
         """
         out = raw.copy()

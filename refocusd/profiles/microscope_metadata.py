@@ -57,7 +57,7 @@ def pixel_um_of(
     metadata : mapping
         Of a frame.
     summary : mapping, optional
-        Of its acquisition: counts where the frame does not say.
+        Of its acquisition; used if the frame does not say.
     """
     return number_within(metadata, _PIXEL, *_PIXEL_UM) or number_within(
         summary or {}, _PIXEL, *_PIXEL_UM
@@ -65,7 +65,7 @@ def pixel_um_of(
 
 
 def implausible_pixel_um(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """What is stated for a pixel size, and is none of a light microscope; empty for most."""
+    """The stated pixel size, as text, if no light microscope has it; otherwise empty."""
     if pixel_um_of(metadata, summary) is not None:
         return ""
     stated = [said[key] for said in (metadata, summary) for key in _PIXEL if key in said]
@@ -98,7 +98,7 @@ def magnification_of(metadata: Mapping[str, Any]) -> float | None:
 
 
 def bit_depth_of(metadata: Mapping[str, Any]) -> int | None:
-    """Bits of a count; None if the metadata do not say."""
+    """Bits per pixel; None if the metadata do not say."""
     bits = number_within(metadata, ("BitDepth", "Camera-BitDepth"), 1.0, 32.0)
     return round(bits) if bits else None
 

@@ -159,7 +159,7 @@ class FocusSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Best z approached from below minus from above; spread of repeats.
     drift_um_per_min : Measured or None
     counted : bool or unset
-        Whether z is counted from the first plane in the order of the file, which says nothing of the stage.
+        Whether z is only counted from the first plane of the file, so that it says nothing about the stage.
     """
 
     metric: str
@@ -193,8 +193,8 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     apodisation, bead_um : Measured or unset
         Apodisation as in `Optics`, and the beads' diameter; unset if they were not fitted.
     focus_um : Measured
-        Stage z of the fitted focus; of the wave law the paraxial one, as `Optics` counts
-        spherical aberration from it, which need not be the sharpest plane.
+        Stage z of the fitted focus.  For the wave model this is the paraxial focus, from which
+        `Optics` counts spherical aberration; it need not be the sharpest plane.
     defocus_um : list of float
         Signed distance of each measured kernel from `focus_um` (stage z minus focus).
     sigma_um : list of float
@@ -203,13 +203,13 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         and 0.522 R of a disc; a second moment does not exist for diffraction tails.
     sigma_uncertainty_um : list of float
     sigma_model_um : list of float
-        The same of the fitted model.
+        The same for the fitted model.
     blur_um_per_um, blur_focus_um : Measured or None
         Gaussian law ``σ² = blur_focus_um² + (blur_um_per_um · defocus)²``.
     asymmetry : Measured or None
         (σ above − σ below) / mean at equal distance; its sign tells the side.
     residual_rms : float
-        Of the fitted model, relative to the kernels' energy.
+        Residual of the fitted model, rms, relative to the kernels' energy.
     misfit : float or unset
         The same beyond noise: how far the model is from the kernels' form.
     beads : int
@@ -242,7 +242,7 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Learned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Says that refocusd measured a profile by itself, on a z-stack that it was given to refocus.
+    """Marks a profile that refocusd measured by itself, on a z-stack that it was given to refocus.
 
     Parameters
     ----------
@@ -251,7 +251,7 @@ class Learned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     acquisition : str
         Its id: the profile applies to its frames.
     elsewhere : bool
-        Whether it applies to other acquisitions of that microscope and day, too.
+        Whether it also applies to other acquisitions of that microscope and day.
     """
 
     recording: str
@@ -260,7 +260,7 @@ class Learned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything measured of one camera, objective, binning and channel."""
+    """Everything measured for one camera, objective, binning and channel."""
 
     profile_schema: int = PROFILE_SCHEMA
     #: Time of the last change, ISO 8601, UTC; and the version of refocusd that made it.

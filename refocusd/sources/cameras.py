@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from refocusd.formats.sink import WrittenKeys
-from refocusd.frame import Axes, canonical_axes
+from refocusd.frame import REPEAT, Axes, canonical_axes
 
 #: Axis by which cameras are distinguished.
 AXIS = "camera"
@@ -75,7 +75,7 @@ class DistinctAxes:
         chosen, key = axes, first
         while key in self._taken:
             self._repeats[first] += 1
-            chosen = {**axes, "repeat": self._repeats[first]}
+            chosen = {**axes, REPEAT: self._repeats[first]}
             key = canonical_axes(chosen)
         self._taken.add(key)
         return chosen

@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 
 from refocusd.errors import RefocusdError
-from refocusd.frame import canonical_axes, checked_pixels
+from refocusd.frame import REPLACED, canonical_axes, checked_pixels
 from refocusd.sources.buffer import MAX_LATER, FrameBuffer, Held
 from refocusd.sources.feed_state import FeedState, FirstFrame
 from refocusd.sources.feed_upload import NOT_AFFECTED, FeedUpload
 from refocusd.sources.once import Once
 from refocusd.sources.raw_reader import saved_place
 from refocusd.transport.messages import Advice, Counts
-from refocusd.transport.records import REPLACED
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +220,7 @@ class Feed:
     def end(self) -> None:
         """Note that no more frames will come: raw is complete."""
         with self._changed:
-            self._state.ended_at = time.monotonic()
+            self._state.ended_at = self._state.ended_at or time.monotonic()
             self._changed.notify()
 
     def wait(self, timeout_s: float | None) -> Counts | None:

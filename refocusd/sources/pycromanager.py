@@ -20,6 +20,7 @@ None hangs it at once.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from inspect import signature
@@ -33,6 +34,7 @@ from refocusd.sources.cameras import AXIS, Cameras, DistinctAxes, names_by_core
 from refocusd.sources.feed import Feed
 from refocusd.sources.focus_hook import FocusHook
 from refocusd.sources.focus_limits import FocusLimits
+from refocusd.sources.raw_reader import full_resolution
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.messages import Counts
 
@@ -102,6 +104,7 @@ class Source:
         image_saved_fn: Hook | None = None,
         notification_callback_fn: Hook | None = None,
         java: bool | None = None,
+        acquisition: type | None = None,
         **others: Any,
     ) -> dict[str, Any]:
         """Keyword arguments for `pycromanager.Acquisition`, your own hooks included.
@@ -116,43 +119,59 @@ class Source:
             is not.
         java : bool, optional
             Whether the backend is Java; found out if not given.
+        acquisition : type, optional
+            Class for which the arguments are, if it is not `Acquisition`: pycromanager's
+            `XYTiledAcquisition`, `ExploreAcquisition` or `MagellanAcquisition`, which take fewer.
         **others
             Passed on to `Acquisition` as they are.
 
         Raises
         ------
         ConfigError
-            If this source has served an acquisition already.
+            If this source has served an acquisition already, or `acquisition` does not take
+            one of the arguments.
         """
         if self._used:
             raise ConfigError("a Source serves one acquisition; make another for the next")
+        arguments = {
+            "directory": directory,
+            "name": name,
+            **others,
+            "image_process_fn": image_process_fn,
+            "image_saved_fn": image_saved_fn,
+            "notification_callback_fn": notification_callback_fn,
+        }
+        untaken = set() if acquisition is None else _untaken(acquisition, arguments)
         self._used = True
-        java = _runs_on_java() if java is None else java
-        # "" keeps frames in memory, as None does; the Java backend saves them in its current folder.
-        has_raw = directory is not None if java else bool(directory)
+        java = _runs_on_java(acquisition) if java is None else java
+        # "" keeps frames in memory, as None does; the Java backend saves them in its current folder,
+        # and Micro-Magellan in the one that its window names.
+        has_raw = (directory is not None or "directory" in untaken) if java else bool(directory)
         if not (has_raw or self._feed.output):
             log.warning(
                 "this acquisition keeps no raw data and names no output: it is not refocused; give "
                 "Acquisition a directory, or Source an output"
             )
         self._feed.begin(name or "acquisition", has_raw=has_raw)
-        arguments: dict[str, Any] = {
-            "directory": directory,
-            "name": name,
-            **others,
-            "image_saved_fn": _saved_hook(self._feed, image_saved_fn, read=java),
-            "notification_callback_fn": _notification_hook(self._feed, notification_callback_fn),
+        arguments |= self._around(arguments, java=java)
+        return {key: given for key, given in arguments.items() if key not in untaken}
+
+    def _around(self, own: dict[str, Any], *, java: bool) -> dict[str, Hook | None]:
+        """Hooks of ours around the user's own."""
+        hooks: dict[str, Hook | None] = {
+            "image_saved_fn": _saved_hook(self._feed, own["image_saved_fn"], read=java),
+            "notification_callback_fn": _notification_hook(
+                self._feed, own["notification_callback_fn"]
+            ),
         }
         if java:
             if self.focus is not None:
                 log.warning("on the Java backend the focus is not corrected")
-            own = {} if image_process_fn is None else {"image_process_fn": image_process_fn}
-            return arguments | own
-        arguments["image_process_fn"] = _process_hook(self._feed, image_process_fn, self.focus)
+            return hooks
+        process = _process_hook(self._feed, own["image_process_fn"], self.focus)
         if self.focus is not None:
-            around = self.focus.around(others.get("post_hardware_hook_fn"))
-            arguments["post_hardware_hook_fn"] = around
-        return arguments
+            hooks["post_hardware_hook_fn"] = self.focus.around(own.get("post_hardware_hook_fn"))
+        return hooks | {"image_process_fn": process}
 
     def wait(self, timeout_s: float | None = None) -> Counts | None:
         """Wait until every frame of the acquisition has a final state.
@@ -188,10 +207,30 @@ class Source:
         return judged_frames(Path(self._feed.refocused), verdicts)
 
 
-def _runs_on_java() -> bool:
+def _runs_on_java(acquisition: type | None) -> bool:
     from mmpycorex import is_pymmcore_active
+    from pycromanager import JavaBackendAcquisition
 
+    if acquisition is not None and issubclass(acquisition, JavaBackendAcquisition):
+        return True
     return not is_pymmcore_active()
+
+
+def _untaken(acquisition: type, arguments: dict[str, Any]) -> set[str]:
+    """Arguments of `Acquisition` that another class does not take.
+
+    Raises
+    ------
+    ConfigError
+        If the user gives one of them.
+    """
+    parameters = signature(acquisition).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    untaken = set() if takes_any else set(arguments) - set(parameters)
+    given = sorted(name for name in untaken - {"name"} if arguments[name] is not None)
+    if given:
+        raise ConfigError(f"{acquisition.__name__} takes no {' and no '.join(given)}: leave it out")
+    return untaken
 
 
 def _like(own: Hook | None, work: Hook) -> Hook:
@@ -255,18 +294,50 @@ def _is_retaken(feed: Feed, axes: Axes, chosen: Axes) -> bool:
 
 
 def _saved_hook(feed: Feed, own: Hook | None, *, read: bool) -> Hook:
-    distinct = DistinctAxes()
+    distinct, monitor = DistinctAxes(), _Monitor(feed)
 
     def saved(*arguments: Any) -> None:
-        axes, dataset = arguments[:2]
+        axes, dataset = arguments[0], full_resolution(arguments[1])
+        feed.safely(monitor.watch)
         feed.safely(lambda: feed.saved(dataset, axes))
         if read:
             taken_ns = time.perf_counter_ns()
             feed.safely(lambda: _take_from_java(feed, distinct, dataset, axes, taken_ns))
         if own is not None:
-            own(*arguments)
+            try:
+                own(*arguments)
+            except BaseException:
+                monitor.killed = True
+                raise
 
     return _like(own, saved)
+
+
+class _Monitor:
+    """The thread in which pycromanager tells of saved frames: it ends with the acquisition.
+
+    Not every acquisition tells of its end, and a user's own hook that raises keeps the word from us.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._watched = False
+        #: The user's own hook has raised: it ends before the acquisition.
+        self.killed = False
+
+    def watch(self) -> None:
+        """Called in that thread."""
+        thread = threading.current_thread()
+        if self._watched or thread is threading.main_thread():
+            return
+        self._watched = True
+
+        def end() -> None:
+            thread.join()
+            if not self.killed:
+                self._feed.end()
+
+        threading.Thread(target=end, name="refocusd-feed-end", daemon=True).start()
 
 
 def _take_from_java(

@@ -20,7 +20,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ AXES = {"t": "time", "p": "position", "c": "channel", "z": "z", "g": "grid"}
 NAMES = (("PixelSizeUm", "pixel_size_um"), ("Exposure", "exposure_ms"), ("Camera", "camera_device"))
 #: Reason in the ledger for an event of a sequence that has no frame.
 NO_FRAME = "did not come: its event was skipped, or the acquisition or another output of it failed"
+#: Action of an event that gives a frame.
+IMAGE = "acquire_image"
 #: Class of the thread in which outputs of ``run_mda`` are called.
 RELAY = "MDARelayThread"
 BUFFER_MIB = 256
@@ -94,16 +96,21 @@ class _Run:
         nested = any(getattr(place, "sequence", None) for place in _positions(self.sequence))
         if not expected or (self.frames >= expected * self.cameras and not nested):
             return []
-        keys: dict[str, None] = {}  # an autofocus has the axes of the image after it
+        order = list(self._keys())
+        if self.canceled:
+            order = order[: order.index(self.newest)] if self.newest in order else []
+        return [key for key in order if key not in self.distinct]
+
+    def _keys(self) -> Iterator[str]:
+        """Axes of the frames of all events; plans of positions may use an index twice."""
+        distinct = DistinctAxes()
         for number, event in enumerate(self.sequence):
+            if getattr(getattr(event, "action", None), "type", IMAGE) != IMAGE:
+                continue  # an autofocus has the index of the image after it
             axes = _axes(event, number)
             for camera in range(self.cameras):
                 one = {**axes, "cam": camera} if self.cameras > 1 else axes
-                keys[canonical_axes(one)] = None
-        order = list(keys)
-        if self.canceled:
-            order = order[: order.index(self.newest)] if self.newest in keys else []
-        return [key for key in order if key not in self.distinct]
+                yield canonical_axes(distinct.of(one))
 
 
 class MDAOutput:
@@ -238,8 +245,8 @@ class MDAOutput:
         if run is not None:
             about = _metadata(event, metadata, run.frames)
             run.frames += 1
-            run.newest = canonical_axes(about["Axes"])
             about["Axes"] = self._unused(run, about["Axes"])
+            run.newest = canonical_axes(about["Axes"])
             run.feed.take(image, about, taken_ns)
 
     def _unused(self, run: _Run, axes: Axes) -> Axes:

@@ -25,6 +25,11 @@ from refocusd.frame import Pixels
 _EIGHT_BIT, _RGB = 0, 2
 
 
+def full_resolution(dataset: Any) -> Any:
+    """The part of a dataset that has the frames as they were acquired: of a pyramid, its lowest level."""
+    return getattr(dataset, "res_levels", {0: dataset})[0]
+
+
 def saved_place(dataset: Any, axes: Mapping[str, Any]) -> Place:
     """Where a frame is according to the dataset's index; nothing is read.
 

@@ -11,6 +11,6 @@
 `secure/`      The daemon's sockets, and who may use them
 =============  =====================================================================================
 
-May import `config`, `frame`, `errors` and what lies beside them.  Pixels are never pickled: they are raw
-bytes whose shape, type and checksum stand in a header that is validated first.
+May import `config`, `frame`, `errors` and the other top-level modules of `refocusd`.  Pixels are never
+pickled: they are raw bytes whose shape, type and checksum are given in a header, which is validated first.
 """

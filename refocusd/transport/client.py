@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
 #: The other side counts as gone after this much silence.
 SILENCE_S = 5.0
-#: No message of a daemon is larger, since frames stay in the ring.
+#: Largest message that is accepted, in bytes.
 MAX_MESSAGE = 1 << 30
-#: Metadata of one frame, or of an acquisition, in characters of JSON.
+#: Largest size of the metadata of a frame, or of an acquisition, in characters of JSON.
 MAX_METADATA_CHARS = 1 << 20
 
 
@@ -54,7 +54,7 @@ class Connection:
     ----------
     endpoint : str
         For example ``tcp://127.0.0.1:8751``.
-    role : {"source", "worker", "control"}
+    role : {"source", "worker", "control", "view"}
         Role of this peer.
     token : str
         Proof that the daemon started this worker.
@@ -65,11 +65,12 @@ class Connection:
     version : str
         Version of this side; the daemon names it if it must refuse this peer.
     keys : ClientKeys, optional
-        Of a daemon on another host, which then names this peer: `identity` must be empty.  Without
-        them the daemon is on this host, and both sides prove that they are the same user's.
+        Keys for a daemon on another host, which then names this peer: `identity` must be empty.
+        Without keys, the daemon is on this host, and both sides prove that they belong to the same
+        user.
 
-    Connecting never blocks and never fails while no daemon is there; `welcome` says whether one
-    answered.  Starts no thread; belongs to the thread that makes it.
+    Connecting never blocks, and does not fail if there is no daemon; `welcome` says whether one
+    answered.  A connection starts no thread, and belongs to the thread that creates it.
 
     Attributes
     ----------
@@ -77,6 +78,11 @@ class Connection:
         The daemon's answer to Hello; None before it arrives.
     ring : SharedRing or None
         Where pixels are exchanged; None if they go through the socket.
+
+    Raises
+    ------
+    TransportError
+        If `endpoint` is not an address, or the keys cannot be used.
     """
 
     def __init__(
@@ -160,6 +166,12 @@ class Connection:
     def welcome(self, timeout_s: float, asked: threading.Event | None = None) -> Welcome:
         """Wait for the daemon's answer to `Hello` and attach its ring.
 
+        Parameters
+        ----------
+        timeout_s : float
+        asked : threading.Event, optional
+            Set when this process is asked to stop, which ends the wait within `HEARTBEAT_S`.
+
         Raises
         ------
         TransportError
@@ -216,7 +228,7 @@ class Connection:
     def lend(self, message: Message, pixels: Pixels) -> zmq.MessageTracker | None:
         """Send one message with pixels that are not copied; None if the queue is full.
 
-        The array must not change until the tracker that is returned says ``done``.
+        The array must not change until the returned tracker is ``done``.
         """
         parts: list[bytes | memoryview] = [encode(message), pixels.data.cast("B")]
         try:
@@ -231,10 +243,15 @@ class Connection:
         """The next message and its pixels, if any; None if nothing arrived in time.
 
         While waiting, it sends a Ping whenever this side has been idle.
+
+        Raises
+        ------
+        TransportError
+            If what arrived is not a message.
         """
         now = time.monotonic()
         if now - self._last_listened > HEARTBEAT_S:
-            # We did not listen meanwhile (a long frame, a stopped process), so it was no silence.
+            # This side did not listen (a long frame, a suspended process): that is no silence.
             self._last_heard = now
         deadline = now + timeout_s
         while True:

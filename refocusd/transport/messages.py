@@ -20,7 +20,7 @@ view     `StatusRequest`, `Look`, `Follow`,   `Welcome`, `Status`, `Shown`,
 anyone   `Ping`                               `Ping`
 ======== ==================================== ================================
 
-Headers are decoded into these types or refused; nothing of a message is
+Headers are decoded into these types or refused; no part of a message is
 used before that.  `PROTOCOL` changes whenever a field changes.
 """
 
@@ -82,7 +82,7 @@ class Hello(Message, frozen=True):
     version: str
     role: Role
     pid: int
-    #: The daemon gives it to the workers that it starts, so that no other process can pose as one.
+    #: The daemon gives it to the processes that it starts, so that no other process can pose as one.
     token: str = ""
     #: The peer cannot map the ring: its pixels are sent as a separate part of the message.
     inline: bool = False
@@ -187,7 +187,7 @@ class SavedFrame(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Submit(Message, frozen=True):
-    """One frame, in the slot named, or (`saved`) for the daemon to read into that slot from raw.
+    """One frame: its pixels are in `slot`, or, with `saved`, the daemon reads them from raw into `slot`.
 
     `taken_ns` is when the frame was handed to the hook (`perf_counter_ns`, one
     clock for all processes of a host).
@@ -213,7 +213,7 @@ class Miss(Message, frozen=True):
 
 
 class Behind(Message, frozen=True):
-    """The source left `frames` more frames to raw; `acquired` frames were taken so far."""
+    """The source left `frames` more frames for the daemon to read from raw; `acquired` were taken so far."""
 
     acquisition: str
     frames: Annotated[int, msgspec.Meta(ge=1, le=MAX_FRAMES)]
@@ -223,7 +223,7 @@ class Behind(Message, frozen=True):
 class Close(Message, frozen=True):
     """No more frames will be submitted; at least `acquired` frames were taken.
 
-    If there are raw data, the daemon compares its frames with those that were saved.
+    If there are raw data, the daemon compares the frames that it has with those that were saved.
     """
 
     acquisition: str
@@ -231,9 +231,9 @@ class Close(Message, frozen=True):
 
 
 class Unseen(Message, frozen=True):
-    """An acquisition has run of which the source could not get a single frame; `says` names it.
+    """An acquisition ran, but the source could not get a single frame of it; `says` names it.
 
-    Told twice with the same id, it counts once.
+    Repeated with the same id, it counts once.
     """
 
     acquisition: AcquisitionId
@@ -340,7 +340,7 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
 
 
 def encode(message: Message) -> bytes:
-    """The header's bytes.
+    """The message as bytes of a header.
 
     Raises
     ------

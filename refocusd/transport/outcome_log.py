@@ -9,9 +9,9 @@ from collections import deque
 
 from refocusd.transport.watching import FrameOutcome, Outcomes
 
-#: Limits of the number of outcomes that are kept, and of their characters.
+#: At most this many outcomes are kept, of at most this size in all (characters, see `_chars`).
 MAX_KEPT, MAX_KEPT_CHARS = 4096, 4 << 20
-#: Outcomes in one answer.
+#: Largest number of outcomes in one answer.
 MAX_IN_ANSWER = 256
 
 

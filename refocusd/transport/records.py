@@ -8,9 +8,7 @@ import msgspec
 
 from refocusd.frame import DType
 
-#: Reason of frames whose place in raw another one took; raw knows nothing of them.
-REPLACED = "replaced in raw by a later frame of the same axes"
-#: Prefix of the reason of frames that failed because raw has them so: another attempt ends alike.
+#: Prefix of the reason of frames that failed because raw is at fault: another attempt would fail too.
 UNFIT = "raw cannot be used"
 
 
@@ -19,7 +17,7 @@ class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Frames of one acquisition, by final state; `pending` have none yet."""
+    """Number of frames of one acquisition, by final state; `pending` frames have none yet."""
 
     acquired: int = 0
     refocused: int = 0
@@ -44,7 +42,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     key : str
         Content key of the compiled engine.
     model_id, model_sha256 : str
-        Which bundle it was built from.
+        The bundle that it was built from.
     """
 
     backend: str
@@ -67,7 +65,7 @@ class Engines(EngineInfo, frozen=True):
     channels: dict[str, EngineInfo] = {}
 
     def of_channel(self, channel: str) -> EngineInfo:
-        """What made a frame: `channel` is one of `channels`, or empty for any other."""
+        """The engine that made a frame: `channel` is one of `channels`, or empty for any other."""
         return self.channels[channel] if channel else self
 
 
@@ -78,7 +76,7 @@ class FocusAdvice(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     offset_um : float
         To be added to the stage's z.  If the direction is not known, it is positive, and only
-        its size has a meaning.
+        its magnitude is meaningful.
     uncertainty_um : float
         Standard uncertainty (k = 1).
     direction_known : bool
@@ -120,7 +118,7 @@ class FocusOptics(msgspec.Struct, frozen=True):
     Parameters
     ----------
     measured : bool
-        Whether they come from a calibration profile, and are not nominal or assumed.
+        Whether they come from a calibration profile, rather than being nominal or assumed.
     """
 
     na: float
@@ -146,50 +144,51 @@ class FrameFacts(msgspec.Struct, frozen=True):
     focus_before, focus_after : float
         Focus score of the raw and the refocused frame.
     flux_ratio : float
-        Sum over background of the refocused frame over that of the raw one.
+        Sum of the refocused frame above its background, divided by that of the raw frame.
     clipped : int
-        Pixels cut at the ends of the counts scale.
+        Number of pixels clipped at the ends of the counts scale.
     verdict : str
         See `refocusd.engines.verdict`.
     written : str
         What the frame's pixels are: what the engine made of it (``refocused``), a deconvolution in
         its place, ``raw``, or ``nothing``, so that the frame is skipped.
     reasons : list of str
-        Of the verdict, in plain words.
+        Reasons of the verdict, in plain words.
     error_chance : float or None
         Probability that the error is above the bound of the verdict; None for raw frames.
     contrast, noise : float or None
-        Brightest structures over the background, and noise of one pixel, counts.
+        Height of the brightest structures above the background, and noise of one pixel, in counts.
     clipped_share : float or None
-        Of raw, of all pixels.
+        Share of raw's pixels that are at the end of the counts scale, 0 to 1.
     unexplained : float or None
         Share of raw's structure that the frame, blurred again, does not explain.
     residual_chi2, worst_flux_change : float or None
         Median over the frame of the normalised squared residual; largest relative change of light
         in one tile.
     expected_error : float or None
-        Root mean square error that the engine expects of the frame, in counts; None where it does
-        not tell.
+        Root mean square error that the engine expects of the frame, in counts; None if it does not
+        estimate it.
     interval_counts, interval_share : float or None
-        90 % of the true pixels are within so many counts of the frame's, and so much of the light
-        above `offset` beside; None for raw pixels, and where the frame is not trusted.
+        90 % of the true pixels differ from the frame's by at most `interval_counts`, plus
+        `interval_share` of the pixel's light above `offset`; None for raw pixels, and if the frame
+        is not trusted.
     kept_share : float
-        Share of the frame that was in focus already and is raw's.
+        Share of the frame that was already in focus and is copied from raw.
     defocus_um, defocus_uncertainty_um : float or None
-        Distance from focus, on either side, and its standard uncertainty; None where nobody
-        asked, or the frame does not tell.
+        Distance from focus, on either side, and its standard uncertainty; None if it was not
+        requested, or cannot be estimated from the frame.
     defocus_confidence : float
-        Of it, 0 to 1.
+        Confidence in `defocus_um`, 0 to 1.
     calibration : str or None
         Id of the calibration profile that applied.
     blur_px : float or None
-        Standard deviation of the frame's blur; None where the engine did not estimate it, or the
-        frame does not tell.
+        Standard deviation of the frame's blur; None if the engine did not estimate it, or it cannot
+        be estimated from the frame.
     blur_uncertainty : float or None
-        Standard uncertainty of it, relative.
+        Its relative standard uncertainty.
     blur_source : str or None
-        What it rests on most: ``frame``, ``frames`` (with earlier ones), ``profile``, ``stack``,
-        ``nominal``, ``memory`` or ``optics``, see `refocusd.imaging.blur.BlurEstimate`.
+        What `blur_px` mostly rests on: ``frame``, ``frames`` (with earlier ones), ``profile``,
+        ``stack``, ``nominal``, ``memory`` or ``optics``, see `refocusd.imaging.blur.BlurEstimate`.
     """
 
     offset: float
@@ -224,7 +223,7 @@ class FrameFacts(msgspec.Struct, frozen=True):
 
 
 class KnownBlur(msgspec.Struct, frozen=True):
-    """What is known of a frame's blur before it is looked at, see `refocusd.imaging.blur.BlurEstimate`."""
+    """What is known of a frame's blur beforehand, see `refocusd.imaging.blur.BlurEstimate`."""
 
     sigma_px: float
     uncertainty: float
@@ -239,10 +238,10 @@ class DoubtedFrame(msgspec.Struct, frozen=True):
     Parameters
     ----------
     acquisition, axes : str
-        Its id, and canonical axes.
+        The acquisition's id, and the frame's canonical axes.
     verdict : str
     reasons : list of str
-        In plain words.
+        Reasons of the verdict, in plain words.
     """
 
     acquisition: str
@@ -259,7 +258,7 @@ class Histogram(msgspec.Struct, frozen=True):
     bounds_ms : list of float
         Upper bounds of the buckets, without the last (infinite) one.
     counts : list of int
-        Durations in each bucket, not cumulated; one more than `bounds_ms`.
+        Number of durations in each bucket, not cumulative; one entry more than `bounds_ms`.
     sum_ms : float
     """
 
@@ -275,11 +274,11 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     ----------
     state : {"starting", "ready", "busy"}
     frames : int
-        Frames it has answered.
+        Number of frames it has answered.
     remote : bool
-        It runs on another host.
+        Whether it runs on another host.
     rate : float
-        Frames a second over the last ten seconds.
+        Frames per second over the last ten seconds.
     """
 
     identity: str
@@ -298,9 +297,9 @@ class AcquisitionStatus(msgspec.Struct, frozen=True):
     ----------
     state : {"waiting", "live", "catching up", "closing", "ended"}
     queued : int
-        Frames in the daemon that no worker has yet.
+        Number of frames in the daemon that no worker has yet.
     deferred : int
-        Frames left to the catch-up so that live stays fresh.
+        Number of frames left to the catch-up, so that newer live frames go first.
     focus : FocusAdvice or None
         How far the stage is from focus, as of the newest estimate.
     """

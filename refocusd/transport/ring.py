@@ -88,8 +88,9 @@ class SharedRing:
     Raises
     ------
     TransportError
-        From `create` when the memory cannot be had; from `attach` when the
-        block is gone, or belongs to another user or host.
+        From `create` if the memory cannot be allocated; from `attach` if the
+        block is gone, or belongs to another user or host; from `view` if the
+        pixels would lie outside the ring.
     """
 
     def __init__(self, block: mmap.mmap, address: RingAddress, handle: int = -1) -> None:
@@ -116,7 +117,8 @@ class SharedRing:
                 f"there is no shared memory of {nbytes / 2**20:.0f} MiB for the ring ({error}); "
                 "set a smaller ring_mib"
             ) from error
-        _write_header(block, tag, nbytes)
+        header = _header(tag, nbytes)
+        block[: len(header)] = header
         return cls(block, RingAddress(os.getpid(), handle, tag, nbytes), handle)
 
     @classmethod
@@ -137,10 +139,9 @@ class SharedRing:
                 f"the daemon's ring (process {address.pid}) cannot be attached: {error}; "
                 "a peer must run on the same host and as the same user"
             ) from error
-        # Windows creates a fresh, empty mapping where none has that name.
-        if block[: len(_header(address.tag, address.nbytes))] != _header(
-            address.tag, address.nbytes
-        ):
+        # Windows creates a new, empty mapping if none has that name.
+        header = _header(address.tag, address.nbytes)
+        if block[: len(header)] != header:
             block.close()
             raise TransportError(
                 f"what process {address.pid} offers as its ring is another block of memory; "
@@ -171,8 +172,8 @@ class SharedRing:
         return np.ndarray(shape, kind, buffer=self._block, offset=offset)
 
     def close(self) -> None:
-        """Give the mapping back; the memory is freed when the last peer has done so."""
-        # Where a view is still alive somewhere, the mapping goes with it.
+        """Release the mapping; the memory is freed when the last peer has done so."""
+        # If a view still exists, the mapping is released with it.
         with contextlib.suppress(BufferError):
             self._block.close()
         if self._handle >= 0:
@@ -204,7 +205,7 @@ class SlotAllocator:
         return max((size for _, size in self._gaps), default=0)
 
     def take(self, frame_nbytes: int) -> Slot | None:
-        """A slot for frames of `frame_nbytes`, or None when no gap is large enough."""
+        """A slot for a frame of `frame_nbytes`, or None if no gap is large enough."""
         slot = Slot(0, frame_nbytes)
         with self._lock:
             for index, (start, size) in enumerate(self._gaps):
@@ -231,11 +232,6 @@ class SlotAllocator:
 
 def _header(tag: str, nbytes: int) -> bytes:
     return MAGIC + tag.encode("ascii") + struct.pack("<Q", nbytes)
-
-
-def _write_header(block: mmap.mmap, tag: str, nbytes: int) -> None:
-    header = _header(tag, nbytes)
-    block[: len(header)] = header
 
 
 def _pages(nbytes: int) -> int:

@@ -125,7 +125,7 @@ class Session:
     token : str
         Proof that the daemon started this source.
     version : str
-        Of this side; the daemon names it if it must refuse this source.
+        Version of this side; the daemon names it if it must refuse this source.
     on_state : callable, optional
         Called with each state that is entered; `unanswered` still counts the frames of a lost daemon.
     on_outcome : callable, optional
@@ -139,7 +139,7 @@ class Session:
     ----------
     state : State
     reason : str
-        Why the session is not open: there is no answer yet, or the daemon's message.
+        Why the session is not open: no daemon has answered yet, or the daemon's message.
     welcome : Welcome or None
         The daemon's answer to Hello.
     opened : Opened or None
@@ -197,7 +197,7 @@ class Session:
 
     @property
     def reads_raw(self) -> bool:
-        """Whether the daemon reads frames that are on disk itself: `submit_saved`."""
+        """Whether the daemon itself reads frames that are on disk, so that `submit_saved` can be used."""
         near = self._connection is not None and self._connection.ring is not None
         return near and self.opened is not None and self.opened.reads_raw
 
@@ -232,7 +232,7 @@ class Session:
         Raises
         ------
         TransportError
-            If the endpoint is no address.
+            If the endpoint is not an address, or the keys cannot be used.
         """
         connection = self._connection or self._connect_again(timeout_s)
         if connection is None:
@@ -254,7 +254,7 @@ class Session:
         return heard
 
     def until(self, done: Callable[[], object], stopped: Callable[[], bool] | None = None) -> None:
-        """Call `pump` until `done`; for sources that cannot continue without the daemon.
+        """Call `pump` until `done` returns true; for sources that cannot continue without the daemon.
 
         Raises
         ------
@@ -298,11 +298,11 @@ class Session:
         Parameters
         ----------
         pixels : ndarray
-            Of the shape and type that were announced.
+            The frame, of the shape and type that were announced.
         axes : str
             Canonical axes.
         metadata : mapping or str
-            Of the frame; a string must be JSON.
+            Metadata of the frame; a string must be JSON.
         taken_ns : int
             `time.perf_counter_ns` when the frame was handed over.
         live : bool
@@ -311,7 +311,7 @@ class Session:
         Raises
         ------
         InputError
-            If the frame is of another shape or type than was announced.
+            If the frame is of another shape or type than was announced, or its metadata are too large.
         """
         open_ = self._open
         if open_ is None or self._connection is None:
@@ -338,12 +338,12 @@ class Session:
         return self._send_frame(message, inline)
 
     def submit_saved(self, saved: SavedFrame, axes: str, taken_ns: int) -> bool:
-        """Name a frame of the raw dataset, where `reads_raw`; False without credit.
+        """Submit a frame by its place in the raw dataset, if `reads_raw`; False without credit.
 
         Parameters
         ----------
         saved : SavedFrame
-            Where it lies; of the shape and type that were announced.
+            Its place; it must have the shape and type that were announced.
         axes, taken_ns
             As in `submit`.
         """
@@ -478,7 +478,7 @@ class Session:
                 self._on_state(state)
 
     def _insist(self, message: Message) -> None:
-        """Send a message that no credit limits; if the queue is full, it waits for the daemon."""
+        """Send a message that needs no credit; if the queue is full, wait for the daemon."""
         while self._connection is not None and not self._connection.send(message):
             self.pump(0.05)
 
@@ -496,5 +496,5 @@ def _check(open_: Open, pixels: Pixels, axes: str, metadata: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Metadata that JSON does not support: numpy's numbers, and anything else as text."""
+    """A value that JSON does not support: numpy's numbers as plain ones, anything else as text."""
     return value.item() if isinstance(value, np.generic) else str(value)

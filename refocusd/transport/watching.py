@@ -40,34 +40,36 @@ class Status(Message, frozen=True):
     Parameters
     ----------
     workers : int
-        Workers that take frames.
+        Number of workers that can take frames.
     acquisitions : dict of str to Counts
-        By id; open ones and the last that ended.
+        Frames of each acquisition by its id; open acquisitions and the last that ended.
     details : list of AcquisitionStatus
-        The same in full, oldest first.
+        The same acquisitions in full, oldest first.
+    crew : list of WorkerStatus
+        All workers, also those that are starting.
     ring_nbytes, ring_free : int
-        Shared memory for frames in flight.
+        Shared memory for frames in flight, and how much of it is free, in bytes.
     paused : bool
         No frame is sent to workers; acquisitions continue.
     catch_up : bool
         Idle workers catch up during acquisitions.
     frames : dict of str to int
-        Frames since the start, by ``state`` or ``state: reason``.
+        Number of frames since the start, by ``state`` or ``state: reason``.
     verdicts : dict of str to int
-        Frames since the start, by verdict.
+        Number of frames since the start, by verdict.
     doubted : list of DoubtedFrame
         The last doubtful and untrusted frames, the newest first.
     unseen : int
-        Acquisitions since the start that have run, but of which no frame could be read.
+        Number of acquisitions since the start that ran, but of which no frame could be read.
     unseen_last : list of str
-        What is known of the last of them, the newest last.
+        Descriptions of the last of them, the newest last.
     stages : dict of str to Histogram
-        ``queue`` (handed to the hook to sent to a worker), ``worker``, ``engine``,
-        ``total`` (hook to disk); live frames only.
+        ``queue`` (from the hook until sent to a worker), ``worker``, ``engine``,
+        ``total`` (from the hook to the disk); live frames only.
     raw_nbytes : int
         Bytes of raw pixels taken since the start.
     serial : int
-        Of the newest frame written, for `Look`.
+        Serial of the newest frame written, for `Look`.
     uptime_s : float
     """
 
@@ -108,7 +110,7 @@ class Look(Message, frozen=True):
 class Shown(Message, frozen=True):
     """The newest frame, for a view; the raw and then the refocused pixels follow as one part.
 
-    Each is ``ceil(height / step) × ceil(width / step)``, every `step`-th pixel.
+    Each has ``ceil(height / step) × ceil(width / step)`` pixels: every `step`-th one.
     """
 
     serial: int
@@ -122,7 +124,7 @@ class Shown(Message, frozen=True):
     step: int
     metadata: str
     facts: FrameFacts
-    #: Time from the hook to the disk.
+    #: From the hook to the disk.
     latency_ms: float
     live: bool
     #: Trust map of the frame, as in `Result`.
@@ -146,16 +148,16 @@ class FrameOutcome(msgspec.Struct, frozen=True):
     at : float
         Seconds since 1970.
     acquisition, name : str
-        Its id and its name.
+        The acquisition's id and name.
     axes : str
         Canonical axes.
     state : {"refocused", "passed_through", "skipped", "failed"}
     reason : str
-        Of the state.
+        Reason of the state.
     verdict : str or None
         None for a frame that no worker has judged: skipped by a rule, or failed.
     reasons : list of str
-        Of the verdict.
+        Reasons of the verdict.
     written : str or None
         What the frame's pixels are, see `FrameFacts`.
     error_chance, blur_px, defocus_um, defocus_uncertainty_um : float or None

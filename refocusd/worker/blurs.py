@@ -1,8 +1,8 @@
 """Keeps the blur that was measured in earlier frames, for the next frames of the same stream.
 
-Frames of one channel, plane and position share the optics and most of the defocus. The blur of one frame
+Frames of one channel, plane and position share the optics and most of the defocus.  The blur of one frame
 is therefore the starting value for the next.  Its uncertainty grows with the number of frames since it was
-measured, because the focus drifts, but hardly as long as the focus score stays the same.  What is known of
+measured, because the focus drifts; it hardly grows while the focus score stays the same.  What is known of
 the microscope beforehand is included, unless the frames contradict it.
 """
 
@@ -25,18 +25,19 @@ from refocusd.transport.messages import KnownBlur
 
 #: Number of streams that are remembered; the oldest is forgotten first.
 MOST_STREAMS = 1024
-#: Relative change of the blur from one frame to the next, because the focus drifts: where the focus score
-#: is that of the frame in which the blur was measured, and where there is no score.
+#: Relative change of the blur from one frame to the next, because the focus drifts: if the focus score
+#: is that of the frame in which the blur was measured, and if there is no score.
 SLOW_DRIFT, DRIFT = 0.01, 0.05
 #: Width of the objects that the focus score sees, px.  For objects and blurs of Gaussian form it is proportional to
 #: 1 / (object² + blur²), so that it hardly changes while the blur is much narrower than this.
 OBJECT_PX = 4.5
 #: Smallest uncertainty: frames of one specimen share its peculiarities, so more of them do not help.
 LEAST_UNCERTAINTY = 0.08
-#: Nobody vouches for a self-measured PSF, nor for where the focus is.  Its form is tried where the stage's width
-#: and that of the frame, which is roughly known before it is measured, agree to this (natural logarithm).
+#: Nobody has checked a self-measured PSF or the position of the focus.  Its shape is tried only if the width
+#: expected at the stage's position and a rough estimate from the frame agree within this (natural logarithm).
 STACK_AGREES = 0.5
-#: The width of each frame's blur is measured before a form is used with it.
+#: Smallest uncertainty of a width that rests on one frame.  It is above `STACK_SURE`, so that the engine
+#: measures the width before it uses a self-measured shape.
 _ONE_FRAME = 0.15
 
 
@@ -116,16 +117,22 @@ class Stream:
     def learn(self, blur: BlurEstimate | None, focus: float) -> BlurEstimate | None:
         """Take in the estimate from a frame; None discards what is known.
 
+        Parameters
+        ----------
+        blur : BlurEstimate or None
+        focus : float
+            Focus score of that frame.
+
         Returns
         -------
         BlurEstimate or None
-            The same, with the source that it rests on most.
+            The same, with the source that it mostly rests on.
         """
         told, beforehand = self._known.pop(self._key, None), self._beforehand
         if blur is None or blur.source == "optics":
             return blur
         if told is not None and blur == self._asked:
-            # What the engine was given and did not change is no new information: it would count twice.
+            # The engine returned what it was given: counting this as a measurement would count it twice.
             self._known[self._key] = replace(told, frames=told.frames + 1)
         else:
             kept = BlurEstimate(blur.sigma_px, blur.uncertainty, "frames")
@@ -140,7 +147,7 @@ class Stream:
 
 
 def _formed(seen: BlurEstimate | None, stack: BlurEstimate) -> BlurEstimate | None:
-    """The width measured on the frames, with the form of a self-measured PSF; None where that does not fit."""
+    """The width measured on the frames, with the shape of a self-measured PSF; None if they do not fit."""
     if seen is None or stack.sigma_px < LEAST_STACK_PX:
         return None
     if abs(math.log(seen.sigma_px / stack.sigma_px)) > STACK_AGREES:

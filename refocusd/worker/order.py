@@ -1,8 +1,4 @@
-"""The order that a parent gives to a new worker, as one JSON line on its standard input.
-
-It is not on the command line, because other users of the machine can read that, and the
-token would let their process pose as a worker.
-"""
+"""The order that a parent gives to a new worker, as one JSON line on its standard input."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ class WorkerOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoint, identity, token : str
         The daemon's address, the worker's name there, and the token that proves its identity.
     models : dict of str to str
-        By channel, "" for all others; as in `refocusd.config.Settings`.
+        The model of each channel, "" for all others; as in `refocusd.config.Settings`.
     options : EngineOptions
     inline : bool
         Exchange pixels through the socket instead of the ring.

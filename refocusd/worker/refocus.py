@@ -88,25 +88,31 @@ def refocus_frame(
     engine : Engine
     raw : ndarray of uint8 or uint16, shape (height, width)
     out : ndarray, same shape and dtype
-        Filled with what is to be written: the refocused frame, or the raw one if there is nothing
+        Filled with what is to be written: the refocused frame, the raw one if there is nothing
         to refocus and `pass_in_focus` is set, or what `untrusted` says.
     pass_in_focus : bool
+        Whether a frame that is in focus, or has no structure, is written unchanged.
     untrusted : str
-        What is written where the result is not trusted, see `refocusd.config.Settings`.
+        What is written if the result is not trusted, see `refocusd.config.Settings`.
     focus : FocusOptics, optional
-        Estimate the defocus as well, by these optics.
+        Estimate the defocus as well, with these optics.
     calibrated : Calibrated, optional
         Its hot pixels are replaced in what the engine sees, and so in the percentiles that
-        the frame is normalised by.  The camera's offset is no lower bound of these: networks
-        are trained on frames whose darkest percent lies below it, by their noise.
+        normalise the frame.  The camera's offset is not a lower bound of these percentiles:
+        networks are trained on frames whose darkest percent is below it, because of noise.
     stream : Stream, optional
-        What earlier frames told of the blur; learns from this one.
+        The blur of earlier frames; it learns from this one.
     trust : ndarray of uint8, shape `refocusd.imaging.trust_map.trust_shape`, optional
         Filled with the trust map of what is written.
 
     Returns
     -------
     FrameFacts
+
+    Raises
+    ------
+    EngineError
+        If `raw` or `out` has another shape or dtype, or the engine fails.
     """
     begun = time.perf_counter()
     if trust is not None:
@@ -176,7 +182,7 @@ def _refocus_whole(
 def _facts(
     made: _Made, field: FieldEvidence | None, judge: Judge, seen: Pixels, out: Pixels
 ) -> FrameFacts:
-    """What is known of the pixels that are written, without times, focus and defocus."""
+    """Facts of the pixels that are written, without times, focus scores and defocus."""
     blur, pair = made.refocused.blur, made.pair
     own = made.written not in ("raw", "nothing")
     interval = None
@@ -319,8 +325,8 @@ def _in_its_place(
     same = task.engine.description.backend == "deconvolution"
     if task.untrusted == "pass" or field is None or same:
         return replace(made, written="raw")
-    # What is known of the blur beforehand is valid for both.  The blur that the engine measured belongs
-    # to a result that is not trusted.
+    # What was known of the blur beforehand is valid for the deconvolution too.  A blur that the engine
+    # measured on this frame belongs to a result that is not trusted.
     known = made.refocused.blur or (task.stream.known(seen) if task.stream else None)
     if known is not None and known.source == "frame":
         known = None

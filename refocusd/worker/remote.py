@@ -27,7 +27,7 @@ def work_remotely(
     once: bool = False,
     asked: threading.Event,
 ) -> None:
-    """Serve the daemon at `endpoint` until `asked` is set, and reconnect after lost links and restarts.
+    """Serve the daemon at `endpoint` until `asked` is set; reconnect if the link is lost or the daemon restarts.
 
     Parameters
     ----------
@@ -37,13 +37,14 @@ def work_remotely(
     prepared : Prepared
         The engine is kept from session to session.
     once : bool
-        End with the first session, or if there is none.
+        Return after the first session, and raise an error if there is none.
     asked : threading.Event
+        Set when this process is asked to stop.
 
     Raises
     ------
     TransportError
-        If the daemon does not take the key; with `once`, also if there is no session
+        If the daemon does not accept the key; with `once`, also if no session is established
         or its link is lost.
     MemoryError
         See `refocusd.worker.worker.serve`.

@@ -72,7 +72,7 @@ def prepare(models: Mapping[str, str], options: EngineOptions) -> Prepared:
             built[model].warm_up(WARM_UP_SHAPE)
     if options.backend != "identity":
         for name in ("scipy.fft", "scipy.ndimage"):
-            importlib.import_module(name)  # imported when it is first used, which is with a frame
+            importlib.import_module(name)  # otherwise, the first frame would wait for the import
     engines = {channel: built[model] for channel, model in models.items()}
     told = {
         channel: msgspec.convert(engine.description, EngineInfo, from_attributes=True)
@@ -96,22 +96,22 @@ def hold_session(
     Parameters
     ----------
     connection : Connection
-        Of the role ``worker``, new.
+        A new connection of the role ``worker``.
     prepared : Prepared
-    asked
-        See `refocusd.worker.worker.serve`.
+    asked : threading.Event, optional
+        Set when this process is asked to stop.
 
     Returns
     -------
     str
-        As `refocusd.worker.worker.serve` does.
+        See `refocusd.worker.worker.serve`.
 
     Raises
     ------
     TransportError
         If nobody answers, or this worker is refused.
-    MemoryError
-        See there; the link is closed as well.
+    MemoryError, DeviceLostError
+        See `refocusd.worker.worker.serve`; the link is closed as well.
     """
     with connection:
         welcome = connection.welcome(WELCOME_S, asked)

@@ -43,9 +43,9 @@ def serve(
     Parameters
     ----------
     connection : Connection
-        Of the role ``worker``, welcomed, after `Ready` was sent.
+        A connection of the role ``worker`` that was welcomed, and over which `Ready` was sent.
     engines : mapping of str to Engine
-        By channel, "" for all that are not named; warmed up.
+        The engine of each channel, "" for all that are not named; warmed up.
     pass_in_focus : bool
         See `refocus_frame`.
     asked : threading.Event, optional
@@ -54,7 +54,7 @@ def serve(
     Returns
     -------
     str
-        ``stopped`` if the daemon said `Stop` or `asked` was set; ``lost`` if the link was
+        ``stopped`` if the daemon sent `Stop` or `asked` was set; ``lost`` if the link was
         cut, or the daemon is silent.
 
     Raises
@@ -93,7 +93,7 @@ def serve(
 class _Lent:
     """Memory for refocused frames that are sent through the socket; it is reused once they have been sent.
 
-    A fresh 8 MiB costs more in page faults than a copy would.
+    Page faults in newly allocated memory cost more than a copy of the frame (at 8 MiB) would.
     """
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class _Lent:
         return np.empty(shape, dtype)
 
     def give(self, pixels: Pixels, tracker: zmq.MessageTracker) -> None:
-        """Keep memory that is being sent; the oldest is left to the socket."""
+        """Keep memory that is being sent, of the last four frames; older memory is left to the socket."""
         self._buffers = [*self._buffers[-3:], (pixels, tracker)]
 
 
@@ -139,7 +139,7 @@ class _Calibrations:
             return None
         found = self._told.get(task.calibration)
         if found is None or found.hot_pixels.shape != (task.height, task.width):
-            raise TransportError(f"the daemon did not say what calibration {task.calibration} is")
+            raise TransportError(f"the daemon did not send calibration {task.calibration}")
         return found
 
 
@@ -166,7 +166,7 @@ def _do(
         else:
             raise TransportError(f"task {task.task} came without its pixels")
         if checksum(raw) != task.checksum:
-            raise TransportError("the raw pixels changed on their way (checksum)")
+            raise TransportError("the raw pixels changed in transit (checksum)")
         if (engine := engines.get(task.channel)) is None:
             raise TransportError(f"this worker has no model of its own for channel {task.channel}")
         trust = np.empty(trust_shape(shape), np.uint8)

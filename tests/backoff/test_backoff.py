@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 
 import pytest
@@ -45,11 +47,28 @@ def test_the_next_wait_can_be_limited() -> None:
 
 
 @pytest.mark.parametrize(
-    ("winerror", "passes"), [(32, True), (1450, True), (2, False), (112, False)]
+    ("winerror", "number", "passes"),
+    [
+        (32, errno.EACCES, True),
+        (1450, errno.EINVAL, True),
+        (2, errno.ENOENT, False),
+        (112, errno.ENOSPC, False),
+        # As `open`, `read` and `write` report it there.
+        (None, errno.EACCES, True),
+        (None, errno.EINVAL, True),
+        (None, errno.ENOENT, False),
+    ],
 )
-def test_a_file_that_is_held_on_windows_is_read_again(winerror: int, passes: bool) -> None:
-    held = OSError(22, "what Windows says")
+def test_a_file_that_is_held_on_windows_is_read_again(
+    winerror: int | None, number: int, passes: bool
+) -> None:
+    held = OSError(number, "what Windows says")
     held.winerror = winerror  # type: ignore[attr-defined, unused-ignore]
     error = InputError("frame 3 cannot be read")
     error.__cause__ = held
     assert may_pass(error) is passes
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there the same error may pass")
+def test_elsewhere_what_is_not_permitted_is_not_tried_again() -> None:
+    assert not may_pass(PermissionError(errno.EACCES, "Permission denied"))

@@ -15,7 +15,10 @@ import tifffile
 from live import keys, read_all, stack, write_stack
 from PIL import Image
 
+from refocusd.cli.flags import as_meant_on_windows
+from refocusd.cli.main import build_parser
 from refocusd.datasets.run_folder import LEDGER_COPY
+from refocusd.errors import ConfigError
 
 
 def refocusd(*arguments: object, tmp_path: Path, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -190,6 +193,47 @@ def test_a_wrong_flag_is_one_clear_error(tmp_path: Path, flags: list[str], word:
     assert not list(tmp_path.glob("out/*_refocused"))
 
 
+def test_wildcards_that_the_shell_left_are_names_in_their_order(tmp_path: Path) -> None:
+    """As Windows' shells do; here they come in quotation marks."""
+    for name in ("b.tif", "a.tif", "c.txt", "d[1].tif"):
+        (tmp_path / name).touch()
+    typed = [tmp_path / "?.tif", tmp_path / "d[1].tif", tmp_path / "*.png"]
+    parsed = build_parser("process").parse_args(["process", *map(str, typed)])
+    names = [path.name for path in parsed.paths]
+    assert names == ["a.tif", "b.tif", "d[1].tif", "*.png"]
+    assert build_parser("resume").parse_args(["resume", str(typed[0])]).datasets == [
+        tmp_path / "a.tif",
+        tmp_path / "b.tif",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("got", "meant"),
+    [
+        ('D:\\my data"', "D:\\my data\\"),
+        ('--output=D:"', "--output=D:\\"),
+        ("D:\\my data\\", "D:\\my data\\"),
+    ],
+)
+def test_a_folder_in_quotation_marks_may_end_in_a_backslash_on_windows(
+    got: str, meant: str
+) -> None:
+    assert as_meant_on_windows(["verify", got]) == ["verify", meant]
+
+
+def test_what_such_a_folder_has_swallowed_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"D:\\my data.*backslash"):
+        as_meant_on_windows(["verify", 'D:\\my data" --quick'])
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="elsewhere a name may have the mark")
+def test_on_windows_the_command_understands_it(tmp_path: Path) -> None:
+    done = refocusd("doctor", "--folder", f'{tmp_path}\\my data" --plan x', tmp_path=tmp_path)
+    assert done.returncode == 2
+    assert "backslash" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_output_that_exists_is_left_alone(tmp_path: Path) -> None:
     path = write_stack(tmp_path / "cells.tif", stack(4))
     assert replay(path, tmp_path / "out", tmp_path=tmp_path).returncode == 0
@@ -309,13 +353,27 @@ def test_the_demo_goes_from_the_microscope_to_the_picture(tmp_path: Path) -> Non
     assert "not an empty folder" in again.stderr
 
 
-def test_a_command_that_is_named_imports_no_other_and_no_web_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "imported"),
+    [
+        ("run --listen view", ["refocusd.cli.commands.run"]),
+        ("-v --log-file view export --help", ["refocusd.cli.commands.export"]),
+        ("--version", []),
+    ],
+)
+def test_a_command_that_is_named_imports_no_other_and_no_web_server(
+    tmp_path: Path, line: str, imported: list[str]
+) -> None:
     """A daemon, and each of thousands of commands in a script, starts in half the time."""
     script = (
-        "import sys; from refocusd.cli.main import build_parser; build_parser('run');"
+        f"import sys; from refocusd.cli.main import build_parser; build_parser(*{line.split()});"
         "print(*(name for name in sys.modules if name.startswith(('refocusd.cli.commands.', 'starlette'))))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True
     )
-    assert done.stdout.split() == ["refocusd.cli.commands.run"]
+    assert done.stdout.split() == imported
+
+
+def test_the_commands_of_other_packages_are_found_whatever_theirs_are_called() -> None:
+    assert build_parser("train", "export").parse_args(["train", "export"]).subcommand == "train"

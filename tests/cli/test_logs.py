@@ -228,7 +228,7 @@ def test_a_disk_that_is_full_counts_as_dropped() -> None:
     handler.handle(logging.makeLogRecord({"msg": "first"}))
     handler.handle(logging.makeLogRecord({"msg": "second"}))
     handler.close()
-    assert "".join(lines) == ("1 log lines were dropped: nobody took them\nsecond\n")
+    assert "".join(lines) == ("1 log lines were dropped: nobody read them\nsecond\n")
 
 
 def test_a_rotation_that_fails_again_and_again_pushes_no_older_file_out(

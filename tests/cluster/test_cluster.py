@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import yaozarrs
 import zarr
 from cluster_jobs import order_for, prepared, process
 from finished import snapshot, verify
-from plates_on_disk import write_plate
+from plates_on_disk import write_image, write_plate
 from slurm_node import missing, one_node
 from webhook import receiver
 
@@ -213,6 +214,21 @@ def test_the_output_of_a_plate_without_an_ending_is_a_plate(tmp_path: Path) -> N
         cluster.refocus(frames, frames.axes_keys(), output)
     assert output.path == tmp_path / "plate_refocused.zarr"
     yaozarrs.validate_zarr_store(str(output.path))
+
+
+def test_progress_counts_the_frames_that_cannot_be_refocused(tmp_path: Path) -> None:
+    raw = tmp_path / "plate.zarr"
+    write_plate(raw, fields=["A/1/0", "A/1/1"], levels=1)
+    shutil.rmtree(raw / "A/1/1")
+    write_image(raw / "A/1/1", dtype="float32", levels=1)
+    cluster = Cluster(None)
+    cluster.start(settings := Settings(backend="identity", ledgers=str(tmp_path / "ledgers")))
+    counted: list[int] = []
+    with open_dataset(raw) as frames:
+        keys = frames.axes_keys()
+        output, _ = output_of_run(frames, settings, cluster.run_of, None)
+        cluster.refocus(frames, keys, output, counted.append)
+    assert sum(counted) == len(keys) == 24
 
 
 def test_a_cluster_that_is_not_there_says_so(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_worker_without_enough_memory_is_said_to_have_too_little(
     asked = ("--cluster", "local", "--max-jobs", 1, "--job-memory", "250MB")
     with mock.patch("refocusd.cluster.scheduler.ALLOWED_FAILURES", 0):
         assert process(raw, *asked, place=tmp_path) != 0
-    assert "has not enough memory for a frame" in capsys.readouterr().err
+    assert "does not have enough memory for a frame" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ def test_a_full_disk_is_said_to_be_full_and_the_plate_goes_on_once_there_is_room
             assert process(*asked, place=tmp_path) == 2
         said = capsys.readouterr().err
         assert "the disk is full" in said
-        assert "the same command goes on from there" in said
+        assert "run the same command again to continue" in said
         assert 0 < frames_listed() < 96
         ballast.unlink()
         assert process(*asked, place=tmp_path) == 0

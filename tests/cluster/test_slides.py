@@ -235,7 +235,7 @@ def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
         facts = refocus_slide(engine, form, (512, 512), read, lambda *_: None, settings, done)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert facts.reasons[-1] == "judged by 16 parts of a large image"
+        assert facts.reasons[-1] == "judged from 16 parts of a large image"
         return most
 
     settings = msgspec.structs.replace(SETTINGS, untrusted="mark", pass_in_focus=False)
@@ -381,7 +381,7 @@ def test_an_output_that_was_not_begun_in_tiles_is_not_continued_in_tiles(
         pixels.write_bytes(pixels.read_bytes()[:1000])
         with mock.patch.object(page_layout, "SLIDE_PX", 1 << 15):
             assert main(["process", str(raw)]) == 2
-    assert "was not begun as an OME-Zarr" in capsys.readouterr().err
+    assert "was not created as an OME-Zarr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

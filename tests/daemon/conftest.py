@@ -1,4 +1,4 @@
-"""Raw data that grow, and a broker driven by hand."""
+"""Fixtures of the daemon's tests: growing raw data, and a broker driven by hand."""
 
 from __future__ import annotations
 

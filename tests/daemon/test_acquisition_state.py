@@ -1,4 +1,4 @@
-"""The states of an acquisition: which follow which, and what its counts say."""
+"""The states of an acquisition, their transitions, and the counts of its frames."""
 
 from __future__ import annotations
 

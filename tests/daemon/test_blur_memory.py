@@ -1,4 +1,4 @@
-"""The blur of one microscope's frames, from one session to the next."""
+"""The blur of one microscope's frames is remembered from session to session."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DAPI = Kind("Zyla", "20x", "DAPI", 0.65, "")
 
 
 def remembered(path: Path, *sessions: list[float], kind: Kind = DAPI) -> BlurMemory:
-    """After sessions whose frames had these widths."""
+    """The memory after sessions whose frames had these widths."""
     for number, widths in enumerate(sessions):
         memory = BlurMemory(path)
         for width in widths:
@@ -43,7 +43,7 @@ def test_a_session_begins_with_what_earlier_ones_told(tmp_path: Path) -> None:
     assert found.frames == 18
     assert 8 < found.sigma_px < 10
     assert found.blur.source == "memory"
-    # The focus of another session may be elsewhere, however many frames told.
+    # The focus of another session may be elsewhere, however many frames were measured.
     assert 0.2 < found.blur.uncertainty < 0.35
     (entry,) = json.loads((tmp_path / "blurs.json").read_text())
     assert entry["kind"]["objective"] == "20x"
@@ -62,7 +62,7 @@ def test_frames_that_contradict_it_replace_it(
 
 
 def test_a_numbered_channel_is_remembered_by_its_name(tmp_path: Path) -> None:
-    """As Micro-Manager's window numbers them: another session may have another stain first."""
+    """Micro-Manager's window numbers channels, and another session may begin with another stain."""
     settings = quick_settings(tmp_path, blur_memory=True)
     acquisition = Acquisition.announced(
         wire.Open("a", "cells", 64, 64, "uint16", "", "/out", "{}"), b""
@@ -135,7 +135,7 @@ def frames(defocus_um: float, count: int = 3) -> list[Pixels]:
 def session(
     place: Path, name: str, given: list[Pixels], camera: str = "Zyla", **changes: Any
 ) -> list[dict[str, Any]]:
-    """What the metadata say of each frame that a new daemon refocused."""
+    """Refocus frames with a new daemon, and return the metadata of each."""
     changes = {"blur_memory": True, **changes}
     settings = quick_settings(place, backend="deconvolution", untrusted="mark", **changes)
     metadata = {"Camera": camera, "PixelSizeUm": 0.65}

@@ -1,4 +1,4 @@
-"""Nothing that a peer sends, and no disk that hangs, holds up the daemon or fills its memory."""
+"""No message of a peer and no hanging disk stalls the daemon or fills its memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from refocusd.transport.client import Connection
 
 @pytest.fixture
 def hangs() -> Iterator[threading.Event]:
-    """What waits for this event hangs until the test is over."""
+    """An event to hang on, which is set at the end of the test."""
     event = threading.Event()
     yield event
     event.set()
@@ -102,7 +102,7 @@ def test_missed_frames_that_the_writer_cannot_keep_up_with_are_refused(
 
 
 def test_who_does_not_read_answers_about_the_state_gets_no_more(tmp_path: Path) -> None:
-    """They were kept in memory for that peer, thousands of them, with all that each repeats."""
+    """Thousands of them used to be kept in memory for that peer, with all that each repeats."""
     settings = quick_settings(
         tmp_path, workers=0, listen="tcp://127.0.0.2:0", keys=str(tmp_path / "keys")
     )
@@ -113,7 +113,7 @@ def test_who_does_not_read_answers_about_the_state_gets_no_more(tmp_path: Path) 
         connection.welcome(PATIENCE_S)
         for _ in range(50):
             connection.send(wire.StatusRequest())
-        connection.send(wire.Look(0))  # a view's; its refusal comes behind all answers
+        connection.send(wire.Look(0))  # only for views; its refusal comes after all other answers
         heard: list[wire.Message] = []
         deadline = time.monotonic() + PATIENCE_S
         while not any(isinstance(message, wire.Refused) for message in heard):
@@ -200,7 +200,7 @@ def test_announcements_are_bounded_together(
 def test_frames_that_are_skipped_wait_for_the_writer_in_slots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: threading.Event
 ) -> None:
-    """The ring bounds how many of a channel that is not refocused wait to be recorded."""
+    """The ring limits how many frames of a skipped channel wait to be recorded."""
     record = OutputDataset.record
     asked: list[int] = []
 
@@ -234,7 +234,7 @@ def test_frames_that_are_skipped_wait_for_the_writer_in_slots(
 def test_a_share_that_hangs_at_the_start_holds_up_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: threading.Event
 ) -> None:
-    """Raw data of an earlier acquisition may lie on a share that does not answer."""
+    """Raw data of an earlier acquisition may be on a share that does not answer."""
 
     def marked(_: str) -> Iterator[Any]:
         hangs.wait(30)
@@ -419,7 +419,7 @@ def test_a_ledger_that_cannot_record_a_frame_takes_it_later_or_the_acquisition_i
 def test_the_ledger_is_copied_beside_the_output_while_frames_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: threading.Event
 ) -> None:
-    """In a thread: a long ledger takes seconds to copy, for which no frame waits."""
+    """A long ledger takes seconds to copy; a separate thread does it, so no frame waits."""
     copy_to = Ledger.copy_to
     copying = threading.Event()
 

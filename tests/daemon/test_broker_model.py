@@ -1,4 +1,4 @@
-"""The broker's state against a simple model, driven by whatever order of events hypothesis finds.
+"""The broker's state compared with a simple model, in any order of events that hypothesis finds.
 
 `Acquisitions`, `Intake`, `Dispatcher`, `Lifecycle`, `Scheduler` and `WorkerPool` are the real
 ones; sources, catch-ups, workers and the writer are simulated (`broker_model.py`), one event at a time,
@@ -75,7 +75,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
                 self.submit(story.peer, story, axes, live=True, on_disk=on_disk)
             else:
                 story.missed.append(axes)
-            # Often a frame is handed over before it is in the raw dataset.
+            # A frame is often submitted before it is in the raw dataset.
             if saved:
                 self.save(story)
 
@@ -85,7 +85,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
         story = self.active()[which % len(self.active())]
         known = set(self.acquisitions._open[story.id].active)
         if not (story.open.raw and self.settings.policy == "defer"):
-            # Else one that is given up counts twice: see the test below.
+            # Otherwise a frame that is given up counts twice: see the test below.
             known |= set(self.writer.ledger.get(story.id, ()))
         sent = [axes for axes in story.went_by if axes in known and axes in story.sent]
         if sent and story.peer.slots:
@@ -114,7 +114,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
 
     def close(self, story: Story) -> None:
         if not story.peer.opened:
-            return  # a source waits for that
+            return  # a source waits in this case
         self.save(story)
         self.tell_missed(story)
         story.closed = True
@@ -124,7 +124,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
     @precondition(lambda self: self.active())
     @rule(which=st.integers(0, 3), back=st.booleans(), known=st.booleans())
     def source_is_lost(self, which: int, back: bool, known: bool) -> None:
-        """Its process died, or its link broke; in the latter case it may come back."""
+        """A source's process died, or its link broke, and then it may come back."""
         story = self.active()[which % len(self.active())]
         self.save(story)
         old, story.peer = story.peer, self.new_peer("source")
@@ -174,7 +174,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
     @precondition(lambda self: self.answered)
     @rule(which=st.integers(0, 1000))
     def an_old_answer_comes_again(self, which: int) -> None:
-        """From a worker that was taken for dead, or by a link that repeats."""
+        """Repeat an old answer, as from a worker that counted as dead or over a repeating link."""
         identity, number = self.answered[which % len(self.answered)]
         if identity not in self.workers or all(t.task != number for t in self.workers[identity]):
             assert self.pool.take_back(identity, number) is None
@@ -225,7 +225,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
 
     @rule()
     def the_clock_ticks(self) -> None:
-        """No live frame came for a while."""
+        """Let some time pass without a live frame."""
         self.lifecycle.last_live = -1e9
         self.lifecycle.tick(workers_idle=self.pool.idle)
         self.dispatch()
@@ -243,7 +243,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
 
     def catch_up_step(self, reading: Reading, frames: int) -> None:
         peer, story = reading.peer, reading.story
-        if self.lifecycle.stopping:  # the broker opens nothing any more, and takes nothing from raw
+        if self.lifecycle.stopping:  # the broker neither opens anything nor reads from raw any more
             self.readings.remove(reading)
             self.tell(CatchUpFailed(story.id, "the daemon is stopping"))
             return
@@ -272,20 +272,20 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
     @rule(sure=st.integers(0, 4))
     def daemon_stops(self, sure: int) -> None:
         if sure:
-            return  # seldom, or little else would happen
+            return  # rarely, or little else would happen
         for story in self.stories.values():
             story.hurt = story.hurt or story.ended is None
             story.closed = True
         self.lifecycle.stop()
         self.dispatch()
 
-    # -- what is always so, and what is so at the end -----------------------------------
+    # -- invariants, and the state at the end -------------------------------------------
 
     @invariant()
     def the_state_is_right(self) -> None:
         if not hasattr(self, "lifecycle"):
             return
-        self.broken = True  # then there is no use in letting things settle
+        self.broken = True  # so teardown need not let things settle
         self.every_frame_is_in_one_place()
         self.every_slot_has_one_owner()
         self.lanes_and_workers_are_bounded_and_count_right()
@@ -294,7 +294,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
         self.broken = False
 
     def teardown(self) -> None:
-        """Everything is let go its way: then every frame has an end, and nothing is held."""
+        """Let everything finish: then every frame has a final state, and nothing is held."""
         if not hasattr(self, "lifecycle"):
             return
         try:
@@ -334,7 +334,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
             self.check_end(story)
 
 
-@pytest.mark.timeout(600)  # where it fails, making the example short takes its time
+@pytest.mark.timeout(600)  # in case of failure, shrinking the example takes long
 def test_the_state_is_right_whatever_happens_in_whatever_order() -> None:
     machine = settings(
         max_examples=60,
@@ -346,7 +346,7 @@ def test_the_state_is_right_whatever_happens_in_whatever_order() -> None:
     run_state_machine_as_test(BrokerMachine, settings=machine)
 
 
-# -- what the machine found; a mark goes with the fix that makes its test pass ---------
+# -- faults that the machine found -----------------------------------------------------
 
 
 def _machine(policy: str, *, has_raw: bool, side: int = 256) -> tuple[Any, Story]:
@@ -360,7 +360,7 @@ def _machine(policy: str, *, has_raw: bool, side: int = 256) -> tuple[Any, Story
 
 
 def test_a_stop_while_the_disk_is_full_leaves_the_writer_alive() -> None:
-    """A frame that is at a worker when its acquisition is forgotten must not be written."""
+    """A frame that is with a worker when its acquisition is forgotten must not be written."""
     machine, story = _machine("complete", has_raw=True)
     machine.frames_go_by(which=0, frames=2, saved=True)
     machine.dispatch()

@@ -1,4 +1,4 @@
-"""What a catch-up reads: everything once, and then only what is new."""
+"""A catch-up reads everything once, and then only what is new."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_second_catch_up_reads_what_was_recorded_since(
     raw.record(6)
     known = _Raw.open(str(raw.path))
     assert known.pending == [key(n) for n in range(6)]
-    known.pending = [key(2)]  # the others have a final state since
+    known.pending = [key(2)]  # meanwhile the others have a final state
     raw.record(2)
     read: list[object] = []
     unpack = IndexEntry.__init__
@@ -88,7 +88,7 @@ def test_a_raw_dataset_that_cannot_be_followed_any_more_is_read_again(
     known = _Raw.open(str(raw.path))
     known.pending = []
     index = raw.path / "NDTiff.index"
-    index.write_bytes(index.read_bytes()[:-1])  # shorter than what was read
+    index.write_bytes(index.read_bytes()[:-1])  # shorter than what was read before
     opened: list[str] = []
     again = catch_up._open_raw
 
@@ -111,7 +111,7 @@ def test_frames_without_a_final_state_are_pending(ledger: Ledger) -> None:
 
 
 def test_frames_that_the_output_lost_are_pending_again(ledger: Ledger, tmp_path: Path) -> None:
-    """They went with a deleted folder, or a power cut; it is looked at once."""
+    """A deleted folder or a power cut lost them; this is checked at once."""
     with NDTiffSink.create(tmp_path / "raw_refocused", {}) as sink:
         sink.write(FRAME, {"time": 0}, {})
     ledger.record(Attempt("r", "a", key(n), "refocused") for n in range(2))

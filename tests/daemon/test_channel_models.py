@@ -1,4 +1,4 @@
-"""A model per channel: each frame by its own channel's, in one dataset."""
+"""A model per channel: each frame is refocused by its channel's model, into one dataset."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from refocusd.models.bundle import load_bundle
 from refocusd.transport import messages as wire
 from refocusd.worker.session import prepare
 
-#: What the second model adds to every pixel, in units of a frame's scale.
+#: Added to every pixel by the second model, in units of a frame's scale.
 BRIGHTER = 0.5
 
 
 @pytest.fixture(scope="module")
 def brighter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second bundle: the shipped one, but every refocused frame is half its scale brighter."""
+    """A second bundle: the shipped one, but its frames are brighter by half their scale."""
     folder = tmp_path_factory.mktemp("models") / "brighter"
     shutil.copytree(load_bundle("live-nuclei").folder, folder)
     network = onnx.load(folder / "model.onnx")
@@ -49,7 +49,7 @@ def brighter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ours["id"] = "brighter-1"
     ours["files"]["model.onnx"] = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
     for name in ours.pop("variants", {}).values():
-        # Quantised from the network that this is not any more.
+        # It was quantised from the unchanged network.
         del ours["files"][name]
         (folder / name).unlink()
     (folder / "rdf.yaml").write_text(yaml.safe_dump(description), encoding="utf-8")
@@ -57,7 +57,7 @@ def brighter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def two_channels(folder: Path, frames: int) -> Path:
-    """Raw data whose channels show the same thing."""
+    """Raw data whose channels have the same pixels."""
     pixels = blurred(frames, 96)
     return write_ndtiff(
         folder,
@@ -82,7 +82,7 @@ def environment(brighter: Path) -> dict[str, str]:
 
 
 def check(output: Path, frames: int) -> None:
-    """Both channels are of their own model, and the frames say so."""
+    """Assert that each channel was refocused by its own model and its metadata say so."""
     found = read_all(output)
     assert len(found) == 2 * frames
     for number in range(frames):
@@ -91,7 +91,7 @@ def check(output: Path, frames: int) -> None:
         assert said["refocusd"]["model"] == "live-nuclei-2"
         assert of_gfp["refocusd"]["model"] == "brighter-1"
         assert of_gfp["refocusd"]["engine"] != said["refocusd"]["engine"]
-        # Where neither is cut at 0 counts.
+        # Where neither is clipped at 0 counts.
         added = (gfp.astype(float) - dapi)[dapi > 0]
         np.testing.assert_allclose(added, BRIGHTER * said["refocusd"]["scale"], atol=1.01)
 
@@ -110,7 +110,7 @@ def test_what_was_begun_with_two_models_is_finished_with_both(
     raw = two_channels(tmp_path / "raw", 40)
     output = tmp_path / "raw_refocused"
     stop_midway(["process", "raw"], output, tmp_path, KILL, 8, **environment(brighter))
-    # Nothing is said of models now: the run knows its own.
+    # No models are stated now: the run knows its own.
     done = refocusd("resume", raw, "--precision", "f32", place=tmp_path)
     assert done.returncode == 0, done.stderr
     check(output, 40)

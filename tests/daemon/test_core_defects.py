@@ -1,4 +1,4 @@
-"""What a review of the live core found: each of these failed once, and lost, doubled or held up frames."""
+"""Faults that a review of the live core found, which lost, doubled or delayed frames."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from refocusd.transport import messages as wire
 
 
 def left_unfinished(settings: Settings, tmp_path: Path, raw: Raw) -> str:
-    """Save six frames of which a daemon refocuses three before it stops; the acquisition's id."""
+    """Save six frames, of which a daemon refocuses three and stops; returns the acquisition."""
     raw.write(0, 6)
     with running(settings) as daemon, source(daemon) as connection:
         upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
@@ -42,7 +42,7 @@ def left_unfinished(settings: Settings, tmp_path: Path, raw: Raw) -> str:
 
 
 def all_refocused(daemon: Daemon, raw: Raw) -> None:
-    """Wait for the end of an acquisition that was left unfinished: its six frames are there."""
+    """Wait for the end of the unfinished acquisition; assert that it has six frames."""
     until(lambda: only(daemon).state == "ended")
     assert only(daemon).counts == wire.Counts(acquired=6, passed_through=6)
     assert len(keys(raw.output)) == 6
@@ -146,7 +146,7 @@ def test_raw_data_on_a_share_that_is_mounted_late_are_remembered(
     caplog: pytest.LogCaptureFixture,
     mounted_on: str,
 ) -> None:
-    """The daemon starts before the share: its mount point is there, and empty, or not there."""
+    """The daemon starts before the share, whose mount point is empty or does not exist yet."""
     if os.name == "nt":
         pytest.skip("Windows does not let a folder be moved while files in it are open")
     monkeypatch.setattr(unfinished, "AGAIN_S", 0.05)

@@ -1,4 +1,4 @@
-"""The loop closed: a real stage, moved by what the network's output says, on a real MMCore."""
+"""The closed loop: the network's output moves a real stage, on a real MMCore."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from refocusd.sources.focus_limits import FocusLimits
 from refocusd.transport import messages as wire
 from refocusd.transport.records import FocusAdvice
 
-#: Half of it on either side is in focus.
+#: Half of this on either side counts as in focus.
 DEPTH_UM = depth_of_field_um(DEFAULT_OPTICS)
-#: Quick, but as careful as ever.
+#: Quicker than the default, but as careful.
 QUICK: dict[str, Any] = {"estimates": 2, "interval_s": 0.0}
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One that refocuses, advises and may correct."""
+    """A daemon that refocuses, advises and may correct the focus."""
     settings = quick_settings(
         tmp_path_factory.mktemp("daemon"), backend="openvino", threads=1, correct_focus=True
     )
     with Daemon(settings) as daemon:
         daemon.wait_ready()
-        # Every frame: an acquisition of seconds stands for one of hours.
+        # Every frame, because an acquisition of seconds stands for one of hours.
         daemon._broker._lifecycle.focus._every_s = 0.0
         yield daemon
 
@@ -59,7 +59,7 @@ def events(frames: int, z_um: float | None, every_s: float = 0.25) -> list[dict[
 
 
 def acquire(made: list[dict[str, Any]], **arguments: Any) -> list[dict[str, Any]]:
-    """Run one acquisition; the raw frames' metadata, in the order of time."""
+    """Run one acquisition; returns the raw frames' metadata in order of time."""
     from pycromanager import Acquisition
 
     with Acquisition(show_display=False, **arguments) as acquisition:
@@ -102,11 +102,11 @@ def test_the_stage_converges_to_within_the_depth_of_field(
     assert source.focus.moves <= 8
 
 
-# -- limits and stops, with advice as the daemon sends it --------------------------------
+# -- limits and stops, with advice in the daemon's form ---------------------------------
 
 
 class Stage:
-    """A core of which only the focus stage is there, and which may misbehave."""
+    """A core with a focus stage only, which may misbehave."""
 
     def __init__(self, z_um: float = 0.0) -> None:
         self.z_um = z_um
@@ -180,7 +180,7 @@ def test_no_limit_is_left_whatever_is_advised() -> None:
     for number in range(10):
         hook.advise(said(-30.0, stage.z_um))
         run(event(number))
-    assert min(stage.sent) == -1.0  # 4 um from where it began
+    assert min(stage.sent) == -1.0  # 4 um from its start
     assert not hook.halted
     stage = Stage(3.0)
     hook, run = hooked(stage, low_um=-2.0, high_um=5.0, step_um=3.0)
@@ -339,7 +339,7 @@ def test_each_position_has_a_correction_of_its_own() -> None:
     advice = said(6.0, 0.0, in_focus=False)
     hook.advise(wire.Advice("a", "1", "", advice.focus))
     for number, position in enumerate((0, 1, 0, 1)):
-        stage.z_um = 0.0  # as the engine does with every event that names z
+        stage.z_um = 0.0  # as the engine does for every event that states z
         run({"axes": {"time": number, "position": position}, "z": 0.0})
     assert stage.sent == [5.0, 5.0]
 
@@ -403,7 +403,7 @@ def test_without_the_daemons_consent_nothing_moves(
         source.wait(90.0)
         detail = daemon._broker.acquisitions.details()[-1]
     assert demo_microscope.core.get_position() == pytest.approx(9.0)
-    # The advice is there all the same, in the status and in the metadata.
+    # The advice is nevertheless in the status and in the metadata.
     assert detail.focus is not None
     assert detail.focus.offset_um == pytest.approx(9.0, abs=3 * detail.focus.uncertainty_um)
     assert not detail.focus.direction_known
@@ -419,7 +419,7 @@ def test_without_the_daemons_consent_nothing_moves(
 def test_a_real_acquisition_completes_when_the_stage_refuses(
     tmp_path: Path, daemon: Daemon, demo_microscope: DemoMicroscope
 ) -> None:
-    """A stage with a software limit of its own, as real ones have."""
+    """The stage has a software limit, as real stages have."""
     limits = FocusLimits(-20.0, 20.0, probe_um=2.0, **QUICK)
     source = refocusd.Source(daemon.endpoint, correct_focus=limits)
     core = demo_microscope.core

@@ -176,7 +176,7 @@ def bool_of(upload: Upload, name: str) -> bool:
 
 
 def arrived(daemon: Daemon) -> int:
-    """Frames that the daemon has been given."""
+    """Number of frames that the daemon has received."""
     return sum(counts.acquired for counts in daemon_status(daemon.endpoint).acquisitions.values())
 
 
@@ -185,7 +185,7 @@ def test_a_stop_writes_what_was_submitted(tmp_path: Path) -> None:
         upload = opened(connection, tmp_path / "out")
         for number, frame in enumerate(stack(8)):
             upload.submit(frame, f'{{"time":{number}}}', "{}", time.perf_counter_ns())
-        # The stop comes over another connection: wait until the frames have arrived.
+        # The stop comes over another connection, so wait until the frames have arrived.
         pump_until(upload, lambda: arrived(daemon) == 8)
         stop_daemon(daemon.endpoint)
         assert daemon.wait(90.0)
@@ -232,7 +232,7 @@ def test_frames_that_the_source_misses_without_raw_are_skipped_by_name(tmp_path:
 
 
 def test_a_source_and_a_worker_that_are_idle_for_long_are_kept(tmp_path: Path) -> None:
-    """Both are silent for longer than silence is borne, but for their heartbeats."""
+    """Both send only heartbeats for longer than silence is tolerated."""
     path = write_stack(tmp_path / "slow.tif", stack(2))
     settings = quick_settings(tmp_path, source_timeout_s=3)
     with running(settings) as daemon, open_dataset(path) as recording:
@@ -291,7 +291,7 @@ def test_an_acquisition_that_cannot_be_opened_does_not_hurt_the_next(
 
 
 def test_a_full_disk_without_raw_skips_frames_by_name(tmp_path: Path) -> None:
-    """What is left on the disk belongs to the raw data."""
+    """The remaining space on the disk belongs to the raw data."""
     with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
         upload = opened(connection, tmp_path / "out")
         outcomes: list[wire.Outcome] = []
@@ -341,7 +341,7 @@ def test_workers_end_with_a_killed_daemon(tmp_path: Path) -> None:
 
 
 def ends(pid: int, timeout_s: float = PATIENCE_S) -> bool:
-    """Whether a process that is not our child ends in time (a zombie has ended)."""
+    """Whether a process that is not our child ends in time (a zombie counts as ended)."""
     import psutil
 
     try:

@@ -1,4 +1,4 @@
-"""What the daemon refuses: each thing with one clear error, and it lives on."""
+"""What the daemon refuses, each with one clear error, after which it continues to work."""
 
 from __future__ import annotations
 

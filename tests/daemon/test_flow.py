@@ -1,4 +1,4 @@
-"""Flow control, catch-up and recovery of a real daemon: what a frame's way is when all is not well."""
+"""Flow control, catch-up and recovery of a real daemon: the paths of frames under faults."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIDE = 64
 
 
 class Raw:
-    """A raw dataset that ndstorage writes, frame by frame, as pycromanager does."""
+    """A raw dataset that ndstorage writes frame by frame, as for pycromanager."""
 
     def __init__(self, folder: Path, frames: NDArray[np.uint16]) -> None:
         folder.mkdir()
@@ -102,14 +102,14 @@ def test_live_stays_fresh_and_the_rest_is_caught_up_while_the_acquisition_goes_o
         paused(control_peer, daemon, True)
         raw.write(45)
         for number in range(45):
-            # However slow the workers are, the source has a slot for its next frame.
+            # However slow the workers are, the source always has a slot for its next frame.
             pump_until(upload, lambda: upload.credit > 0)
             assert raw.submit(upload, number)
         until(lambda: only(daemon).deferred > 0)
         deferred = only(daemon).deferred
         assert only(daemon).queued == 45 - deferred
         paused(control_peer, daemon, False)
-        # The acquisition is still open: idle workers do what was given up.
+        # The acquisition is still open, and idle workers refocus the frames that were given up.
         pump_until(upload, lambda: len(outcomes) == 45)
         assert outcomes[0].axes == '{"time":44}', "the newest goes first"
         assert {outcome.axes for outcome in outcomes[-deferred:]} == {
@@ -126,13 +126,13 @@ def test_live_stays_fresh_and_the_rest_is_caught_up_while_the_acquisition_goes_o
     assert not is_marked(settings.ledgers, upload.acquisition)
 
 
-#: What the engine of `slow_engine` takes for a frame.
+#: Time that the engine of `slow_engine` takes for a frame, s.
 ENGINE_S = 0.15
 
 
 @pytest.fixture
 def slow_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers take `ENGINE_S` for each frame."""
+    """Make workers take `ENGINE_S` for each frame."""
     bent = Path(__file__).parents[1] / "faults" / "bad_worker"
     path = [str(bent), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
@@ -172,7 +172,7 @@ def test_the_newest_frame_is_written_within_two_engine_times_whatever_is_queued(
             pump_until(upload, lambda: upload.credit > 0)
             submitted[number] = time.monotonic()
             assert raw.submit(upload, number)
-            # Once the backlog is there, a camera that is faster than the engine.
+            # After the backlog, frames come faster than the engine refocuses them.
             while number >= backlog and time.monotonic() < submitted[number] + 0.6 * ENGINE_S:
                 upload.pump(0.005)
                 look()
@@ -181,11 +181,11 @@ def test_the_newest_frame_is_written_within_two_engine_times_whatever_is_queued(
         pump_until(upload, lambda: upload.closed)
         with Ledger(ledger_path(daemon.settings.ledgers, upload.acquisition)) as ledger:
             attempts = list(ledger.attempts(upload.acquisition))
-    # How old the newest picture is: each frame, or a newer one, is there so long after it.
+    # Age of the newest picture: the delay until each frame or a newer one is shown.
     as_new = np.minimum.accumulate(written[::-1])[::-1]
     in_engine_times = (as_new - submitted)[backlog:] / ENGINE_S
     assert np.percentile(in_engine_times, 95) < 2.25
-    # A live image does not go back to what it was past.
+    # The live image never goes back to an older frame.
     times = [json.loads(message.axes)["time"] for message in shown if message.live]
     assert len(times) > 3
     assert times == sorted(times)
@@ -227,7 +227,7 @@ def test_the_policy_complete_keeps_every_frame_in_order(tmp_path: Path, raw: Raw
             assert raw.submit(upload, number)
             number += 1
         assert 0 < number < 40
-        while upload.pump(0.3):  # no frame is given up: no slot comes back
+        while upload.pump(0.3):  # no frame is given up, so no slot comes back
             pass
         assert upload.credit == 0
         paused(control_peer, daemon, False)
@@ -258,7 +258,7 @@ def test_a_daemon_picks_up_what_an_earlier_one_left(tmp_path: Path, raw: Raw) ->
         until(lambda: not is_marked(settings.ledgers, upload.acquisition))
         assert only(daemon).counts == wire.Counts(acquired=20, passed_through=20)
     all_there(raw, 20)
-    with running(settings) as daemon:  # nothing is left to do
+    with running(settings) as daemon:  # nothing remains to be done
         assert daemon_status(daemon.endpoint).details == []
 
 
@@ -299,7 +299,7 @@ def test_a_source_that_comes_back_goes_on_where_it_was(tmp_path: Path, raw: Raw)
             for number in range(4):
                 assert raw.submit(upload, number)
             pump_until(upload, lambda: only(daemon).counts.passed_through == 4)
-        with source(daemon) as connection:  # a new link, before the old one is missed
+        with source(daemon) as connection:  # a new link, before the loss of the old one is noticed
             upload = opened(connection, tmp_path, **same)
             assert not upload.refused
             for number in range(4, 10):
@@ -308,7 +308,7 @@ def test_a_source_that_comes_back_goes_on_where_it_was(tmp_path: Path, raw: Raw)
             pump_until(upload, lambda: upload.closed)
             assert upload.closed is not None
             assert upload.closed.counts == wire.Counts(acquired=10, passed_through=10)
-        with source(daemon) as connection:  # and with another picture size it is another one
+        with source(daemon) as connection:  # with another picture size it is another acquisition
             upload = opened(connection, tmp_path, side=32, **same)
             upload.close(0)
     all_there(raw, 10)

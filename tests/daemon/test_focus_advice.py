@@ -1,4 +1,4 @@
-"""Which way the stage is off, from distances without a sign."""
+"""The direction of the defocus, derived from distances without a sign."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def looked_at(
     relative: float = 0.03,
     factor: float = 1.0,
 ) -> FocusTracker:
-    """A tracker that has seen frames at these stage positions, focus being at `focus_um`."""
+    """A tracker after frames at these stage positions, with the focus at `focus_um`."""
     tracker = FocusTracker(DEPTH_UM)
     rng = np.random.default_rng(seed)
     for number, z in enumerate(planes):
@@ -73,7 +73,7 @@ def test_a_stage_that_moves_shows_the_direction(
     advice = tracker.advice
     assert advice is not None
     missing = focus_um - 2 * step
-    # The side is claimed only where it is right, or where focus is all but reached.
+    # A side is only stated if it is right or the focus is nearly reached.
     if advice.direction_known and abs(missing) > 3 * SIGMA_UM:
         assert np.sign(advice.offset_um) == np.sign(missing)
         assert advice.offset_um == pytest.approx(missing, abs=4 * advice.uncertainty_um)
@@ -104,7 +104,7 @@ def test_both_sides_are_told_apart_in_the_same_words(side: float) -> None:
 
 
 def test_a_common_factor_of_assumed_optics_does_not_mislead() -> None:
-    """All distances 25 % too long: the direction stays right, and the error is admitted."""
+    """All distances are 25 % too long: the direction is right, and the uncertainty covers this."""
     advice = looked_at([0.0] * 3 + [4.0] * 3, -9.0, relative=0.2, factor=1.25).advice
     assert advice is not None
     assert advice.direction_known
@@ -151,7 +151,7 @@ def test_another_field_is_another_specimen() -> None:
 
 
 def test_drift_is_found_with_its_sign() -> None:
-    """Focus rises by 0.8 um a minute; a dither of the stage keeps the side known."""
+    """The focus rises by 0.8 um per minute; dithering the stage keeps the side known."""
     rng = np.random.default_rng(3)
     tracker = FocusTracker(DEPTH_UM)
     for number in range(80):
@@ -289,7 +289,7 @@ def test_a_calibration_profile_gives_the_optics(tmp_path: Path) -> None:
     acquisition.applied = Applied(Selection((profile,)))
     about = monitor.ask(acquisition, submitted({"time": 0}))
     assert about == wire.FocusOptics(0.47, 0.52, 1.0, 0.6, 0.1, 0.4, measured=True)
-    # Micro-Manager's window numbers channels; the metadata name them.
+    # Micro-Manager's window numbers channels, but the metadata name them.
     gfp = replace(profile, microscope=Microscope(pixel_um=0.6, channel="GFP"))
     acquisition.applied = Applied(Selection((gfp,)))
     for name, measured in (("GFP", True), ("DAPI", False)):

@@ -1,8 +1,7 @@
-"""Another program holds the daemon's files for a moment, again and again: nothing is lost."""
+"""Another program repeatedly holds the daemon's files for a moment, and nothing is lost."""
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from ledgers import final_states
 from live import opened, pump_until, quick_settings, running, source, stack
 from numpy.typing import NDArray
-from refusals import Held, Refusals
+from refusals import HOLDERS, Held, Refusals
 
 from refocusd.daemon.daemon import Daemon
 from refocusd.datasets.run_folder import LEDGER_COPY, made_by, notes_of
@@ -23,7 +22,7 @@ FRAMES = 8
 
 
 def acquired(daemon: Daemon, output: Path, frames: NDArray[np.uint16]) -> wire.Counts:
-    """What became of an acquisition's frames."""
+    """Run an acquisition, and return its counts."""
     with source(daemon) as connection:
         upload = opened(connection, output)
         assert not upload.refused, upload.reason
@@ -37,17 +36,7 @@ def acquired(daemon: Daemon, output: Path, frames: NDArray[np.uint16]) -> wire.C
         return upload.closed.counts
 
 
-@pytest.mark.parametrize(
-    "holder",
-    [
-        pytest.param(Refusals, id="imitated"),
-        pytest.param(
-            Held,
-            id="held",
-            marks=pytest.mark.skipif(sys.platform != "win32", reason="only Windows refuses"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("holder", HOLDERS)
 @pytest.mark.parametrize("sink", ["ndtiff", "ome-zarr"])
 def test_fifty_refused_renames_and_deletes_lose_no_frame_and_refuse_no_acquisition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sink: str, holder: type[Refusals | Held]

@@ -1,4 +1,4 @@
-"""What a hooked acquisition's frames go through when a daemon restarts, dies or misses them."""
+"""Frames of a hooked acquisition when a daemon restarts, dies or misses them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_daemon_that_is_restarted_before_the_first_frame_is_found_again(
         feed = feed_to(daemon.endpoint, raw)
         again = quick_settings(tmp_path, endpoint=daemon.endpoint)
     with running(again):
-        until(lambda: "say Hello first" in caplog.text)  # the new one does not know it
+        until(lambda: "say Hello first" in caplog.text)  # the new daemon does not know it
         for number in range(3):
             take(feed, raw.frames[number], number)
             raw.write(number, number + 1)
@@ -67,7 +67,7 @@ def test_a_frame_that_never_comes_to_disk_does_not_hold_up_the_end(
             feed._state.taken += 1
         feed.end()
         counts = feed.wait(90.0)
-    # Raw has one frame, and raw decides what there is to do.
+    # Raw has one frame, and raw determines what is pending.
     assert counts == wire.Counts(acquired=1, passed_through=1)
 
 

@@ -1,4 +1,4 @@
-"""Sources that are open and send nothing do not hold what others need."""
+"""Idle open sources do not hold slots that others need."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from refocusd.transport import messages as wire
 from refocusd.transport.ring import Slot
 
 RING_NBYTES = 64 << 20
-#: Two of these frames, before and after, fill the ring.
+#: Two slots for frames of this side, before and after refocusing, fill the ring.
 LARGE = 2880
 
 
 @dataclass
 class Played:
-    """A scheduler, and what it told the sources."""
+    """A scheduler, and the messages that it sent to sources."""
 
     sent: list[tuple[bytes, wire.Message]] = field(default_factory=list)
     held: Acquisitions = field(default_factory=Acquisitions)
@@ -43,7 +43,7 @@ class Played:
         )
 
     def source(self, name: bytes, side: int = LARGE) -> Acquisition:
-        """A source with an open acquisition, and what it is granted."""
+        """A source with an open acquisition and its granted slots."""
         message = wire.Open(str(uuid.uuid4()), "n", side, side, "uint16", "", "/o", "{}")
         acquisition = Acquisition.announced(message, name)
         self.held.add(acquisition)
@@ -61,13 +61,13 @@ class Played:
         ]
 
     def idle(self, *lanes: Lane) -> None:
-        """Some time goes by in which these lanes are not used."""
+        """Let time pass in which these lanes are not used."""
         for lane in lanes:
             lane.used_at -= scheduler.IDLE_S + 1
             lane.got_at -= scheduler.IDLE_S + 1
 
     def late(self, lane: Lane) -> None:
-        """Some time goes by in which a lane's peer does not give back what was recalled."""
+        """Let time pass in which a lane's peer does not return recalled slots."""
         lane.recalled = {slot: due - scheduler.RECALL_S - 1 for slot, due in lane.recalled.items()}
 
 
@@ -121,7 +121,7 @@ def test_idle_sources_share_with_one_that_works_and_keep_one_each(played: Played
     assert busy.live.slots < scheduler.ENOUGH_SLOTS
     played.idle(*(a.live for a in idle))
     for _ in range(20):
-        while busy.live.granted:  # a frame each, which workers are slow to refocus
+        while busy.live.granted:  # one frame each, which workers refocus slowly
             busy.live.spend(next(iter(busy.live.granted)))
             busy.live.in_flight += 1
         played.scheduler.tick()
@@ -154,14 +154,14 @@ def test_a_third_source_gets_a_slot_of_a_daemon_whose_two_slots_are_held(tmp_pat
                 "{}",
             ),
         )
-        # The first is suspended: it does not answer, and then writes where another writes.
+        # The first is suspended: it does not answer, and later writes into another's slot.
         slot = next(iter(first._slots))
         deadline = time.monotonic() + PATIENCE_S
         while not third.credit:
             assert time.monotonic() < deadline, "nobody gave a slot back"
             second.pump(0.05)
             third.pump(0.05)
-        if next(iter(third._slots)) == slot:  # the second was not quicker
+        if next(iter(third._slots)) == slot:  # unless the second was quicker
             first.submit(np.zeros((LARGE, LARGE), np.uint16), '{"time":0}', "{}", 0)
             pump_until(first, lambda: "it was reclaimed" in first.reason)
             assert not first.refused, "it begins again"

@@ -1,4 +1,4 @@
-"""An output that is opened again: whose frames it holds, and what became of them before."""
+"""An output that is opened again: whose frames it holds, and their earlier outcomes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def message(tmp_path: Path) -> wire.Open:
-    """As a hook announces an acquisition: it knows no fingerprint yet."""
+    """The announcement of a hook, which has no fingerprint yet."""
     raw = str(tmp_path / "cells_1")
     return wire.Open(str(uuid.uuid4()), "cells_1", SIDE, SIDE, "uint16", raw, "", "{}")
 
@@ -56,7 +56,7 @@ def opened(settings: Settings, message: wire.Open) -> OutputDataset:
 
 
 def write(output: OutputDataset, time: int) -> object:
-    """Write a frame, as the writer does; which earlier state it replaces."""
+    """Write a frame as the writer does; returns the earlier state that it replaces."""
     submit = wire.Submit(
         *(output.message.acquisition, f'{{"time":{time}}}', Slot(4096, FRAME.nbytes)),
         checksum(FRAME),
@@ -69,7 +69,7 @@ def write(output: OutputDataset, time: int) -> object:
 
 
 def record(output: OutputDataset, state: str, *times: int) -> tuple[int, int, int]:
-    """Record frames without pixels: how many are new, replace a failure, had their state."""
+    """Record frames without pixels; how many are new, replace a failure, had this state before."""
     axes = tuple(f'{{"time":{time}}}' for time in times)
     said = output.record(
         RecordFrames(output.message.acquisition, axes, state, "why")  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def test_trust_maps_lie_in_the_output_and_common_readers_read_them(
     tmp_path: Path, message: wire.Open, sink: SinkKind
 ) -> None:
     settings = quick_settings(tmp_path, sink=sink)
-    for time in (0, 1):  # the second time, the output is opened again
+    for time in (0, 1):  # the second time in the output as opened again
         output = opened(settings, message)
         write_map(output, time, MAPS[time].tobytes())
         write_map(output, time, MAPS[time].tobytes())  # sent twice, written once
@@ -234,7 +234,7 @@ def test_no_map_is_written_where_the_setting_says_so(tmp_path: Path, message: wi
 def test_a_recording_made_again_under_its_name_is_not_added_to_the_output(
     settings: Settings, message: wire.Open, tmp_path: Path
 ) -> None:
-    """Its daemon died before the output had a copy of the ledger; a follower comes with the next."""
+    """The daemon died before the output had a copy of the ledger; the next one has a follower."""
     output = opened(settings, message)
     write(output, 0)
     output.sink.close()
@@ -269,7 +269,7 @@ def test_what_became_of_frames_before_is_known_when_they_come_again(
 def test_nothing_is_kept_in_memory_of_frames_that_are_skipped(
     settings: Settings, message: wire.Open
 ) -> None:
-    """A channel that is not refocused is as long as the others."""
+    """A channel that is not refocused has as many frames as the others."""
     output = opened(settings, message)
     held = {name: _size(getattr(output, name)) for name in OutputDataset.__slots__}
     for first in range(0, 2000, 500):
@@ -285,7 +285,7 @@ def _size(value: object) -> int:
 def test_a_folder_that_was_begun_is_moved_aside_only_if_nothing_else_is_in_it(
     settings: Settings, message: wire.Open, tmp_path: Path
 ) -> None:
-    """The daemon was killed while it created the folder; then somebody put a file there."""
+    """The daemon was killed while creating the folder; then somebody put a file there."""
     opened(settings, message).close(None)
     folder = tmp_path / "cells_1_refocused"
     for path in folder.iterdir():

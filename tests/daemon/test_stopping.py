@@ -1,4 +1,4 @@
-"""What a daemon does when it is asked to stop, and what it leaves to the next one."""
+"""What a daemon does when asked to stop, and what it leaves to the next one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written of frames that are not trusted: settings, states, counts."""
+"""What is written for frames that are not trusted: settings, states, counts."""
 
 from __future__ import annotations
 

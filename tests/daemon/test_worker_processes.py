@@ -1,4 +1,4 @@
-"""Worker processes that do not start, that have another model, or that are on another host."""
+"""Worker processes that do not start, have another model, or are on another host."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_workers_that_could_start_once_are_not_given_up(
 
 @pytest.fixture
 def far(tmp_path: Path) -> Iterator[tuple[Daemon, Callable[[], Connection]]]:
-    """A daemon with workers on other hosts only, and how one of them connects."""
+    """A daemon with only remote workers, and a function that connects one."""
     settings = quick_settings(
         tmp_path,
         workers=0,
@@ -117,7 +117,7 @@ def test_lost_links_are_no_proof_against_a_frame(
                     upload.submit(frame, '{"time":0}', "{}", time.perf_counter_ns())
                 task, part = next_task(worker)
                 if cut < 3:
-                    continue  # the link is cut in the middle of the frame
+                    continue  # the link is cut in the middle of a frame
                 assert part is not None
                 pixels = np.frombuffer(part, np.uint16).reshape(SIDE, SIDE)
                 facts = wire.FrameFacts(0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0, "trusted")

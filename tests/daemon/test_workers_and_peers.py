@@ -1,4 +1,4 @@
-"""What the broker remembers of its peers: who is slow, who hangs, who is forgotten."""
+"""What the broker knows about its peers: who is slow, who hangs, who is forgotten."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT_S = 600.0
 
 
 def holding(worker: WorkerPeer, nbytes: int, for_s: float) -> Task:
-    """A frame of so many bytes that the worker has had for so long."""
+    """A frame of `nbytes` that the worker has had for `for_s` seconds."""
     submit = wire.Submit("a", '{"time":0}', Slot(0, nbytes), 0, "{}", 0)
     task = Task(len(worker.tasks) + 1, "a", submit, Lane(b"s", live=True))
     task.sent_at = time.monotonic() - for_s
@@ -90,7 +90,7 @@ def test_who_only_asked_something_makes_room_for_others() -> None:
     with pytest.raises(TransportError, match="peers are connected"):
         peers.greet(b"one too many", hello("source"), None)
     assert len(peers) == MAX_PEERS
-    # Nobody takes the places of those that do the work.
+    # Nobody takes the places of workers.
     assert not peers.greet(b"ours", hello("worker", token="token"), None)
     assert not peers.greet(b"far", hello("worker"), "gpu")
     assert not peers.greet(b"catch-up", hello("source", token="token"), None)

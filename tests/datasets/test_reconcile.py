@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from refocusd.datasets.reconcile import Report
 from refocusd.datasets.reconcile import reconcile as reconcile_read
+from refocusd.frame import REPLACED
 from refocusd.ledger import Attempt, Fate, Ledger
-from refocusd.transport.records import REPLACED
 
 pytestmark = pytest.mark.fast
+
+ALTERED = '{"raw":"altered"}'
 
 
 @dataclass
@@ -68,13 +70,13 @@ def test_every_kind_of_trouble_has_its_name() -> None:
         Fate("both", "failed", "first, then written"),
         Fate("twice", "passed_through", "", 1, 2),
         Fate("altered", "refocused", "", 9, 2),
-        Fate("raw altered", "refocused", "", 1, 9),
+        Fate(ALTERED, "refocused", "", 1, 9),
         Fate("torn", "refocused", "", 1, 2),
         Fate("stranger", "refocused"),
     ]
-    raw = ["well", "failed", "skipped", "lost", "both", "twice", "altered", "raw altered", "torn"]
+    raw = ["well", "failed", "skipped", "lost", "both", "twice", "altered", ALTERED, "torn"]
     raw += ["pending", "unrecorded"]
-    written = ["well", "both", "twice", "twice", "altered", "raw altered", "torn", "unrecorded"]
+    written = ["well", "both", "twice", "twice", "altered", ALTERED, "torn", "unrecorded"]
 
     def after(axes: str) -> int:
         if axes == "torn":
@@ -95,7 +97,7 @@ def test_every_kind_of_trouble_has_its_name() -> None:
         "both": "state differs",
         "twice": "written twice",
         "altered": "refocused pixels changed",
-        "raw altered": "raw changed since",
+        ALTERED: "raw changed since",
         "torn": "unreadable",
         "unrecorded": "not in the ledger",
         "cut": "raw incomplete",
@@ -155,6 +157,14 @@ def test_a_frame_that_another_replaced_in_raw_is_counted_and_no_problem() -> Non
     assert report.clean
     assert (report.frames, report.states) == (2, {"refocused": 1, "skipped": 1})
     assert not report.to_do()
+
+
+def test_raw_may_differ_where_it_keeps_a_later_frame_of_the_same_axes() -> None:
+    again = Fate('{"repeat":1,"z":0}', "skipped", REPLACED)
+    fates = [Fate(f'{{"z":{z}}}', "refocused", "", 1, 2) for z in (0, 1)]
+    keys = [fate.axes for fate in fates]
+    report = reconcile(keys, [*fates, again], keys, raw_checksum=lambda _: 3)
+    assert kinds(report) == {'{"z":1}': "raw changed since"}
 
 
 @pytest.mark.parametrize("frames", [500, 10_000])

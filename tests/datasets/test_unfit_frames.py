@@ -80,6 +80,17 @@ def image_files(folder: Path) -> Path:
     return folder
 
 
+def two_pages(folder: Path) -> Path:
+    """Files of pymmcore-plus, one of which another program has put a page behind."""
+    folder.mkdir()
+    (folder / "_useq_MDASequence.json").write_text("{}")
+    for n, plane in enumerate(blurred(5, SIDE)):
+        tifffile.imwrite(
+            folder / f"img_t{n:03}.tif", np.stack([plane] * (1 + (n == 2))), imagej=True
+        )
+    return folder
+
+
 def pages(folder: Path, odd: Any) -> Path:
     """A TIFF stack that another program wrote page by page, one of them unlike the others."""
     folder.mkdir()
@@ -87,6 +98,37 @@ def pages(folder: Path, odd: Any) -> Path:
         for n, plane in enumerate(blurred(5, SIDE)):
             writer.write(odd if n == 2 else plane, metadata=None)
     return folder / "stack.tif"
+
+
+def chain(path: Path, frames: int = 5, **options: Any) -> Path:
+    """A TIFF whose directories lie between the pixels, as most programs write it."""
+    stack = blurred(frames, SIDE)
+    tifffile.imwrite(path, stack, photometric="minisblack", compression="zlib", **options)
+    return path
+
+
+def directories(path: Path) -> list[int]:
+    with tifffile.TiffFile(path) as tiff:
+        return [int(page.offset) for page in tiff.pages]
+
+
+def cut_off(path: Path, page: int) -> None:
+    """Copy a TIFF up to the middle of the directory of a page."""
+    path.write_bytes(path.read_bytes()[: directories(path)[page] + 20])
+
+
+def led_back(path: Path, page: int) -> None:
+    """Have the page before one lead back to the first."""
+    data, at = path.read_bytes(), directories(path)
+    pointer = at[page].to_bytes(4, "little")
+    path.write_bytes(data.replace(pointer, at[0].to_bytes(4, "little")))
+
+
+def led_nowhere(path: Path, page: int) -> None:
+    """Have a page's width lie outside of the file, so that its directory is illegible."""
+    data, at = bytearray(path.read_bytes()), directories(path)[page]
+    data[at + 2 + 4 : at + 2 + 8] = (1 << 31).to_bytes(4, "little")
+    path.write_bytes(data)
 
 
 def odd_axes(folder: Path) -> Path:
@@ -106,6 +148,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], int, str]] = {
     "compressed": (compressed, 2, "of type 1 or compressed"),
     "image stack": (java_stack, 2, "which cannot be"),
     "image files": (image_files, 2, "img_t2.tif is damaged or incomplete"),
+    "pages of a file": (two_pages, 2, "img_t002.tif has 2 pages, where one was expected"),
     "odd axes": (odd_axes, 2, "axis 'time' has the value 2.5"),
 }
 
@@ -300,3 +343,70 @@ def test_a_page_of_a_stack_unlike_the_others_costs_none_of_them(
     assert (status, run["states"]) == (1, {"failed": 1, "passed_through": 4})
     assert (problem["kind"], problem["axes"]) == ("failed", '{"z":2}')
     assert re.search(why, problem["detail"])
+
+
+@pytest.mark.parametrize(
+    ("options", "axis"),
+    [
+        ({"metadata": None}, "z"),
+        ({"metadata": None, "bigtiff": True, "byteorder": ">"}, "z"),
+        ({"metadata": {"axes": "TYX"}}, "time"),
+        ({"metadata": {"axes": "TYX"}, "imagej": True}, "time"),
+        # Of what its description said nothing is left: tifffile puts it last.
+        ({"metadata": {"axes": "TYX"}, "ome": True}, ""),
+        ({"metadata": {"axes": "TYX"}, "ome": True, "bigtiff": True}, ""),
+    ],
+)
+def test_pages_before_the_end_of_a_stack_that_was_cut_are_refocused(
+    tmp_path: Path, options: dict[str, Any], axis: str
+) -> None:
+    raw = chain(tmp_path / "raw.tif", **options)
+    cut_off(raw, 3)
+    # How many pages were behind the end is known only if something else tells.
+    lost = [f'{{"{axis or "z"}":{n}}}' for n in range(3, 5 if axis == "time" else 4)]
+    with open_dataset(raw) as frames:
+        assert [each for each in frames if frames.unfit(each)] == lost
+        for n, plane in enumerate(blurred(5, SIDE)[:3]):
+            np.testing.assert_array_equal(frames.read({axis or "z": n}).pixels, plane)
+        assert axis or "as the description that told their axes was cut off" in frames.source
+    done = refocusd("process", raw, place=tmp_path, COLUMNS="1000")
+    assert done.returncode == 1, done.stderr
+    assert f"{len(lost)} frame" in done.stderr
+    assert f"cannot be refocused, such as {lost[0]}, which is a page" in done.stderr
+    assert "the directory of page 3 lies at byte" in done.stderr
+    status, said = verify(raw, place=tmp_path)
+    (run,) = said["runs"]
+    assert (status, run["states"]) == (1, {"failed": len(lost), "passed_through": 3})
+    assert [problem["axes"] for problem in run["problems"]] == lost
+
+
+@pytest.mark.parametrize(
+    ("harm", "lost", "why"),
+    [
+        (led_back, [3], "page 3 leads back to an earlier one"),
+        (led_nowhere, [3], "a tag in the directory of page 3"),
+    ],
+)
+def test_a_damaged_directory_costs_no_page_before_it(
+    tmp_path: Path, harm: Callable[[Path, int], None], lost: list[int], why: str
+) -> None:
+    raw = chain(tmp_path / "raw.tif", metadata=None)
+    harm(raw, 3)
+    with open_dataset(raw) as frames:
+        unfit = {each: frames.unfit(each) for each in frames if frames.unfit(each)}
+        assert list(unfit) == [f'{{"z":{n}}}' for n in lost]
+        assert why in unfit['{"z":3}']
+        assert len(frames) == 5 if harm is led_nowhere else 4
+
+
+def test_frames_that_an_ome_tiff_promises_beyond_its_pages_are_lost(tmp_path: Path) -> None:
+    raw = chain(tmp_path / "raw.ome.tif", ome=True, metadata={"axes": "TYX"}, frames=4)
+    data = raw.read_bytes()
+    told = data.replace(b'SizeT="4"', b'SizeT="6"').replace(b'PlaneCount="4"', b'PlaneCount="6"')
+    assert told != data
+    raw.write_bytes(told)
+    with open_dataset(raw) as frames:
+        assert len(frames) == 6
+        lost = {each: frames.unfit(each) for each in frames if frames.unfit(each)}
+        assert list(lost) == [key(4), key(5)]
+        assert "OME-XML promises 6 frames, and it has 4 pages" in lost[key(4)]

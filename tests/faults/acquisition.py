@@ -1,4 +1,4 @@
-"""A user's script in a process of its own: what it acquired, as far as it could tell."""
+"""A user's script in a separate process, and what it has reported of its acquisition."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _SCRIPT = Path(__file__).with_name("microscope_process.py")
 
 
 class MicroscopeProcess:
-    """A real MMCore with the demo specimen; three seconds to start, then one acquisition after another.
+    """A real MMCore with the demo specimen: starts in three seconds, then acquires repeatedly.
 
     Attributes
     ----------
     saved : dict of str to int
-        Canonical axes → checksum of the pixels, of the frames of the current
+        Canonical axes → checksum of the pixels, for the frames of the current
         acquisition that pycromanager reported as saved.
     raw : Path
-        Its dataset, once a frame is saved.
+        Its dataset, available once a frame is saved.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class MicroscopeProcess:
         return self._process.pid
 
     def acquire(self, endpoint: str, directory: Path, name: str, **more: Any) -> None:
-        """Begin an acquisition (`microscope_process.Order`); does not wait for anything."""
+        """Begin an acquisition (`microscope_process.Order`) without waiting for anything."""
         self.saved, self.raw = {}, Path()
         self.acquired = self.done = False
         self.counts = None
@@ -84,25 +84,25 @@ class MicroscopeProcess:
         self._process.stdin.flush()
 
     def end(self) -> None:
-        """End an acquisition that has no number of frames (`frames=0`)."""
+        """End an acquisition of unlimited length (`frames=0`)."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
     def wait_saved(self, frames: int) -> None:
-        """Wait until so many frames of the acquisition are saved."""
+        """Wait until this many frames of the acquisition are saved."""
         until(lambda: self._look() or len(self.saved) >= frames, f"frame {frames}")
 
     def wait_acquired(self) -> None:
-        """Wait for the acquisition's own end, whatever the daemon does."""
+        """Wait for the end of the acquisition itself, whatever the daemon does."""
         until(lambda: self._look() or self.acquired, "the acquisition's end")
 
     def wait_done(self) -> None:
-        """Wait until the source has waited for the daemon."""
+        """Wait until the source has finished waiting for the daemon."""
         until(lambda: self._look() or self.done, "the source's end")
 
     def kill(self) -> None:
-        """SIGKILL; `saved` holds all that it had told."""
+        """SIGKILL the process; `saved` holds all that it had reported."""
         self._process.kill()
         self._process.wait()
         self._reader.join()
@@ -111,12 +111,12 @@ class MicroscopeProcess:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            # A line that a kill cut short is no report.
+            # A line that a kill cut short does not count.
             with contextlib.suppress(msgspec.DecodeError):
                 self._said.put(msgspec.json.decode(line))
 
     def _look(self) -> Literal[False]:
-        """Take in what was said; false, so that it can stand before what is waited for."""
+        """Process new reports; returns False, so that it can precede a condition with `or`."""
         while not self._said.empty():
             said = self._said.get()
             match said["said"]:

@@ -1,4 +1,4 @@
-"""After a fault: `resume`, then `verify` clean, raw as it was, nothing unaccounted for."""
+"""Checks after a fault: `resume`, a clean `verify`, raw unchanged, every frame accounted for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refocusd.frame import checksum
 
 
 def refocused_of(raw: Path) -> Path:
-    """Where the refocused dataset of a raw one lies."""
+    """Path of the refocused dataset of a raw one."""
     return raw.with_name(raw.name + "_refocused")
 
 
@@ -28,7 +28,7 @@ def _refocusd(place: Path, *arguments: object) -> tuple[int, Any, str]:
     command = [sys.executable, "-m", "refocusd", *map(str, arguments)]
     command += ["--ledgers", str(place / "ledgers"), "--json", str(report)]
     ours = {"REFOCUSD_BACKEND": "identity", "REFOCUSD_RING_MIB": "32", "REFOCUSD_RESERVE_MIB": "1"}
-    # Where nothing listens: a daemon of the person who runs the tests is not asked.
+    # Nothing listens there, so that a daemon of the person who runs the tests is not asked.
     ours |= {"REFOCUSD_ENDPOINT": "tcp://127.0.0.1:9", "COLUMNS": "200"}
     done = subprocess.run(
         command,
@@ -44,13 +44,13 @@ def _refocusd(place: Path, *arguments: object) -> tuple[int, Any, str]:
 
 
 def resume(raw: Path, place: Path) -> None:
-    """Finish what is pending, by the command that a user has for it."""
+    """Refocus pending frames with the user's command."""
     status, _, said = _refocusd(place, "resume", raw)
     assert status == 0, said
 
 
 def verify(raw: Path, place: Path) -> dict[str, Any]:
-    """What ``refocusd verify`` finds, which must be clean."""
+    """Findings of ``refocusd verify``, which must be clean."""
     status, found, said = _refocusd(place, "verify", raw)
     assert status == 0, said
     assert found["clean"]
@@ -59,7 +59,7 @@ def verify(raw: Path, place: Path) -> dict[str, Any]:
 
 
 def assert_raw_is_as_acquired(raw: Path, saved: dict[str, int]) -> list[str]:
-    """Every frame that was reported as saved is in raw, with the pixels it had; the keys of all."""
+    """Assert that raw has every frame reported as saved, unchanged; returns the keys of all."""
     with closing(NDTiffReader(raw)) as reader:
         keys = reader.axes_keys()
         assert set(saved) <= set(keys), "raw has lost a frame"
@@ -76,19 +76,19 @@ def assert_whole(
     resumed: bool = True,
     unchanged: bool = True,
 ) -> int:
-    """All of the above; how many frames there are.
+    """Check all of the above; returns the number of frames.
 
     Parameters
     ----------
     raw : Path
     place : Path
-        Of the daemon's ledgers.
+        Folder of the daemon's ledgers.
     saved : dict of str to int
-        Canonical axes → checksum of what the acquisition has reported.
+        Canonical axes → checksum, as the acquisition has reported them.
     resumed : bool
-        Whether `resume` may be needed; without, the daemon must have done everything.
+        Whether `resume` may be needed; if False, the daemon must have done everything.
     unchanged : bool
-        Whether the engine returns frames as they are.
+        Whether the engine returns frames unchanged.
     """
     before = assert_raw_is_as_acquired(raw, saved)
     if resumed:

@@ -1,4 +1,4 @@
-"""Disks that are small and fill up, and those that hang."""
+"""Small disks that fill up, and disks that hang."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(folder: Path, mib: int) -> Iterator[Path]:
-    """A file system of `mib` MiB (a tmpfs, where it may be mounted; else the test is skipped)."""
+    """Mount a file system (tmpfs) of `mib` MiB, or skip the test if mounting is not permitted."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         pytest.skip("only root on Linux can mount a small tmpfs")
     folder.mkdir()
@@ -28,12 +28,12 @@ def small_disk(folder: Path, mib: int) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        # Lazily: a process that is about to end may still have a file open there.
+        # A lazy unmount: a process that is about to end may still have a file open there.
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def fill(disk: Path, leave_mib: float) -> Path:
-    """A file that leaves only `leave_mib` MiB free; remove it to make room."""
+    """Write a file that leaves only `leave_mib` MiB free; remove it to make room."""
     ballast = disk / "ballast"
     nbytes = shutil.disk_usage(disk).free - round(leave_mib * 2**20)
     with ballast.open("wb") as file:
@@ -45,9 +45,9 @@ def fill(disk: Path, leave_mib: float) -> Path:
 
 @contextlib.contextmanager
 def hanging_disk(folder: Path) -> Iterator[Path]:
-    """A file system that answers nothing, as a share whose server is gone: FUSE without a server.
+    """Mount FUSE without a server: a file system that never answers, like a share that is gone.
 
-    Skipped where none may be mounted.  Whoever waits for it gets an error at the end.
+    Skips the test if mounting is not permitted.  Calls that wait for it fail at the end.
     """
     if not sys.platform.startswith("linux") or os.geteuid() != 0 or not Path("/dev/fuse").exists():
         pytest.skip("only root on Linux can mount such a file system")
@@ -59,11 +59,11 @@ def hanging_disk(folder: Path) -> Iterator[Path]:
         os.close(device)
         pytest.skip(f"FUSE cannot be mounted here: {os.strerror(ctypes.get_errno())}")
     try:
-        # The kernel's greeting (FUSE_INIT) is answered, with version 7.31; nothing else is.
+        # Only the kernel's FUSE_INIT is answered, with version 7.31.
         unique = struct.unpack_from("<IIQ", os.read(device, 1 << 17))[2]
         answer = struct.pack("<IIIIHHI", 7, 31, 1 << 16, 0, 1, 1, 1 << 16).ljust(64, b"\0")
         os.write(device, struct.pack("<IiQ", 16 + len(answer), 0, unique) + answer)
         yield folder
     finally:
-        os.close(device)  # ends what waits
+        os.close(device)  # ends the calls that wait
         libc.umount2(os.fsencode(folder), 2)  # MNT_DETACH

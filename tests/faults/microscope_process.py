@@ -1,8 +1,8 @@
-"""A user's script: a real MMCore that acquires what it is told to, hooked; `acquisition.py` runs it.
+"""A user's script: a real MMCore with hooks that acquires on order; `acquisition.py` runs it.
 
-One JSON object a line on standard input, one acquisition each (see `Order`), and an empty
-line to end one that has no number of frames; every saved frame is told on standard output, with the checksum that its pixels
-had when they were handed to pycromanager's writer.
+Standard input: one JSON object per line, each one acquisition (see `Order`), and an empty line to
+end an acquisition of unlimited length.  Standard output: every saved frame, with the checksum of
+its pixels when they were handed to pycromanager's writer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import refocusd
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.frame import checksum
 
-#: Of an acquisition that goes on until it is told to end.
+#: For an acquisition that continues until it is told to end.
 MOST_FRAMES = 5000
 
 
@@ -32,15 +32,15 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ----------
     endpoint, directory, name : str
     frames : int
-        0 goes on until an empty line comes.
+        0 continues until an empty line comes.
     exposure_ms : float
-        Sets the rate: 10 ms are about 95 frames a second.
+        Determines the rate: 10 ms give about 95 frames per second.
     buffer_mib : int
-        Of the source.
+        The source's.
     wait_s : float
         How long to wait for the daemon's counts at the end.
     hooked : bool
-        Without, the acquisition runs as if refocusd were not installed.
+        If False, the acquisition runs as if refocusd were not installed.
     """
 
     endpoint: str
@@ -58,19 +58,19 @@ def main() -> None:
     said = threading.Lock()
 
     def say(**what: Any) -> None:
-        with said:  # hooks run in threads of their own
+        with said:  # hooks run in separate threads
             sys.stdout.write(json.dumps(what) + "\n")
             sys.stdout.flush()
 
     with DemoMicroscope() as microscope:
         say(said="ready")
-        # Not "for line in sys.stdin", which reads ahead.
+        # "for line in sys.stdin" would read ahead.
         while line := sys.stdin.readline():
             _acquire(microscope, msgspec.json.decode(line, type=Order), say)
 
 
 def _until_told(microscope: DemoMicroscope, saved: threading.Semaphore) -> Iterator[dict[str, Any]]:
-    """Snapped frames, each planned once the one before is saved, until standard input has a line."""
+    """Yield events for snaps, each once the last one is saved, until standard input has a line."""
     told = threading.Thread(target=sys.stdin.readline, name="end")
     told.start()
     for event in microscope.events_snapped(MOST_FRAMES, [0.0]):

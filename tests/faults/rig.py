@@ -1,4 +1,4 @@
-"""A real daemon in a process of its own, and what can be done to it and its workers."""
+"""A real daemon in a separate process, and faults of it and its workers."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from refocusd.transport.messages import Status
 
 __all__ = ["POSIX", "ROUNDS", "FaultyDaemon", "kill", "moment", "slowed", "stopped", "until"]
 
-#: Rounds of each fault; more with the variable of the fuzz tests.
+#: Rounds of each fault; the variable of the fuzz tests sets more.
 ROUNDS = max(1, int(os.environ.get("REFOCUSD_FUZZ_ROUNDS", "60")) // 60)
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP is POSIX")
 
 
 def moment(rng: Random, longest_s: float) -> None:
-    """Let a random time go by: short ones as likely as long ones, down to 0.1 ms."""
+    """Sleep for a random time, log-uniform from 0.1 ms to 1 s, but for `longest_s` at most."""
     time.sleep(min(longest_s, 1e-4 * 10 ** rng.uniform(0, 4)))
 
 
 def kill(pid: int) -> None:
-    """SIGKILL (or what Windows has), and wait until it is dead."""
+    """SIGKILL a process (or terminate it on Windows), and wait until it is dead."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         process.kill()
-        # Of a process that is not our child, being a zombie is being dead.
+        # A zombie that is not our child counts as dead.
         until(lambda: not process.is_running() or process.status() == "zombie", f"death of {pid}")
 
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """SIGSTOP while inside; SIGCONT at the end, if it still lives."""
+    """SIGSTOP a process inside the block; SIGCONT it at the end, if it still lives."""
     assert sys.platform != "win32"
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -58,7 +58,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def slowed(pid: int, stop_s: float = 0.05, run_s: float = 0.01) -> Iterator[None]:
-    """Let a process run only a part of the time, as one that waits for a slow disk."""
+    """Let a process run only part of the time, like one that waits for a slow disk."""
     assert sys.platform != "win32"
     over = threading.Event()
 
@@ -80,7 +80,7 @@ def slowed(pid: int, stop_s: float = 0.05, run_s: float = 0.01) -> Iterator[None
 
 
 def _is_worker(process: psutil.Process) -> bool:
-    """Whether it is one; not one that is ending, of which Windows may tell nothing any more."""
+    """Whether it is a worker; of one that is ending, Windows may report nothing."""
     try:
         return "refocusd.worker" in " ".join(process.cmdline())
     except (psutil.Error, OSError):
@@ -88,7 +88,7 @@ def _is_worker(process: psutil.Process) -> bool:
 
 
 class FaultyDaemon:
-    """``refocusd run`` as a child, killed and started again at the same address as often as wanted.
+    """``refocusd run`` as a child process that can be killed and restarted at the same address.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class FaultyDaemon:
     flags : str
         Further flags of ``refocusd run``.
     environment : dict, optional
-        Added to ours, for the daemon and its workers.
+        Added to the environment of the daemon and its workers.
     """
 
     def __init__(self, place: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
@@ -122,7 +122,7 @@ class FaultyDaemon:
         self.stop()
 
     def start(self) -> None:
-        """Start it, at the address it had before if there was one; it is ready afterwards."""
+        """Start the daemon, at its earlier address if it had one, and wait until it is ready."""
         flags = [*self._flags, *(["--endpoint", self.endpoint] if self.endpoint else [])]
         ours = {"REFOCUSD_RESERVE_MIB": "1", **self._environment}
         before = {name: os.environ.get(name) for name in ours}
@@ -139,13 +139,13 @@ class FaultyDaemon:
         self.endpoint = self._running.endpoint
 
     def stop(self) -> None:
-        """Stop it cleanly; what is left of a killed one is cleared away."""
+        """Stop the daemon cleanly, or clean up after one that was killed."""
         if self._running is not None:
             self._running.__exit__(None, None, None)
             self._running = None
 
     def kill(self, *, with_workers: bool = False) -> None:
-        """SIGKILL; its workers follow by themselves, unless they are to die at the same moment."""
+        """SIGKILL the daemon.  Its workers end by themselves, or at once if `with_workers`."""
         workers = self.workers()
         processes = [psutil.Process(pid) for pid in workers] if with_workers else []
         for process in [*processes, psutil.Process(self.pid)]:
@@ -174,11 +174,11 @@ class FaultyDaemon:
             return []
 
     def status(self) -> Status:
-        """What it says of itself."""
+        """The daemon's status."""
         return daemon_status(self.endpoint, PATIENCE_S)
 
     def ready(self) -> bool:
-        """Whether it answers, and a worker takes frames."""
+        """Whether it answers and a worker accepts frames."""
         try:
             return daemon_status(self.endpoint).workers > 0
         except TransportError:

@@ -1,4 +1,4 @@
-"""Processes that are killed or stopped at random moments of real acquisitions; nothing is lost."""
+"""Processes are killed or stopped at random moments of real acquisitions; nothing is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rig import POSIX, ROUNDS, FaultyDaemon, kill, moment, stopped, until
 from refocusd.transport.client import SILENCE_S
 from refocusd.transport.messages import WorkerStatus
 
-#: Until the daemon has noticed that a worker is gone, and starts another.
+#: Time for the daemon to notice a lost worker and start another, s.
 NOTICED_S = 1.0
 
 
@@ -32,7 +32,7 @@ def microscope() -> Iterator[MicroscopeProcess]:
 def test_killed_at_random_moments(
     microscope: MicroscopeProcess, tmp_path: Path, victim: str, number: int
 ) -> None:
-    """The daemon comes back now and then, picks up or not, and is killed again."""
+    """The daemon is restarted now and then, with or without picking up, and killed again."""
     rng = Random(f"{victim} {number}")
     with FaultyDaemon(tmp_path, *rng.choice([["--pick-up"], []]), "--workers", "2") as daemon:
         microscope.acquire(daemon.endpoint, tmp_path, victim, frames=120)
@@ -56,7 +56,7 @@ def test_killed_at_random_moments(
 def test_a_daemon_killed_in_the_middle_of_a_frame(
     microscope: MicroscopeProcess, tmp_path: Path, number: int
 ) -> None:
-    """Between the two halves of a frame's pixels, nearly always: the disk is that slow."""
+    """The disk is so slow that the kill nearly always falls between the halves of a frame."""
     rng = Random(f"half {number}")
     with FaultyDaemon(tmp_path, environment=slow_disk(0.1)) as daemon:
         microscope.acquire(daemon.endpoint, tmp_path, "half", frames=30)
@@ -93,7 +93,7 @@ def test_a_script_killed_at_a_random_moment(tmp_path: Path, daemon_too: bool, nu
 def test_a_hung_worker_is_replaced_while_the_acquisition_goes_on(
     microscope: MicroscopeProcess, tmp_path: Path
 ) -> None:
-    """It has refocused frames already, so that five seconds for one are too many."""
+    """It has refocused frames before, so five seconds for one frame are too long."""
     with FaultyDaemon(tmp_path) as daemon:
         microscope.acquire(daemon.endpoint, tmp_path, "hung", frames=60, wait_s=90.0)
         until(lambda: _frames_done(daemon) > 5, "refocused frames")
@@ -109,7 +109,7 @@ def test_a_hung_worker_is_replaced_while_the_acquisition_goes_on(
 def test_a_stopped_daemon_does_not_stop_the_acquisition(
     microscope: MicroscopeProcess, tmp_path: Path
 ) -> None:
-    """It is stopped for longer than its workers and the source bear silence."""
+    """It is stopped for longer than its workers and the source tolerate silence."""
     with FaultyDaemon(tmp_path) as daemon:
         microscope.acquire(daemon.endpoint, tmp_path, "stopped", frames=80, wait_s=90.0)
         microscope.wait_saved(20)
@@ -128,11 +128,11 @@ def test_a_stopped_daemon_does_not_stop_the_acquisition(
 def test_a_killed_worker_is_replaced_as_quickly_as_the_first_one_started(
     microscope: MicroscopeProcess, tmp_path: Path
 ) -> None:
-    """The real engine on the CPU, loaded again by the new worker while frames keep coming.
+    """The new worker loads the real engine on the CPU while frames keep coming.
 
-    How long that takes depends on what else the machine does, so it is held against what the
-    start of the daemon with its first worker took in the same run, when no frames came yet: the
-    camera and what is done with its frames may have twice the processor's time of the new worker.
+    The time depends on the machine's load, so the limit is relative to the start of the daemon
+    with its first worker in the same run, before any frame came.  It allows the camera and the
+    handling of its frames twice the processor time of the new worker.
     """
     begun = time.monotonic()
     with FaultyDaemon(tmp_path, "--backend", "openvino") as daemon:
@@ -163,5 +163,5 @@ def _crew(daemon: FaultyDaemon) -> list[WorkerStatus]:
 
 
 def _frames_done(daemon: FaultyDaemon) -> int:
-    """Frames that the workers of now have answered."""
+    """Frames that the present workers have answered."""
     return sum(worker.frames for worker in _crew(daemon))

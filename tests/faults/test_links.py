@@ -1,4 +1,4 @@
-"""The only worker is on "another host", and what lies between is cut, slow, or silent."""
+"""The only worker is on "another host", and the connection to it is cut, slow or silent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def microscope() -> Iterator[MicroscopeProcess]:
 def far_worker(
     place: Path, patience_s: float = 60.0, bent: dict[str, str] | None = None
 ) -> Iterator[tuple[FaultyDaemon, Proxy]]:
-    """A daemon whose only worker comes through a proxy with a key."""
+    """Run a daemon whose only worker connects through a proxy, with a key."""
     with socket.create_server(("127.0.0.2", 0)) as free:
         address = f"tcp://127.0.0.2:{free.getsockname()[1]}"
     key = place / "far.key"
@@ -90,7 +90,7 @@ def test_a_line_that_is_slow_for_a_while(microscope: MicroscopeProcess, tmp_path
 
 
 def test_a_line_that_swallows_everything(microscope: MicroscopeProcess, tmp_path: Path) -> None:
-    """As when a cable is pulled: nobody is told, and both sides have to notice."""
+    """As when a cable is pulled: neither side is told, and both have to notice."""
     with far_worker(tmp_path) as (daemon, proxy):
         microscope.acquire(daemon.endpoint, tmp_path, "silent", frames=100, wait_s=90.0)
         microscope.wait_saved(20)
@@ -106,7 +106,7 @@ def test_a_line_that_swallows_everything(microscope: MicroscopeProcess, tmp_path
 def test_a_far_worker_whose_answers_come_too_late(
     microscope: MicroscopeProcess, tmp_path: Path
 ) -> None:
-    """Nobody here can kill it: its answers arrive when its frames are no longer its own."""
+    """The daemon cannot kill it: answers arrive after its frames went to somebody else."""
     late = environment("late", every=30, late_s=2.0)
     with far_worker(tmp_path, patience_s=0.5, bent=late) as (daemon, _):
         microscope.acquire(

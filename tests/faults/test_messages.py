@@ -1,6 +1,6 @@
-"""Messages that come twice, late, in another order or long after their time; wrong answers as well.
+"""Messages that come twice, late, out of order or much too late, and wrong answers.
 
-The daemon is a real one, and so are the socket, the ring and the files.
+The daemon, the socket, the ring and the files are real.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 
 FRAMES = 40
-#: How many earlier messages may come again, and how many may wait at a time.
+#: Maximum number of earlier messages that come again, and of messages held back at a time.
 REMEMBERED, HELD = 30, 6
 
 
 class Unruly(Connection):
-    """A source whose messages come twice, change places, or come back from the past."""
+    """A source whose messages come twice, change places, or come again much later."""
 
     rng: Random | None = None
 
@@ -38,7 +38,7 @@ class Unruly(Connection):
         super().__init__(endpoint, "source")
         self._held: list[wire.Message] = []
         self._past: list[wire.Message] = []
-        #: What was done, so that a test can tell that something was.
+        #: What was done, so that a test can check that anything was.
         self.deeds = {"twice": 0, "held": 0, "past": 0}
 
     def send(self, message: wire.Message, pixels: Any = None) -> bool:
@@ -62,7 +62,7 @@ class Unruly(Connection):
         return sent
 
     def calm_down(self) -> None:
-        """Send what was held back, and go on as others do."""
+        """Send what was held back, and behave normally from then on."""
         self.rng = None
         while self._held:
             super().send(self._held.pop())
@@ -83,7 +83,7 @@ def saved_of(raw: Raw) -> dict[str, int]:
 
 
 def submit_all(raw: Raw, upload: Upload, order: list[int]) -> None:
-    """Each frame once it is on disk, where there is credit; the others are left to raw."""
+    """Submit each frame once it is on disk, if there is credit; the others are left to raw."""
     for number in order:
         raw.write(max(0, number + 1 - raw.written))
         for _ in range(20):
@@ -103,7 +103,7 @@ def test_a_source_whose_messages_come_twice_late_and_out_of_order(
     with FaultyDaemon(tmp_path) as daemon, Unruly(daemon.endpoint) as connection:
         connection.welcome(90.0)
         upload = opened(connection, tmp_path, raw=str(raw.path), output_="", report=False)
-        # The announcement and the introduction may come again in the middle.
+        # `Open` and `Hello` may come again in the middle.
         connection._past = [connection._hello, _announcement(upload, raw)]
         connection.rng = rng
         numbers = list(range(FRAMES))

@@ -1,4 +1,4 @@
-"""The rig itself: one round of each kind of fault, so that more of them rest on something."""
+"""Tests of the rig itself: one round of each kind of fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The soak of `benchmarks/`, as short as it shows anything."""
+"""The soak test of `benchmarks/`, as short as is meaningful."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of what is around: the wall clock jumps, the disk is full or slow."""
+"""Faults of the environment: the wall clock jumps, the disk is full, slow or hangs."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def microscope() -> Iterator[MicroscopeProcess]:
 def test_a_wall_clock_that_jumps_forward_and_back(
     microscope: MicroscopeProcess, tmp_path: Path
 ) -> None:
-    """Nothing waits by it, and the latest attempt is the last one, whatever its date says."""
+    """No wait depends on it, and the latest attempt is the last one, whatever its date says."""
     offset = tmp_path / "offset"
     with FaultyDaemon(tmp_path, "--pick-up", environment=jumping_clock(offset)) as daemon:
         microscope.acquire(daemon.endpoint, tmp_path, "clock", frames=80, wait_s=90.0)
         for frames, off_s in ((10, DAY_S), (30, -DAY_S), (45, 3650 * DAY_S)):
             microscope.wait_saved(frames)
-            # Whole at every moment: it may be read right now.
+            # Replaced atomically: it may be read at any moment.
             (tmp_path / "new").write_text(str(off_s), encoding="utf-8")
             (tmp_path / "new").replace(offset)
         microscope.wait_saved(60)
@@ -57,7 +57,7 @@ def test_a_wall_clock_that_jumps_forward_and_back(
 def test_a_disk_without_a_byte_left_and_room_later(
     microscope: MicroscopeProcess, tmp_path: Path
 ) -> None:
-    """No reserve warns here: the system's own error ends a write in the middle of a frame."""
+    """There is no reserve: the system's own error ends a write in the middle of a frame."""
     with (
         small_disk(tmp_path / "disk", 96) as disk,
         FaultyDaemon(tmp_path, environment={"REFOCUSD_RESERVE_MIB": "0"}) as daemon,
@@ -78,7 +78,7 @@ def test_a_disk_without_a_byte_left_and_room_later(
 def test_a_disk_that_stays_full_until_the_daemon_is_gone(
     microscope: MicroscopeProcess, tmp_path: Path
 ) -> None:
-    """Killed while paused; what is left is resumed once there is room."""
+    """It is killed while paused; the remaining frames are resumed once there is room."""
     with small_disk(tmp_path / "disk", 96) as disk:
         with FaultyDaemon(tmp_path, environment={"REFOCUSD_RESERVE_MIB": "0"}) as daemon:
             with stopped(daemon.pid):
@@ -94,14 +94,14 @@ def test_a_disk_that_stays_full_until_the_daemon_is_gone(
 def test_a_slow_disk_costs_neither_frames_nor_memory(
     microscope: MicroscopeProcess, tmp_path: Path
 ) -> None:
-    """Frames come ten times as fast as they can be written."""
+    """Frames arrive ten times as fast as they can be written."""
     with FaultyDaemon(tmp_path, environment=slow_disk(0.1)) as daemon:
         process = psutil.Process(daemon.pid)
         before = process.memory_info().rss
         microscope.acquire(daemon.endpoint, tmp_path, "slow", frames=100, wait_s=90.0)
         microscope.wait_acquired()
         assert not daemon.idle(), "the disk was not slow"
-        # Its shared memory is touched for the first time here, and counted.
+        # Its shared memory is touched for the first time here, and counts.
         assert process.memory_info().rss < before + (32 + 32 << 20)
         microscope.wait_done()
         until(daemon.idle, "the daemon's end of the acquisition")
@@ -113,7 +113,7 @@ def test_a_slow_disk_costs_neither_frames_nor_memory(
 def test_a_disk_that_hangs_holds_up_neither_others_nor_the_end_of_the_daemon(
     tmp_path: Path, what: str
 ) -> None:
-    """Calls to it wait in the system itself: nothing in the process ends them."""
+    """Calls to it wait in the kernel, and nothing in the process can end them."""
     stop_s, margin_s = 3.0, 20.0
     flags = ("--stop-timeout-s", str(stop_s))
     with hanging_disk(tmp_path / "disk") as disk, FaultyDaemon(tmp_path, *flags) as daemon:

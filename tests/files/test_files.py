@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from refusals import Refusals, refusal
+from refusals import HOLDERS, Held, Refusals, refusal
 
 from refocusd import files
+from refocusd.datasets.run_folder import RUN_FILE, made_by
 from refocusd.engines.cache import EngineCache, EngineKey
+from refocusd.formats.ndtiff.stack import write_all
 from refocusd.profiles.profile import Microscope, Profile, load_profile, save_profile
 from refocusd.transport.secure.keys import AllowList, KeyStore
 
@@ -58,6 +63,42 @@ def test_what_is_refused_for_good_is_told_at_once(
     with pytest.raises(FileNotFoundError):
         files.remove(tmp_path / "none")
     files.remove(tmp_path / "none", missing_ok=True)
+
+
+def test_a_file_that_another_program_has_to_itself_is_opened_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "list"
+    refusals, lines = Refusals(monkeypatch, 0), 0
+    while refusals.count < 50:
+        with files.open_file(path, "a") as file:
+            file.write(b"line\n")
+        lines += 1
+    assert path.read_bytes() == lines * b"line\n"
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_what_another_program_has_to_itself_is_read_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holder: type[Refusals | Held]
+) -> None:
+    refusals, versions = holder(monkeypatch, 0), 0
+    while refusals.count < 10:
+        path = tmp_path / str(versions) / RUN_FILE
+        path.parent.mkdir()
+        path.write_bytes(b'{"run": "1"}')
+        assert made_by(path.parent) == {"run": "1"}
+        versions += 1
+
+
+def test_the_error_of_a_write_has_the_number_of_the_system() -> None:
+    """On Windows as well, whose C library gives its own only: by it a full disk is told from others."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with io.FileIO(writing, "w") as pipe, pytest.raises(BrokenPipeError) as failed:
+        write_all(pipe, b"nobody reads this")
+    assert failed.value.__cause__ is None
+    if sys.platform == "win32":
+        assert failed.value.winerror in (109, 232)  # ERROR_BROKEN_PIPE, ERROR_NO_DATA
 
 
 def test_a_folder_is_moved_and_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

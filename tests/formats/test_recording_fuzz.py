@@ -34,6 +34,7 @@ from recordings_on_disk import (
 from refocusd.errors import InputError
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.tiff.arrangement import MAX_FRAMES
 from refocusd.formats.tiff.ome_xml import from_ome
 
 SIDE = (24, 32)
@@ -263,8 +264,8 @@ def _ome_target(folder: Path) -> Target:
         if found is None:
             return "other XML"
         pages = [frame.page for frame in found.frames]
-        assert len(set(pages)) == len(pages) <= 6
-        assert all(0 <= page < 6 for page in pages)
+        assert len(set(pages)) == len(pages) <= MAX_FRAMES
+        assert min(pages) >= 0
         return "read"
 
     return Target("OME-XML", [xml], mutate, feed)

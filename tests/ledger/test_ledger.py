@@ -14,6 +14,7 @@ import pytest
 from ledgers import final_states
 
 from refocusd.errors import LedgerError
+from refocusd.frame import REPLACED
 from refocusd.ledger import (
     AcquisitionNote,
     Attempt,
@@ -68,6 +69,16 @@ def test_another_run_has_states_of_its_own(tmp_path: Path) -> None:
 def test_an_unknown_state_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path / "ledger.sqlite") as ledger, pytest.raises(LedgerError, match="CHECK"):
         ledger.record([attempt('{"z":0}', "perhaps")])
+
+
+def test_a_frame_that_was_taken_again_says_nothing_of_raw(tmp_path: Path) -> None:
+    """Raw keeps the later one."""
+    with opened(tmp_path / "ledger.sqlite") as ledger:
+        ledger.record(attempt(f'{{"z":{z}}}', "refocused", raw_checksum=z) for z in range(4))
+        ledger.record([attempt('{"repeat":1,"z":2}', "skipped", reason=REPLACED)])
+        assert [fate.raw_checksum for fate in ledger.sample("r", "a", 9)] == [0, 1, 3]
+        assert ledger.raw_checksum_of("a", '{"z":2}') is None
+        assert ledger.raw_checksum_of("a", '{"z":3}') == 3
 
 
 def test_a_copy_is_complete_and_needs_no_second_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The bridge's client side: who is there, what is sent, from which thread, and how much."""
+"""The client side of the bridge: detection, messages, threads, and rate limits."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ pytestmark = pytest.mark.filterwarnings(
 
 @contextmanager
 def client(standin: Standin, pace: Pace | None = None) -> Iterator[Bridge]:
-    """A bridge in this process; everything is given back while the stand-in is there to take it."""
+    """Run a bridge client in this process; Java objects are released while the stand-in exists."""
     bridge = Bridge(HOST, standin.port, pace)
     try:
         yield bridge
     finally:
         bridge.let_go()
         gc.collect()
-        # What an error of a failed test still holds is not given back to anybody.
+        # Objects that the error of a failed test still holds are not released.
         pyjavaz.server_terminated(standin.port)
 
 
@@ -143,7 +143,7 @@ def test_nothing_of_the_bridge_is_kept_alive_by_an_error() -> None:
         assert kept() is None
 
 
-# -- who is there ---------------------------------------------------------------------------
+# -- detection -----------------------------------------------------------------------------
 
 
 def test_a_bridge_is_ready() -> None:
@@ -215,7 +215,7 @@ def test_versions_are_compared(version: str, state: str) -> None:
         assert probe(HOST, standin.port).state == state
 
 
-# -- how much -------------------------------------------------------------------------------
+# -- rate limits ----------------------------------------------------------------------------
 
 
 class Clock:
@@ -237,7 +237,7 @@ def test_calls_keep_their_pace() -> None:
     pace = Pace(100, 1e6, clock, clock.sleep)
     for _ in range(1000):
         pace.call(1)
-    # 25 may come at once, 100 a second after that.
+    # 25 calls may come at once, 100 per second after that.
     assert clock.slept == pytest.approx(975 / 100, rel=0.01)
     assert pace.calls == 1000
 
@@ -343,7 +343,7 @@ def test_a_box_takes_back_what_was_not_there() -> None:
     assert taken(box) == [(1,), (0,)]
 
 
-# -- what is wanted -------------------------------------------------------------------------
+# -- what is started ------------------------------------------------------------------------
 
 
 def test_the_bridge_has_a_process_of_its_own() -> None:

@@ -1,8 +1,8 @@
-"""A real Micro-Manager in the stand-in's place: ``REFOCUSD_TEST_BRIDGE=127.0.0.1:4827``.
+"""A real Micro-Manager in place of the stand-in: ``REFOCUSD_TEST_BRIDGE=127.0.0.1:4827``.
 
-Its demo configuration is enough, with a camera of 512² or less.  The GUI is driven over the same
-bridge, from processes of their own; acquisitions are saved in the folders of the tests, so both
-must be on one computer.  Tests that stop Micro-Manager, or change what it answers, need the stand-in.
+Its demo configuration is sufficient, with a camera of 512² or less.  The GUI is driven over the
+same bridge, from separate processes.  Acquisitions are saved in the folders of the tests, so both
+must be on one computer.  Tests that stop Micro-Manager or change its answers need the stand-in.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def acquire(times, *, save="", root="", name="refocusd", block=True, show=True):
 
 
 def drive(script: str, timeout_s: float = 180) -> None:
-    """Do something in Micro-Manager, from a process of its own: pyjavaz keeps its thread."""
+    """Run a script against Micro-Manager in a separate process: pyjavaz keeps its thread."""
     subprocess.run([sys.executable, "-c", BEGIN + script], check=True, timeout=timeout_s)
 
 
@@ -53,7 +53,7 @@ def studio(tmp_path: Path) -> Iterator[tuple[Daemon, AttachProcess]]:
 
 
 def ended(daemon: Daemon, count: int) -> None:
-    """Wait until so many acquisitions have ended, all of them complete."""
+    """Wait until `count` acquisitions have ended, all of them complete."""
     found = until(
         lambda: (done := acquisitions(daemon, "ended")) and len(done) >= count and done,
         "end of the acquisitions",

@@ -1,4 +1,4 @@
-"""Several cameras under the same axes: nothing is lost that can be kept, and the rest is told."""
+"""Several cameras with the same axes: what raw keeps is refocused, the rest is reported."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def numbering() -> Callable[..., Any]:
-    """A user's hook: the n-th frame has n in all pixels."""
+    """A user's hook that sets all pixels of the n-th frame to n."""
     taken = iter(range(1, 100))
     return lambda image, metadata: (np.full_like(image, next(taken)), metadata)
 

@@ -1,4 +1,4 @@
-"""Datasets that grow are followed live by a real daemon: every frame is done."""
+"""A real daemon follows growing datasets live, and every frame is refocused."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def live_frames(daemon: Daemon, name: str) -> int:
-    """Frames of an acquisition that have their final state."""
+    """Number of frames of an acquisition that have a final state."""
     about = newest(daemon, name)
     return about.counts.passed_through + about.counts.refocused if about else 0
 
 
 def writer(kind: str, folder: Path, frames: int, fps: float, *flags: str) -> subprocess.Popen[str]:
-    """Another process that writes a dataset; says each frame that is on disk."""
+    """Start a process that writes a dataset and reports each frame on disk."""
     return subprocess.Popen(
         [
             sys.executable,
@@ -79,12 +79,12 @@ def put(dataset: JavaNDTiff, *numbers: int, dtype: Any = np.uint16, side: int = 
 def test_every_frame_of_a_growing_java_dataset_is_done(
     daemon: Daemon, tmp_path: Path, per_file: int
 ) -> None:
-    """By another process, in one stack and in several."""
+    """It is written by another process, in one stack and in several."""
     data = tmp_path / "data"
     with following(data, daemon.endpoint):
         flags = ["--per-file", str(per_file), "--hold", "20"]
         with writer("ndtiff", data / "run_1", 30, 25.0, *flags) as process:
-            # Live: some frames are done while others are still to be written.
+            # It is live: some frames are done while others have yet to be written.
             until(lambda: live_frames(daemon, "run_1") > 3)
             assert process.poll() is None
             process.communicate("\n", timeout=PATIENCE_S)
@@ -119,7 +119,7 @@ def test_of_a_killed_writer_all_that_is_on_disk_is_done(
 
 
 def test_every_frame_of_a_growing_image_stack_is_done(daemon: Daemon, tmp_path: Path) -> None:
-    """Two positions, a file each; the finished recording has the same frames."""
+    """Two positions with a file each; the finished recording has the same frames."""
     data = tmp_path / "data"
     summary = {**java_ndtiff.SUMMARY, "Frames": 5, "Slices": 1, "Channels": 1, "Positions": 2}
     with following(data, daemon.endpoint):
@@ -208,7 +208,7 @@ def test_a_finished_dataset_is_offered_with_its_command_and_not_taken(
     assert "old_1" in command
     with following(data, daemon.endpoint, recent_s=0.0):
         until(lambda: command in caplog.text)
-        # What appears now is followed, the others are left alone.
+        # A dataset that appears now is followed; the others are left alone.
         fresh = JavaNDTiff(data / "new_1")
         put(fresh, 0)
         fresh.finish()
@@ -272,7 +272,7 @@ def test_a_restarted_refocusd_goes_on_with_the_same_acquisition(tmp_path: Path) 
 def test_a_dataset_that_was_finished_before_anybody_looked_is_done(
     daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It rests from the first look on: it must not count as done for that."""
+    """It has not grown since the first look, but must not count as done for that reason."""
     monkeypatch.setattr(growth, "SETTLE_S", -1.0)
     dataset = JavaNDTiff(tmp_path / "data" / "run_1")
     put(dataset, 0, 1)

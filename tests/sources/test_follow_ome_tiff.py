@@ -32,7 +32,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def stream(path: Path, **changes: Any) -> Any:
-    """What ome-writers is given by pymmcore-plus for ``output="cells.ome.tiff"``."""
+    """Open the stream that pymmcore-plus opens in ome-writers for ``output="cells.ome.tiff"``."""
     sizes = {"t": 3, "c": ["DAPI", "GFP"], "z": 2, "y": 64, "x": 64} | changes.pop("sizes", {})
     settings = writers.AcquisitionSettings(
         root_path=str(path),
@@ -104,7 +104,7 @@ def test_every_frame_of_a_growing_ome_tiff_is_done(daemon: Daemon, tmp_path: Pat
             np.testing.assert_array_equal(refocused.read(key(n)).pixels, FRAMES[n])
 
 
-# Its package says that ome-writers is to take its place.
+# According to its package, ome-writers will replace it.
 @pytest.mark.filterwarnings("ignore:The 'pymmcore_plus.mda.handlers' module:FutureWarning")
 def test_of_a_file_that_is_filled_in_place_it_is_said_what_to_do(tmp_path: Path) -> None:
     useq: Any = pytest.importorskip("useq", reason="pymmcore-plus is not installed")
@@ -160,7 +160,7 @@ def test_frames_have_the_same_axes_while_a_file_grows_and_afterwards(
             out.append(frame)
         until(lambda: [*growing.refresh(), len(growing)][-1] == count, "all frames")
     growing.refresh()
-    # Of a single page nothing tells whether others follow.
+    # A single page does not show whether others follow.
     assert growing.finished == (count > 1)
     with growing, open_dataset(path) as whole:
         assert growing.axes_keys() == whole.axes_keys()

@@ -1,4 +1,4 @@
-"""What goes wrong with a followed dataset: others go on, and every frame has its reason."""
+"""Faults of a followed dataset: other datasets continue, and every failed frame has a reason."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def reasons(tmp_path: Path) -> dict[str, str]:
 def test_a_frame_of_another_shape_or_depth_fails_by_name_and_the_others_go_on(
     daemon: Daemon, tmp_path: Path
 ) -> None:
-    """The camera's ROI, then its bit depth, are changed in mid-run; one frame is RGB."""
+    """The camera's ROI and then its bit depth change during the run; one frame is RGB."""
     data = tmp_path / "data"
     with following(data, daemon.endpoint):
         dataset = JavaNDTiff(data / "run_1")
@@ -76,7 +76,7 @@ def test_a_frame_of_another_shape_or_depth_fails_by_name_and_the_others_go_on(
 
 @pytest.mark.parametrize("cut", [1, SIDE * SIDE, 2 * SIDE * SIDE + 300])
 def test_a_half_written_frame_is_waited_for(tmp_path: Path, cut: int) -> None:
-    """Its entry is there before its end, as over a share that reorders writes."""
+    """Its index entry appears before its last bytes, as on a share that reorders writes."""
     dataset = JavaNDTiff(tmp_path / "run_1")
     put(dataset, 0)
     reader = GrowingNDTiff(tmp_path / "run_1")
@@ -163,7 +163,7 @@ def test_image_stacks_without_axes_in_their_pages_are_named_by_the_index_map(
     named = [f'{{"channel":"DAPI","time":{t},"z":{z}}}' for t, z in ((0, 0), (0, 1), (1, 0))]
     assert reader.axes_keys() == named
     np.testing.assert_array_equal(reader.read(named[2]).pixels, frame_of(2, SIDE))
-    # Half of a page: the index map has it already.
+    # Half of a page, which the index map lists already.
     stack.put((0, 1, 1, 0), frame_of(3, SIDE), {"Exposure": 5}, cut=20)
     assert reader.refresh() == []
     reader.close()
@@ -182,7 +182,7 @@ def test_a_deleted_dataset_is_let_go_and_others_are_followed(
         dataset.abandon()
         until(
             lambda: remove_tree(data / "run_1")
-        )  # a file that is just being read goes a moment later
+        )  # a file that is being read is deleted a moment later
         counts = until(lambda: ended(daemon, "run_1"))
         assert counts.passed_through == 2
         other = JavaNDTiff(data / "run_2")
@@ -215,7 +215,7 @@ def test_a_dataset_that_is_moved_while_it_grows_is_followed_where_it_is(
 def test_a_share_that_goes_away_and_returns_costs_no_frame(
     daemon: Daemon, tmp_path: Path, caplog: Any
 ) -> None:
-    """The watched folder is a mount point: what it shows goes, and comes back."""
+    """The watched folder is a mount point whose contents vanish and come back."""
     if os.name == "nt":
         pytest.skip("Windows does not let a folder be moved while files in it are open")
     caplog.set_level(logging.INFO, "refocusd.sources")
@@ -234,12 +234,12 @@ def test_a_share_that_goes_away_and_returns_costs_no_frame(
         dataset.finish()
         counts = until(lambda: ended(daemon, "run_1"))
     assert counts == wire.Counts(acquired=5, passed_through=5)
-    # The scan of the watched folder may have been within it too, and says so in words of its own.
+    # The scan of the watched folder may have been in it as well, and has its own message.
     assert len(re.findall(r"run_1 cannot be read .*: tried again", caplog.text)) == 1
 
 
 class SlowFile(io.FileIO):
-    """A file on a bad network: short reads that take a while, and every seventh fails."""
+    """A file on a bad network: reads are short and slow, and every seventh fails."""
 
     reads = 0
 
@@ -330,7 +330,7 @@ def test_an_unreadable_folder_is_named_once_and_the_others_are_seen(
             raise PermissionError(13, "Permission denied")
         return listed(path)
 
-    # Tests run as root, for whom no folder is closed.
+    # Tests may run as root, who can read every folder.
     monkeypatch.setattr(os, "scandir", scandir)
     scanner = Scanner(tmp_path)
     assert [one.path.name for one in scanner.scan()] == ["run_1"]
@@ -339,7 +339,7 @@ def test_an_unreadable_folder_is_named_once_and_the_others_are_seen(
 
 
 def test_a_scan_of_a_thousand_datasets_is_cheap(tmp_path: Path, monkeypatch: Any) -> None:
-    """The second scan lists no folder again, and looks at a bounded number of datasets."""
+    """The second scan lists no folder again, and checks a bounded number of datasets."""
     from refocusd.sources.folders import scanner as follow_scan
 
     for n in range(1000):
@@ -359,7 +359,7 @@ def test_a_scan_of_a_thousand_datasets_is_cheap(tmp_path: Path, monkeypatch: Any
     monkeypatch.setattr(os, "scandir", scandir)
     assert scanner.scan() == []
     assert 0 < len(listings) <= follow_scan.MAX_PULSES
-    # In turn each is looked at: a change is found.
+    # Each is checked in turn, so that a change is found.
     (tmp_path / "day_3" / "run_3" / "NDTiff.index").write_bytes(b"changed")
     for _ in range(1000 // follow_scan.MAX_PULSES + 1):
         if found := scanner.scan():
@@ -368,7 +368,7 @@ def test_a_scan_of_a_thousand_datasets_is_cheap(tmp_path: Path, monkeypatch: Any
 
 
 def test_damaged_files_are_refused_or_empty_and_never_hang(tmp_path: Path) -> None:
-    """A directory that leads back to itself, and bytes that mean nothing."""
+    """A TIFF directory that leads back to itself, and meaningless bytes."""
     dataset = JavaNDTiff(tmp_path / "run_1")
     put(dataset, 0, 1)
     pointer = dataset._pointer_at

@@ -31,7 +31,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def without_chunks(folder: str, names: list[str]) -> set[str]:
-    """What `shutil.copytree` leaves out: all files but metadata."""
+    """Names for `shutil.copytree` to leave out: all files except metadata."""
     return {n for n in names if (Path(folder) / n).is_file() and n not in METADATA}
 
 

@@ -1,4 +1,4 @@
-"""Frames are read from disks and shares that fail for a moment, or for good."""
+"""Frames are read from disks and shares that fail temporarily or permanently."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def tiff(folder: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Dataset:
 
 
 def submitted(daemon: Daemon, dataset: Dataset, output: Path) -> wire.Counts:
-    """What the daemon counts once all frames were submitted."""
+    """The daemon's counts after all frames were submitted."""
     form = dataset.first_format()
     open_ = wire.Open(
         acquisition=str(uuid.uuid4()),

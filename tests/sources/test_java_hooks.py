@@ -1,4 +1,4 @@
-"""The hooks on pycromanager's Java backend: Java saves each frame, then tells its index entry."""
+"""The hooks on pycromanager's Java backend: Java saves each frame, then reports its index entry."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from java_acquisition import SIDE, JavaAcquisition, axes_of, contents, index_ent
 from java_ndtiff import JavaNDTiff, frame_of
 from live import quick_settings, read_all
 from numpy.typing import NDArray
+from pycromanager import (
+    Acquisition,
+    ExploreAcquisition,
+    MagellanAcquisition,
+    XYTiledAcquisition,
+)
 from pycromanager.acquisition.acq_eng_py.main.acq_notification import AcqNotification
 from test_source_recovers import frames_in
 from waiting import PATIENCE_S, until
@@ -24,7 +30,7 @@ from waiting import PATIENCE_S, until
 import refocusd
 from refocusd.daemon.acquisitions import lifecycle, saved_frames
 from refocusd.daemon.daemon import Daemon, daemon_status
-from refocusd.errors import TransportError
+from refocusd.errors import ConfigError, TransportError
 from refocusd.formats.tiff.growing_file import GrowingFile
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.transport import messages as wire
@@ -32,7 +38,7 @@ from refocusd.transport.ring import Slot
 
 
 def entries_of(folder: Path, frames: int) -> list[bytes]:
-    """Where Java's writer would put so many frames."""
+    """Index entries as Java's writer would make them for `frames` frames."""
     java = JavaNDTiff(folder / "ahead", "java")
     entries = [index_entry(*java.put_image(*contents(number))) for number in range(frames)]
     java.abandon()
@@ -48,7 +54,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.fixture
 def readers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Names of the threads beside the test's own that read pixels of raw frames from disk."""
+    """Names of the threads, except the test's, that read pixels of raw frames from disk."""
     seen: set[str] = set()
     read = GrowingFile.pixels
 
@@ -78,7 +84,7 @@ def test_the_daemon_reads_saved_frames_and_no_pixels_pass_through_the_users_proc
     source: refocusd.Source, tmp_path: Path, readers: set[str], by_java: bool
 ) -> None:
     acquisition = JavaAcquisition(source, tmp_path, by_java=by_java)
-    assert "image_process_fn" not in acquisition.hooks
+    assert acquisition.hooks["image_process_fn"] is None
     acquisition.acquire(*range(30))
     acquisition.finish()
     assert source.wait(90.0) == wire.Counts(acquired=30, passed_through=30)
@@ -87,6 +93,81 @@ def test_the_daemon_reads_saved_frames_and_no_pixels_pass_through_the_users_proc
     assert any(metadata["refocusd"]["live"] for _, metadata in written)
     assert "asks-disk" in readers
     assert readers <= {"asks-disk", "catch-up"}
+    acquisition.close()
+
+
+def test_a_tiled_acquisition_is_refocused_though_nobody_tells_of_its_end(
+    source: refocusd.Source, tmp_path: Path, readers: set[str]
+) -> None:
+    """Its frames are in a folder of their own; the thread that tells of them ends with it."""
+    acquisition = JavaAcquisition(source, tmp_path, tiled=True)
+    monitor = threading.Thread(target=lambda: acquisition.acquire(*range(12)))
+    monitor.start()
+    monitor.join()
+    acquisition.finish()
+    assert source.wait(90.0) == wire.Counts(acquired=12, passed_through=12)
+    acquisition.check(12)
+    assert "asks-disk" in readers
+    acquisition.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "left_out"),
+    [
+        (XYTiledAcquisition, {"tile_overlap": 10}, {"notification_callback_fn"}),
+        (ExploreAcquisition, {"z_step_um": 1}, {"notification_callback_fn"}),
+        (MagellanAcquisition, {}, {"directory", "name", "notification_callback_fn"}),
+        (Acquisition, {"show_display": False}, set()),
+    ],
+)
+def test_each_class_of_acquisition_gets_the_hooks_that_it_takes(
+    daemon: Daemon, kind: Any, given: dict[str, Any], left_out: set[str]
+) -> None:
+    all_of_them = {"directory", "name", "image_process_fn", "image_saved_fn"}
+    all_of_them |= {"notification_callback_fn", *given}
+    hooks = refocusd.Source(daemon.endpoint).hooks(acquisition=kind, java=True, **given)
+    assert set(hooks) == all_of_them - left_out
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (XYTiledAcquisition, {"event_generation_hook_fn": print}),
+        (XYTiledAcquisition, {"notification_callback_fn": print}),
+        (MagellanAcquisition, {"directory": "data"}),
+    ],
+)
+def test_an_argument_that_a_class_of_acquisition_does_not_take_is_refused_at_once(
+    kind: Any, given: dict[str, Any]
+) -> None:
+    [name] = given
+    source = refocusd.Source("tcp://127.0.0.1:9")
+    with pytest.raises(ConfigError, match=f"{kind.__name__} takes no {name}: leave it out"):
+        source.hooks(acquisition=kind, **given)
+    source.hooks(acquisition=kind)  # nothing has begun
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_frames_that_your_own_hook_keeps_from_us_are_caught_up(
+    source: refocusd.Source, tmp_path: Path
+) -> None:
+    """It raises, and ends the thread that tells of saved frames; Java goes on."""
+
+    def own(axes: dict[str, Any], dataset: Any) -> None:
+        if axes["time"] == 2:
+            raise RuntimeError("the user's own mistake")
+
+    acquisition = JavaAcquisition(source, tmp_path, own=own)
+    monitor = threading.Thread(target=lambda: acquisition.acquire(*range(6)))
+    monitor.start()
+    monitor.join()
+    for number in range(3, 6):
+        acquisition.save(number)
+    acquisition.finish()
+    counts = source.wait(90.0)
+    assert counts is not None
+    assert (counts.passed_through, counts.pending) == (6, 0)
+    acquisition.check(6)
     acquisition.close()
 
 
@@ -108,7 +189,7 @@ def test_what_the_daemon_does_not_see_on_its_disks_is_read_here(
 def test_a_frame_that_is_told_before_it_is_on_disk_is_waited_for(
     source: refocusd.Source, acquisition: JavaAcquisition, readers: set[str], tmp_path: Path
 ) -> None:
-    """Its place holds zeros at first: the file has its largest size from the beginning."""
+    """Its place holds zeros at first, because the file has its full size from the start."""
     acquisition.acquire(0)
     for number, entry in enumerate(entries_of(tmp_path, 12)[1:], 1):
         acquisition.tell(number, entry)
@@ -132,7 +213,7 @@ def test_a_frame_that_is_taken_again_under_its_axes_is_accounted_for(
 def test_a_frame_that_comes_to_disk_far_too_late_is_caught_up(
     source: refocusd.Source, daemon: Daemon, acquisition: JavaAcquisition, tmp_path: Path
 ) -> None:
-    """Nothing is taken from a place that is not written, and nothing waits for it for long."""
+    """Nothing is read from a place that is not written yet, and nothing waits long for it."""
     acquisition.acquire(0)
     entries = entries_of(tmp_path, 5)
     for number in (1, 2, 3, 4):
@@ -177,7 +258,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def hanging(file: Path) -> Iterator[None]:
-    """Whoever opens this file waits, as on a share that went away, until the block ends."""
+    """Make opening this file hang until the block ends, as on a share that went away."""
     kept = file.with_suffix(".kept")
     with hanging_disk(file.parents[1] / "share") as share:
         file.rename(kept)
@@ -197,12 +278,12 @@ def test_a_disk_that_hangs_is_given_up_and_its_frames_are_caught_up_when_it_answ
     impatient: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Meanwhile another acquisition is refocused as ever."""
+    """Meanwhile another acquisition is refocused as usual."""
     acquisition.acquire(0, 1)
     until(lambda: [about.counts.final for about in daemon_status(daemon.endpoint).details] == [2])
     with hanging(next(acquisition.raw.glob("*.tif"))):
         acquisition.acquire(*range(2, 40))
-        # No slot is held for longer than the disk is waited for.
+        # No slot is held for longer than the wait for the disk.
         until(lambda: daemon_status(daemon.endpoint).details[0].deferred >= 30)
         [about] = daemon_status(daemon.endpoint).details
         assert about.warnings == [
@@ -245,7 +326,7 @@ def test_a_disk_that_hangs_for_good_ends_an_acquisition_with_frames_pending(
 
 
 class _InMemory:
-    """As `NDRAMDatasetJava`: frames are in Java's memory and come over the bridge."""
+    """Like `NDRAMDatasetJava`: frames are in Java's memory and come over the bridge."""
 
     def read_image(self, **axes: Any) -> NDArray[Any]:
         return frame_of(axes["time"], SIDE)

@@ -1,4 +1,4 @@
-"""Live mode and snaps over the bridge: the newest frame in the view, and nothing on the disk."""
+"""Live mode and snaps over the bridge: the view shows the newest frame, the disk gets nothing."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_live_mode_is_shown_and_written_nowhere(tmp_path: Path, view_of: ViewOf)
         assert len(seen) >= 5
         assert shown.name == "live"
         standin.microscope.stop_live()
-        # Nothing fails when it ends, and it is closed once nothing new comes.
+        # Its end is not an error, and the preview is closed once nothing new comes.
         until(lambda: acquisitions(daemon, "ended"), "end of the preview")
         counts = acquisitions(daemon)[0].counts
     assert counts.failed == counts.skipped == counts.pending == 0
     written = [path.name for path in tmp_path.rglob("*") if path.is_file()]
-    # Only what the next daemon must know of this one.
+    # Only what the next daemon must know about this one.
     assert written == [f"attached-{standin.port}"]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +90,7 @@ def test_each_mda_gets_a_dataset_of_its_own(core: Any, tmp_path: Path) -> None:
 
 
 def test_acquisitions_at_once_each_get_their_own_frames(tmp_path: Path) -> None:
-    """The signals of each come in a thread of its own, as those of a runner and of its relay do."""
+    """Each one's signals come in a separate thread, like those of a runner and of its relay."""
     sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 4})
     in_step = threading.Barrier(2, timeout=60)
     with running(quick_settings(tmp_path)) as daemon:
@@ -190,7 +192,7 @@ def test_the_runner_is_not_held_up(core: Any, tmp_path: Path) -> None:
         attached.detach()
     assert counts is not None
     assert counts.passed_through == 200
-    # Processor time of the runner's thread: a copy of half a MiB, and a little JSON.
+    # Processor time of the runner's thread: a copy of half a MiB and a little JSON.
     assert np.median(spent) < 0.005
     assert threading.active_count() < 50
 
@@ -222,7 +224,7 @@ def test_an_index_that_is_used_twice_gives_two_frames(
 
 
 def test_it_is_an_output_beside_the_writers_of_pymmcore_plus(core: Any, tmp_path: Path) -> None:
-    """Axes and names of a plate are carried; its own OME-Zarr is written as ever."""
+    """Axes and names of a plate are kept; pymmcore-plus's own OME-Zarr is written as usual."""
     pytest.importorskip("ome_writers")
     plan = useq.WellPlatePlan(plate="96-well", a1_center_xy=(0, 0), selected_wells=([0, 1], [0, 1]))
     sequence = useq.MDASequence(
@@ -248,7 +250,7 @@ def test_it_is_an_output_beside_the_writers_of_pymmcore_plus(core: Any, tmp_path
 
 
 def test_its_own_ome_tiff_is_followed_while_it_is_written(core: Any, tmp_path: Path) -> None:
-    """Its writer is ome-writers, and nothing of ours is in the script."""
+    """ome-writers writes it, and the script contains nothing of ours."""
     pytest.importorskip("ome_writers")
     raw = tmp_path / "data" / "cells.ome.tiff"
     raw.parent.mkdir()
@@ -270,7 +272,7 @@ def test_its_own_ome_tiff_is_followed_while_it_is_written(core: Any, tmp_path: P
 
 @contextmanager
 def skipping(core: Any, skip: Callable[[Any], bool]) -> Iterator[None]:
-    """An engine that skips some events."""
+    """Make the engine skip some events."""
     from pymmcore_plus.mda import MDAEngine, SkipEvent
 
     class Skipping(MDAEngine):
@@ -288,7 +290,7 @@ def skipping(core: Any, skip: Callable[[Any], bool]) -> Iterator[None]:
 
 
 def counted(core: Any, tmp_path: Path, sequence: Any, *others: Any) -> Any:
-    """Counts after a run with these outputs and ours."""
+    """Counts after a run with ours and other outputs."""
     with running(quick_settings(tmp_path)) as daemon:
         refocused = MDAOutput(tmp_path / "out", endpoint=daemon.endpoint)
         core.run_mda(sequence, output=[*others, refocused]).join()
@@ -305,7 +307,7 @@ def test_an_event_that_the_engine_skips_is_accounted_for(core: Any, tmp_path: Pa
 def test_skipped_events_of_positions_with_plans_of_their_own_are_accounted_for(
     core: Any, tmp_path: Path
 ) -> None:
-    """The sizes of useq leave those plans out: 4 frames at each of two places, and one at the third."""
+    """The sizes of useq omit those plans: two positions have 4 frames each, the third has one."""
     grid = useq.GridRowsColumns(rows=2, columns=2)
     places = [
         useq.Position(x=0, y=0, sequence=useq.MDASequence(grid_plan=grid)),
@@ -316,6 +318,23 @@ def test_skipped_events_of_positions_with_plans_of_their_own_are_accounted_for(
     with skipping(core, lambda event: event.index == {"p": 1, "g": 2}):
         counts = counted(core, tmp_path, sequence)
     assert (counts.acquired, counts.passed_through, counts.skipped) == (9, 8, 1)
+    assert counts.pending == 0
+
+
+def test_skipped_events_that_share_an_index_with_others_are_accounted_for(
+    core: Any, tmp_path: Path
+) -> None:
+    """The time plan of a position is done at each time: useq gives both the same index."""
+    plan = useq.MDASequence(time_plan={"interval": 0, "loops": 2})
+    places = [useq.Position(x=0, y=0, sequence=plan)]
+    sequence = useq.MDASequence(
+        axis_order="tp", stage_positions=places, time_plan={"interval": 0, "loops": 3}
+    )
+    assert Counter(event.index["t"] for event in sequence) == {0: 3, 1: 3}
+    numbers = itertools.count()
+    with skipping(core, lambda _: next(numbers) in (1, 2)):
+        counts = counted(core, tmp_path, sequence)
+    assert (counts.acquired, counts.passed_through, counts.skipped) == (6, 4, 2)
     assert counts.pending == 0
 
 
@@ -401,7 +420,7 @@ class _Raises:
 def test_another_listener_that_raises_costs_an_attached_core_no_frame(
     core: Any, tmp_path: Path
 ) -> None:
-    """After it, psygnal calls nobody."""
+    """After a listener that raises, psygnal calls no other."""
     other = _Raises()
     core.mda.events.frameReady.connect(other.frameReady)
     try:
@@ -420,7 +439,7 @@ def test_another_listener_that_raises_costs_an_attached_core_no_frame(
 def test_another_output_that_raises_ends_the_acquisition_with_all_frames_accounted_for(
     core: Any, tmp_path: Path
 ) -> None:
-    """It ends the thread of pymmcore-plus that calls all outputs; nobody need wait for us."""
+    """It ends the thread of pymmcore-plus that calls all outputs; nobody has to wait for ours."""
     with running(quick_settings(tmp_path)) as daemon:
         refocused = MDAOutput(tmp_path / "out", endpoint=daemon.endpoint)
         sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 6})
@@ -480,7 +499,7 @@ def test_a_canceled_acquisition_misses_nothing(core: Any, tmp_path: Path) -> Non
 
 
 def test_an_end_that_is_not_relayed_is_noticed(tmp_path: Path) -> None:
-    """The relay of pymmcore-plus ends when it is told to, which can be before the last signal."""
+    """The relay of pymmcore-plus ends on request, which can be before the last signal."""
     from pymmcore_plus.mda._thread_relay import MDARelayThread
 
     with running(quick_settings(tmp_path)) as daemon:

@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from core_rig import only, paused
+from finished import verify
 from live import keys, quick_settings, read_all
 from ndstorage import Dataset
+from waiting import until
 
 import refocusd
 from refocusd.config import Settings
@@ -44,7 +47,7 @@ def no_daemon() -> str:
 
 
 def acquire(events: Iterable[dict[str, Any]], arguments: dict[str, Any]) -> Path:
-    """Run one acquisition; the folder of its raw dataset."""
+    """Run one acquisition; returns the folder of its raw dataset."""
     from pycromanager import Acquisition
 
     with Acquisition(show_display=False, **arguments) as acquisition:
@@ -78,7 +81,7 @@ def test_every_acquired_frame_lies_refocused_beside_its_raw_one(
             )
             given = before.read_metadata(**event["axes"])
             kept = after.read_metadata(**event["axes"])
-            # Everything Micro-Manager said stays; one object of ours is added.
+            # All of Micro-Manager's metadata stay; one object of ours is added.
             assert kept.pop("refocusd")["live"] is True
             assert kept == json.loads(json.dumps(given))
         assert after.summary_metadata["TiledImageStorage"] is False
@@ -122,6 +125,21 @@ def test_your_own_hooks_run_as_before_and_what_they_discard_is_not_ours(
         np.testing.assert_array_equal(read_all(refocused(raw))[key][0], pixels)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_in_your_own_notification_hook_hides_no_end(
+    demo_microscope: DemoMicroscope, daemon: Daemon, tmp_path: Path
+) -> None:
+    """Pycromanager tells nobody of anything after it."""
+
+    def notified(notification: Any) -> None:
+        raise ValueError("mine")
+
+    source = refocusd.Source(daemon.endpoint)
+    arguments = source.hooks(str(tmp_path), "own", notification_callback_fn=notified)
+    acquire(demo_microscope.events_snapped(4, [0.0]), arguments)
+    assert source.wait(90.0) == wire.Counts(acquired=4, passed_through=4)
+
+
 def test_an_error_in_your_own_hook_is_yours_as_before(
     demo_microscope: DemoMicroscope, daemon: Daemon, tmp_path: Path
 ) -> None:
@@ -153,7 +171,7 @@ def test_without_a_daemon_raw_is_saved_as_ever(
 def test_a_daemon_that_dies_does_not_disturb_the_acquisition(
     demo_microscope: DemoMicroscope, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Nobody starts it again.
+    # It is not restarted.
     monkeypatch.setattr(feed_upload, "RETURN_S", 2.0)
     command = [
         sys.executable,
@@ -211,7 +229,7 @@ def test_a_daemon_that_comes_late_catches_up_what_it_missed(
 def test_what_could_not_be_done_live_is_caught_up_from_raw(
     demo_microscope: DemoMicroscope, tmp_path: Path
 ) -> None:
-    # Room for two frames here and four in the ring, and a worker that stands still meanwhile.
+    # Room for two frames here and four in the ring, while the worker is suspended.
     settings: Settings = quick_settings(tmp_path, ring_mib=8)
     with Daemon(settings) as daemon:
         daemon.wait_ready()
@@ -270,6 +288,27 @@ def test_a_frame_that_is_taken_again_under_its_axes_is_accounted_for(
         assert sum('"repeat":1' in key for key in keys(tmp_path / "live")) == 1
 
 
+def test_a_frame_that_is_taken_again_holds_up_no_catch_up(
+    demo_microscope: DemoMicroscope, daemon: Daemon, tmp_path: Path
+) -> None:
+    """Raw has another frame there than was refocused, and is the same recording still."""
+    from pycromanager import Acquisition
+
+    source = refocusd.Source(daemon.endpoint, buffer_mib=1)
+    first, *rest = demo_microscope.events_snapped(20, [0.0])
+    arguments = source.hooks(str(tmp_path), "again")
+    with Acquisition(show_display=False, **arguments) as acquisition:
+        acquisition.acquire([first])
+        until(lambda: only(daemon).counts.passed_through == 1)
+        with paused(daemon.endpoint):
+            acquisition.acquire([first])
+            for event in rest:
+                acquisition.acquire([event]).await_image_saved(event["axes"], return_image=False)
+    assert source.wait(90.0) == wire.Counts(acquired=21, passed_through=20, skipped=1)
+    status, said = verify(tmp_path / "again_1", place=tmp_path)
+    assert status == 0, said
+
+
 def test_without_raw_and_output_you_are_warned_at_the_start(daemon: Daemon, caplog: Any) -> None:
     source = refocusd.Source(daemon.endpoint)
     source.hooks("", "nowhere", java=False)
@@ -284,7 +323,7 @@ def test_the_first_frame_may_come_long_after_the_hooks(
         daemon.wait_ready()
         source = refocusd.Source(daemon.endpoint)
         arguments = source.hooks(str(tmp_path), "late")
-        time.sleep(4)  # longer than the daemon remembers a source that says nothing
+        time.sleep(4)  # longer than the daemon remembers a silent source
         acquire(demo_microscope.events_snapped(2, [0.0]), arguments)
         assert source.wait(90.0) == wire.Counts(acquired=2, passed_through=2)
 
@@ -340,7 +379,7 @@ with DemoMicroscope() as microscope:
 
 
 def test_a_killed_script_leaves_raw_readable_and_its_frames_refocused(tmp_path: Path) -> None:
-    """Pycromanager's own writer would leave no readable frame: the hook flushes its index."""
+    """The writer of pycromanager would leave no readable frame: the hook flushes its index."""
     with Daemon(quick_settings(tmp_path, source_timeout_s=3)) as daemon:
         daemon.wait_ready()
         kill_a_script(daemon, tmp_path)
@@ -355,7 +394,7 @@ def kill_a_script(daemon: Daemon, tmp_path: Path) -> None:
     assert len(told) == 40
     (raw,) = (p for p in tmp_path.glob("killed_*") if not p.name.endswith("_refocused"))
     assert len(keys(raw)) >= 40
-    # The daemon misses the source, catches up what it had not got, and closes.
+    # The daemon loses the source, catches up what it had not received, and closes.
     deadline = time.monotonic() + 90
     while not (refocused(raw) / "refocusd-ledger.sqlite").exists():
         assert time.monotonic() < deadline

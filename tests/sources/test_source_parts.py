@@ -87,7 +87,7 @@ def test_an_output_that_exists_is_never_used_again(
 
 
 class _Slots:
-    """A session that has as many slots as it is told."""
+    """A session with a given number of slots."""
 
     def __init__(self) -> None:
         self.credit = 0
@@ -99,10 +99,10 @@ class _Slots:
         return True
 
     def pump(self, timeout_s: float) -> None:
-        """Nobody says anything."""
+        """Receive nothing."""
 
     def leave(self, frames: int, acquired: int) -> None:
-        """Nothing was left."""
+        """Ignore it: no frames were left to raw."""
 
 
 @pytest.mark.parametrize(("in_order", "order"), [(False, "201"), (True, "012")])
@@ -133,7 +133,7 @@ def test_what_others_may_write_to_is_copied_and_the_cameras_own_array_is_not() -
 
 
 def test_the_cameras_arrays_count_as_held_and_are_never_written_to() -> None:
-    """The buffer has room for three frames, whosever arrays they are."""
+    """The buffer has room for three frames, whoever owns their arrays."""
     images = [np.full((32, 32), number, np.uint16) for number in range(9)]
     buffer = FrameBuffer(3 * images[0].nbytes)
     for number, image in enumerate(images):
@@ -151,7 +151,7 @@ def test_the_cameras_arrays_count_as_held_and_are_never_written_to() -> None:
         assert (image == number).all()
     while len(buffer):
         buffer.give_back(buffer.pop())
-    # All of the room is free again.
+    # The whole buffer is free again.
     assert all(
         buffer.array_for(image, displace=False, keep=True) is not None for image in images[:3]
     )

@@ -1,4 +1,4 @@
-"""Real acquisitions whose daemon is killed, restarted, too slow or told to keep the order."""
+"""Real acquisitions whose daemon is killed, restarted, too slow, or must keep the order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from refocusd.transport import messages as wire
 
 
 def frames_in(output: Path) -> int:
-    """Frames of a dataset that may not be there yet; a hook must not raise."""
+    """Number of frames of a dataset that may not exist yet; a hook must not raise."""
     try:
         return len(keys(output))
     except RefocusdError:
@@ -37,7 +37,7 @@ def frames_in(output: Path) -> int:
 def test_a_daemon_killed_and_restarted_goes_on_in_the_same_acquisition(
     demo_microscope: DemoMicroscope, tmp_path: Path
 ) -> None:
-    """Killed with frames done, missed while it is away, and back before the last ones are taken."""
+    """It is killed after some frames, misses others, and is back before the last are acquired."""
     flags = ["--backend", "identity", "--ledgers", str(tmp_path / "ledgers"), "--ring-mib", "64"]
     running = [DaemonProcess(flags, tmp_path / "daemon.log")]
     running[0].__enter__()
@@ -76,7 +76,7 @@ def test_a_daemon_killed_and_restarted_goes_on_in_the_same_acquisition(
     assert len(written) == 90
     for key, (pixels, _) in read_all(raw).items():
         np.testing.assert_array_equal(written[key][0], pixels)
-    # Whether the daemon picks it up before the source is back, or after: it is the same one.
+    # It is the same one, whether the daemon picks it up before or after the source is back.
     assert len(list((tmp_path / "ledgers").glob("*.sqlite"))) == 1
 
 
@@ -84,7 +84,7 @@ def test_a_daemon_killed_and_restarted_goes_on_in_the_same_acquisition(
 def test_in_order_means_in_order_however_little_memory_there_is(
     demo_microscope: DemoMicroscope, tmp_path: Path
 ) -> None:
-    """Policy complete: what the buffer cannot hold is read back from raw, in its turn."""
+    """Policy `complete`: frames that the buffer cannot hold are read from raw in their turn."""
     settings = quick_settings(tmp_path, ring_mib=4, policy="complete")
     with Daemon(settings) as daemon:
         daemon.wait_ready()

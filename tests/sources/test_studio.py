@@ -176,7 +176,7 @@ def test_a_micro_manager_that_dies_in_the_middle_of_a_call_is_left(
 def test_a_restart_between_two_questions_is_noticed(tmp_path: Path) -> None:
     with Standin() as standin, attached(tmp_path, standin.port, **STUDIO_ONLY) as (daemon, _):
         until(lambda: standin.alive, "attached source")
-        # Too quick for anybody to see the port closed: the objects are unknown to the new one.
+        # Too quick for anybody to see the port closed; the new one does not know the objects.
         standin.stop()
         standin.start()
         store = standin.microscope.begin("after")
@@ -191,7 +191,7 @@ def test_it_waits_quietly_until_micro_manager_is_started(tmp_path: Path) -> None
     with standin:
         pass  # a port that is free, to be used later
     with ExitStack() as resources:
-        resources.callback(standin.stop)  # last: nobody waits for its answer
+        resources.callback(standin.stop)  # last, so that nobody waits for its answer
         daemon, _ = resources.enter_context(attached(tmp_path, standin.port, **STUDIO_ONLY))
         time.sleep(0.5)
         standin.start()
@@ -245,7 +245,7 @@ def test_a_busy_micro_manager_is_waited_for_and_then_what_it_acquired_is_taken(
         until(lambda: standin.alive, "attached source")
         before = process.pids
         with standin.microscope.blocking():
-            # What a script's `run_acquisition_with_settings(..., True)` does: nobody is answered.
+            # Like a script's `run_acquisition_with_settings(..., True)`: nobody else is answered.
             standin.microscope.acquire("blocking", [frame(number) for number in range(3)])
 
             def heard() -> bool:
@@ -264,7 +264,7 @@ def test_while_nothing_runs_the_bridge_is_asked_a_few_times_a_second(tmp_path: P
     with Standin() as standin, attached(tmp_path, standin.port):
         until(lambda: standin.alive >= 4, "attached sources")
         standin.microscope.snap(frame(0))
-        time.sleep(2.5)  # the first look at the snap, which costs more
+        time.sleep(2.5)  # the first look at the snap, which takes more calls
         standin.calls.clear()
         time.sleep(2.5)
         assert 1 <= standin.rate(2.5) <= 25
@@ -283,7 +283,7 @@ def test_an_acquisition_with_heavy_frames_takes_a_third_of_the_bridge(tmp_path: 
         spent = time.monotonic() - begun
         standin.microscope.end(store)
     assert taken > 0
-    # One frame may be on its way at each end.
+    # One frame may be in transit at each end.
     assert taken <= 30e6 * spent + 2 * 2 * 1024 * 1024
 
 
@@ -380,7 +380,7 @@ def test_refocusd_run_attaches_by_itself(tmp_path: Path) -> None:
 
 
 def test_what_came_while_a_killed_daemon_was_down_is_taken_by_the_next(tmp_path: Path) -> None:
-    """Saved, with and without a window, and in memory; what was done before is not done twice."""
+    """Saved ones, with and without a window, and one in memory; nothing is done twice."""
     raw, out = tmp_path / "raw", tmp_path / "out"
     flags = ["--backend", "identity", "--ring-mib", "64", "--ledgers", str(tmp_path / "ledgers")]
     images = [frame(number) for number in range(3)]
@@ -423,7 +423,7 @@ def test_a_micro_manager_that_becomes_busy_before_the_greeting_is_waited_for(
                 return "refocusd waits" in said
 
             until(heard, "warning")
-            time.sleep(5.5)  # pyjavaz gives up after 5 s by itself
+            time.sleep(5.5)  # pyjavaz itself gives up after 5 s
         until(lambda: acquisitions(daemon, "ended"), "end of the acquisition")
         assert process.pids == before
     assert "Traceback" not in said + capfd.readouterr().err
@@ -447,7 +447,7 @@ def test_a_fetch_outlives_a_bridge_that_is_blocked_for_longer_than_a_source_may_
 
 
 def test_a_successor_knows_where_acquisitions_were_saved(tmp_path: Path) -> None:
-    """Micro-Manager was restarted: no window names the folder any more, and no settings."""
+    """Micro-Manager was restarted: neither a window nor the settings name the folder any more."""
     raw = tmp_path / "raw"
     images = [frame(number) for number in range(3)]
     with Standin() as standin, attached(tmp_path, standin.port, **STUDIO_ONLY) as (daemon, process):

@@ -1,4 +1,4 @@
-"""No acquisition of Micro-Manager's GUI is missed: what exists counts, not what was seen to run."""
+"""No acquisition of Micro-Manager's GUI is missed: what exists counts, seen running or not."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def rig(daemon: Daemon, tmp_path: Path) -> Iterator[Rig]:
 
 @pytest.fixture
 def slow(daemon: Daemon, tmp_path: Path) -> Iterator[Rig]:
-    """A bridge that takes its time: a fetch can be seen at work."""
+    """A rig with a slow bridge, so that a fetch can be observed in progress."""
     with Rig(daemon, tmp_path, latency_s=0.005) as rig:
         rig.studio.step()
         yield rig
@@ -76,7 +76,7 @@ def test_acquisitions_without_a_gap_are_taken_one_by_one_in_order(rig: Rig) -> N
 def test_a_short_saved_acquisition_is_taken_from_disk(
     rig: Rig, tmp_path: Path, mode: SaveMode
 ) -> None:
-    """One without a window, whose folder only the settings name."""
+    """It has no window, and only the settings name its folder."""
     saved = Saved(rig.microscope, tmp_path / "raw", "cells", mode, window=False)
     saved.run(images(3))
     [about] = rig.wait_ended(1)
@@ -91,7 +91,7 @@ def test_the_folder_of_an_acquisition_is_found_by_its_window(rig: Rig, tmp_path:
     rig.microscope.settings = rig.microscope.settings.__class__()
     [about] = rig.wait_ended(1)
     assert Path(about.raw) == saved.folder
-    # The GUI numbers its channels; rules and models go by their names.
+    # The GUI numbers its channels, but rules and models refer to their names.
     _, metadata = read_all(Path(about.output))['{"channel":0,"time":2}']
     assert metadata["Channel"] == "DAPI"
 
@@ -246,7 +246,7 @@ def watched(rig: Rig) -> list[Path]:
 
 
 def test_what_an_earlier_daemon_had_begun_is_finished(slow: Rig) -> None:
-    """It was killed: what it had not fetched is still in the memory of Micro-Manager."""
+    """It was killed; frames that it had not fetched are still in Micro-Manager's memory."""
     slow.microscope.acquire("cells", images(40))
     slow.wait(lambda: any(a.counts.passed_through >= 8 for a in slow.acquisitions()), "frames")
     slow.detach()
@@ -306,7 +306,7 @@ def test_what_is_not_fetched_yet_is_pending(slow: Rig) -> None:
 
 
 def test_refocusd_stopped_during_a_fetch_says_what_is_pending(tmp_path: Path) -> None:
-    """As `refocusd run --stop` ends: the attached sources first, then the daemon."""
+    """As with `refocusd run --stop`: the attached sources end first, then the daemon."""
     with (
         running(quick_settings(tmp_path)) as daemon,
         Rig(daemon, tmp_path, latency_s=0.005) as slow,
@@ -369,15 +369,15 @@ def test_saved_acquisitions_leave_no_thread_each(rig: Rig, tmp_path: Path) -> No
     for number in range(10):
         Saved(rig.microscope, tmp_path / "raw", f"cells{number}").run(images(1))
     rig.wait_ended(10)
-    # The one that watches the folder.
+    # The thread that watches the folder.
     rig.wait(lambda: threading.active_count() <= before + 1, "end of their threads")
 
 
 @pytest.mark.timeout(900)
 def test_none_of_200_short_and_overlapping_acquisitions_is_missed(rig: Rig, tmp_path: Path) -> None:
-    """Time is compressed: acquisitions of 0.2-2 s take 0-60 ms here, and questions as long as ever.
+    """Time is compressed: acquisitions of 0.2-2 s take 0-60 ms here, requests as long as usual.
 
-    Between them the user snaps, looks at live mode, and presses Album.
+    In between, the user snaps, watches live mode and presses Album.
     """
     expected: dict[str, int] = {}
     meanwhile: Counter[str] = Counter()
@@ -392,7 +392,7 @@ def test_none_of_200_short_and_overlapping_acquisitions_is_missed(rig: Rig, tmp_
     looked_at = 0.0
 
     def found() -> bool:
-        # The daemon remembers the last that ended; the outputs are all there are.
+        # The daemon remembers only the last ended ones; the outputs are complete.
         nonlocal looked_at
         if rig.studio.busy or time.monotonic() - looked_at < 2.0:
             return False
@@ -402,7 +402,7 @@ def test_none_of_200_short_and_overlapping_acquisitions_is_missed(rig: Rig, tmp_
             try:
                 counts[folder.name.split("_")[0]] += len(keys(folder))
             except InputError:
-                return False  # it was begun just now
+                return False  # it has only just begun
         return counts == expected
 
     rig.wait(found, "200 acquisitions", 600)
@@ -455,7 +455,7 @@ def _acquire_200(
 
 
 def _look(microscope: Microscope, how: str, number: int) -> None:
-    """What a user does between two acquisitions, none of which is one."""
+    """What a user does between two acquisitions without acquiring."""
     pixels = frame(number, SIDE)
     if how == "album":
         microscope.add_to_album(pixels)

@@ -1,4 +1,4 @@
-"""Engines of a precision that not every processor computes in: built, or the test is skipped."""
+"""Builds engines in a precision that not every processor supports, or skips the test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refocusd.models.bundle import ModelBundle
 
 
 def cpu_engine(bundle: ModelBundle, precision: Precision) -> OpenVinoEngine:
-    """The CPU engine of a bundle; skips where this processor does not compute in `precision`."""
+    """The CPU engine of a bundle; skips if this processor does not support `precision`."""
     try:
         return OpenVinoEngine(bundle, EngineOptions(precision=precision))
     except EngineError as error:

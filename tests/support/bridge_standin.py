@@ -1,9 +1,9 @@
-"""Micro-Manager's side of the Java bridge, message by message, for the classes that refocusd uses.
+"""A stand-in for Micro-Manager's side of the Java bridge, for the classes that refocusd uses.
 
-Speaks what Micro-Manager's server (version 5.1.0) speaks: a ZeroMQ REP socket, JSON in
-ISO-8859-1, arrays as parts of their own that the JSON names as ``@`` and a hexadecimal number.
-Objects are handed out by a hash code with their whole API, lists included, and are forgotten
-when the client says so.  What the client really sends lies in ``data/bridge_session.json``.
+It speaks the protocol of Micro-Manager's server (version 5.1.0): a ZeroMQ REP socket, JSON in
+ISO-8859-1, arrays as separate message parts that the JSON names as ``@`` and a hexadecimal number.
+Objects, lists included, are handed out by a hash code with their whole API, and are forgotten
+when the client says so.  ``data/bridge_session.json`` has what the real client sends.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ class Standin:
     Parameters
     ----------
     microscope : Microscope
-        What it tells of.
+        Whose state it reports.
     port : int
-        0 takes a free one, and keeps it over restarts.
+        0 takes a free one, and keeps it across restarts.
     version : str or None
-        None: of the time when bridges did not tell.
+        None: an old bridge, which does not state its version.
     """
 
     microscope: Microscope = field(default_factory=Microscope)
     port: int = 0
     version: str | None = VERSION
-    #: What a call takes at least, s.
+    #: Minimum duration of a call, s.
     latency_s: float = 0.0
     calls: list[Call] = field(default_factory=list)
-    #: Requests and replies as they were, if asked for.
+    #: Requests and replies, if they are to be recorded.
     recorded: list[tuple[dict[str, Any], dict[str, Any]]] | None = None
     pixel_nbytes: int = 0
-    #: Calls to nothing: objects of another life of Micro-Manager's.
+    #: Calls to objects that do not exist: those of a Micro-Manager that was restarted since.
     unknown: int = 0
-    #: After so many messages it ends without an answer, as a program that is killed.
+    #: After this many messages it ends without an answer, like a program that is killed.
     dies_after: int | None = None
 
     def __enter__(self) -> Self:
@@ -116,7 +116,7 @@ class Standin:
         return len(self._objects)
 
     def rate(self, seconds: float) -> float:
-        """Messages a second, over the last so many."""
+        """Messages per second, over the last `seconds`."""
         now = time.monotonic()
         return sum(now - call.at < seconds for call in list(self.calls)) / seconds
 
@@ -211,7 +211,7 @@ class Standin:
 
 @contextmanager
 def stranger(answer: Callable[[bytes], bytes] | None = None) -> Iterator[int]:
-    """Another program on a port; its port.  Without `answer` it accepts and says nothing."""
+    """Run another program on a port; yields the port.  Without `answer` it accepts, silently."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,4 +1,4 @@
-"""Acquisitions of the stand-in's Micro-Manager that are saved, as its writers lay them out."""
+"""Saved acquisitions of the stand-in's Micro-Manager, in the layout of Micro-Manager's writers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ SaveMode = Literal["NDTIFF", "MULTIPAGE_TIFF", "SINGLEPLANE_TIFF_SERIES"]
 
 
 class Saved:
-    """One acquisition with the settings of the dialog, image by image.
+    """One acquisition with the settings of the acquisition dialog, image by image.
 
     Parameters
     ----------
     microscope : Microscope
     root : Path
     name : str
-        Its folder is ``<name>_<number>``, one above the highest that is there.
+        Its folder is ``<name>_<number>``, one above the highest that exists.
     mode : {"NDTIFF", "MULTIPAGE_TIFF", "SINGLEPLANE_TIFF_SERIES"}
     frames : int
-        Times that will come, with one image each.
+        Number of time points, with one image each.
     channels : tuple of str
-        Their names; the index and its texts are in cp1252, as on a western Windows.
+        Channel names; the index and its texts are in cp1252, as on a western Windows.
     options : Any
         For `Microscope.begin`.
     """
@@ -65,7 +65,7 @@ class Saved:
             self._ndtiff = JavaNDTiff(self.folder, name, summary, encoding="cp1252")
 
     def put(self, number: int, pixels: NDArray[np.uint16], channel: int = 0) -> None:
-        """The next time's image of a channel."""
+        """Write the image of a channel at the next time point."""
         coords = {"time": number, "channel": channel}
         said: dict[str, Any] = {
             "FrameIndex": number,
@@ -75,7 +75,7 @@ class Saved:
         }
         said |= {"Camera": "Camera", "PixelSizeUm": 0.645}
         if self._ndtiff is not None:
-            # The GUI's axes are numbers, and its frames name neither them nor their channel.
+            # The GUI's axes are numbers, and its frames' metadata state neither axes nor channel.
             self._ndtiff.put(coords, pixels, {"Camera": "Camera"})
         elif self._mode == "MULTIPAGE_TIFF":
             if self._stack is None:
@@ -94,13 +94,13 @@ class Saved:
         self.store.put(coords, pixels)
 
     def end(self, *, files: bool = True) -> None:
-        """The acquisition is over; without `files` its files stay open."""
+        """End the acquisition; without `files` its files stay open."""
         self._microscope.end(self.store)
         if files:
             self.close_files()
 
     def close_files(self) -> None:
-        """The engine closes the files, which can be some time after the end."""
+        """Close the files, as the engine does, possibly some time after the end."""
         if self._ndtiff is not None:
             self._ndtiff.finish()
         if self._stack is not None:
@@ -109,7 +109,7 @@ class Saved:
             self._write_notes("\n}\n")
 
     def run(self, images: Sequence[NDArray[np.uint16]]) -> Saved:
-        """All of it."""
+        """Acquire all images, from begin to end."""
         for number, pixels in enumerate(images):
             self.put(number, pixels)
         self.end()
@@ -118,7 +118,7 @@ class Saved:
     def _put_file(
         self, number: int, channel: int, pixels: NDArray[np.uint16], said: dict[str, Any]
     ) -> None:
-        """A file, then its entry; the folder is made for the first image."""
+        """Write a file, then its entry; the first image creates the folder."""
         place = self.folder / "Default"
         if not self._notes:
             place.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The Java classes that the stand-in hands out: methods, types and interfaces as Java names them.
+"""The Java classes that the stand-in hands out: methods, types and interfaces by their Java names.
 
 Signatures follow Micro-Manager 2's public interfaces (``org.micromanager.*``, ``mmcorej``).
 """
@@ -20,7 +20,7 @@ OBJECT: Methods = (("hashCode", (), "int"), ("toString", (), STRING))
 
 
 class Java:
-    """An object of a Java class: `methods` are its name, its arguments' types, its result's."""
+    """An object of a Java class; `methods` lists name, argument types and result type of each."""
 
     java_class: ClassVar[str]
     interfaces: ClassVar[tuple[str, ...]] = ("java.lang.Object",)
@@ -35,7 +35,7 @@ class Java:
 
     @property
     def identity(self) -> object:
-        """What of the microscope it stands for: the same object in Java as long as that lives."""
+        """What it represents of the microscope: Java has one object for each such thing."""
         return self
 
     def hashCode(self) -> int:

@@ -1,10 +1,10 @@
-"""What the stand-in's Micro-Manager does: acquisitions, live mode, snaps.  No bridge in it.
+"""What the stand-in's Micro-Manager does: acquisitions, live mode, snaps; without the bridge.
 
 It behaves as a real Micro-Manager Studio 2 was measured to do: the bridge's server has one thread
 and answers nobody while a caller's acquisition blocks it; windows and their data stay after the
-end of an acquisition; an Album is a window that is no acquisition; the Clojure engine names a UUID
-in its summary and AcqEngJ does not.  As its source code says, both engines keep the summary of
-their last acquisition, in which AcqEngJ names a folder even if nothing is saved.
+end of an acquisition; an Album is a window but not an acquisition; the Clojure engine writes a
+UUID into its summary and AcqEngJ does not.  According to their source code, both engines keep the
+summary of their last acquisition, in which AcqEngJ names a folder even if nothing is saved.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class StoredImage:
 
 @dataclass(eq=False)
 class Store:
-    """A datastore: of an acquisition, of an Album, or (`rewritable`) of the Snap/Live window."""
+    """The datastore of an acquisition, of an Album, or (`rewritable`) of the Snap/Live window."""
 
     name: str
     save_path: str = ""
     channels: tuple[str, ...] = ()
     rewritable: bool = False
     frozen: bool = False
-    #: Its window was closed: Micro-Manager has freed the images.
+    #: Whether its window was closed: Micro-Manager has then freed the images.
     closed: bool = False
-    #: Of an acquisition only: an Album says neither when it began nor with which settings.
+    #: Only for an acquisition: an Album states neither its start time nor its settings.
     summary: Mapping[str, Any] = field(default_factory=dict)
     images: dict[tuple[tuple[str, int], ...], StoredImage] = field(default_factory=dict)
 
@@ -74,7 +74,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the dialog of acquisitions says of saving."""
+    """The settings for saving in the acquisition dialog."""
 
     save: bool = False
     root: str = ""
@@ -83,22 +83,22 @@ class Settings:
 
 @dataclass
 class Microscope:
-    """State that the user changes and the bridge tells of."""
+    """State that the user changes and the bridge reports."""
 
     running: bool = False
-    #: Stores with a window, oldest first; those of all windows so far, which keep their identity.
+    #: Stores with a window, oldest first; then the stores of all windows so far.
     windows: list[Store] = field(default_factory=list)
     made: list[Store] = field(default_factory=list)
     snap_live: Store | None = None
     album: Store | None = None
     settings: Settings = Settings()
-    #: Summary metadata of the acquisition that the engine ran last; None: a version that does not tell.
+    #: Summary metadata of the engine's last acquisition; None: a version that does not report it.
     last_summary: Mapping[str, Any] | None = field(default_factory=dict)
     live_mode_on: bool = False
     sequence_running: bool = False
     #: The core's circular buffer: pixels and tags of the newest frame.
     newest: tuple[Pixels, dict[str, Any]] | None = None
-    #: The only thread of the bridge's server: held while it works for a caller.
+    #: Stands for the only thread of the bridge's server: held while it works for a caller.
     server: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(
@@ -110,7 +110,7 @@ class Microscope:
         engine: Engine = "AcqEngJ",
         started: datetime | None = None,
     ) -> Store:
-        """The user presses the button that starts an acquisition."""
+        """Start an acquisition, as the user does with the button."""
         begun = (started or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M:%S.%f")
         summary = {"Prefix": name, "StartTime": f"{begun[:-3]} +0000", "MDA_Settings": "{}"}
         if engine == "Clojure":
@@ -128,12 +128,12 @@ class Microscope:
         return store
 
     def end(self, store: Store) -> None:
-        """The acquisition is over; its window stays open."""
+        """End the acquisition; its window stays open."""
         store.frozen = True
         self.running = False
 
     def acquire(self, name: str, frames: list[Pixels], **options: Any) -> Store:
-        """A short acquisition of some times, from its begin to its end."""
+        """Run a short acquisition of a few time points from begin to end."""
         store = self.begin(name, **options)
         for number, pixels in enumerate(frames):
             store.put({"time": number}, pixels)
@@ -141,34 +141,34 @@ class Microscope:
         return store
 
     def close(self, store: Store) -> None:
-        """The user closes a window."""
+        """Close a window, as the user does."""
         store.closed, store.images = True, {}
         self.windows.remove(store)
 
     @contextmanager
     def blocking(self) -> Iterator[None]:
-        """A caller of the bridge waits for its acquisition: nobody else is answered."""
+        """While a caller of the bridge waits for its acquisition, answer nobody else."""
         with self.server:
             yield
 
     def add_to_album(self, pixels: Pixels) -> None:
-        """The user presses Album."""
+        """Add to the Album, as the user does with its button."""
         if self.album is None:
             self.album = Store("Album", channels=("",))
             self.windows.append(self.album)
         self.album.put({"time": len(self.album.images)}, pixels)
 
     def snap(self, pixels: Pixels) -> None:
-        """The user presses Snap."""
+        """Snap, as the user does with the button."""
         self._snap_live().put({"channel": 0}, pixels, ImageNumber=0)
 
     def expose(self, number: int, pixels: Pixels, *, components: int = 1) -> None:
-        """The camera, in live mode, has one frame more; one in colour has four components."""
+        """Deliver one frame in live mode; a colour frame has four components."""
         self.stream(number, pixels, components=components)
         self.live_mode_on = True
 
     def stream(self, number: int, pixels: Pixels, *, components: int = 1) -> None:
-        """The core's buffer gets a frame of a sequence: live mode's, or a hooked acquisition's."""
+        """Put a frame of a sequence (live mode or a hooked acquisition) into the core's buffer."""
         height, width = pixels.shape
         tags = {
             "ImageNumber": str(number),
@@ -182,7 +182,7 @@ class Microscope:
         self.sequence_running = True
 
     def stop_live(self) -> None:
-        """The user ends live mode, or a sequence is over."""
+        """End live mode or a sequence."""
         self.sequence_running = self.live_mode_on = False
 
     def _snap_live(self) -> Store:

@@ -1,7 +1,7 @@
-"""A real daemon beside the bridge's stand-in, with the attach process as `refocusd run` has it.
+"""A real daemon beside the bridge's stand-in, with the attach process that `refocusd run` starts.
 
-`Rig` has the sources in the test's own thread instead, which steps them while it waits: the same
-code, without the start of a process.
+`Rig` runs the sources in the test's own thread instead, which steps them while it waits: the
+same code without starting a process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["Rig", "acquisitions", "attached", "frame", "look", "until"]
 
 @contextmanager
 def attached(tmp_path: Path, port: int, **settings: Any) -> Iterator[tuple[Daemon, AttachProcess]]:
-    """Daemon and attach process; sources as in the settings."""
+    """Run a daemon and its attach process; the settings select the sources."""
     values = {"bridge_port": port, "studio_output": str(tmp_path / "out"), **settings}
     with (
         running(quick_settings(tmp_path, **values)) as daemon,
@@ -47,20 +47,20 @@ def attached(tmp_path: Path, port: int, **settings: Any) -> Iterator[tuple[Daemo
 
 
 def acquisitions(daemon: Daemon, state: str = "") -> list[wire.AcquisitionStatus]:
-    """Of the daemon, by state."""
+    """The daemon's acquisitions, all or those in `state`."""
     details = daemon_status(daemon.endpoint, PATIENCE_S).details
     return [about for about in details if state in ("", about.state)]
 
 
 def look(view: Connection, after: int = 0) -> tuple[wire.Shown, NDArray[Any]] | None:
-    """The newest frame that a view is shown: raw above refocused; None if there is no later one."""
+    """The newest frame that a view is shown, raw above refocused; None if none is later."""
     view.send(wire.Look(after))
     received = view.receive_parts(1.0)
     if received is None:
         return None
     shown, part = received
     if not isinstance(shown, wire.Shown) or shown.serial <= after:
-        return None  # the answer to an earlier question that we did not wait for
+        return None  # the answer to an earlier request that we did not wait for
     assert part is not None
     pixels: NDArray[Any] = np.frombuffer(part, shown.dtype)
     height = -(-shown.height // shown.step)
@@ -68,20 +68,20 @@ def look(view: Connection, after: int = 0) -> tuple[wire.Shown, NDArray[Any]] | 
 
 
 def frame(number: int, shape: tuple[int, int] = (48, 64)) -> NDArray[np.uint16]:
-    """A frame that tells its number."""
+    """A frame whose pixels encode its number."""
     values = np.arange(shape[0] * shape[1], dtype=np.uint16).reshape(shape)
     return np.asarray(values + 7 * number, dtype=np.uint16)
 
 
 class Rig:
-    """The source *studio* at a stand-in, stepped by the thread of the test.
+    """The source *studio* connected to a stand-in and stepped by the test's thread.
 
     Parameters
     ----------
     daemon : Daemon
-        Others may use it as well.
+        May be shared with others.
     folder : Path
-        What it refocuses goes in there.
+        Folder for its output.
     """
 
     def __init__(self, daemon: Daemon, folder: Path, **standin: Any) -> None:
@@ -96,7 +96,7 @@ class Rig:
 
     @property
     def microscope(self) -> Microscope:
-        """Of the stand-in."""
+        """The microscope of the stand-in."""
         return self.standin.microscope
 
     def __enter__(self) -> Self:
@@ -121,20 +121,20 @@ class Rig:
         gc.enable()
 
     def attach(self) -> None:
-        """What a new attach process does."""
+        """Start as a new attach process does."""
         bridge = self._bridge = Bridge("127.0.0.1", self.standin.port)
         self.roots = SaveRoots(self._daemon.endpoint, self.since_s, [], self._start)
         self.studio = Studio(bridge, self._daemon.endpoint, self.out, self.roots, self.since_s)
 
     def detach(self) -> None:
-        """What is left of a process that was stopped."""
+        """Clean up as after a process that was stopped."""
         self.studio.close()
         del self.studio
-        gc.collect()  # what comes after the bridge would wait for it for ever
+        gc.collect()  # otherwise whatever follows the bridge would wait for it forever
         self._bridge.let_go()
 
     def wait(self, done: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
-        """Step the source until something is so."""
+        """Step the source until `done` is true."""
         deadline = time.monotonic() + timeout_s
         while not (found := done()):
             assert time.monotonic() < deadline, f"no {what} in time"
@@ -142,17 +142,17 @@ class Rig:
         return found
 
     def acquisitions(self, state: str = "") -> list[wire.AcquisitionStatus]:
-        """Of this rig, by state; the last that ended are remembered."""
+        """The acquisitions of this rig, all or those in `state`, including the last ended ones."""
         found = acquisitions(self._daemon, state)
         return [about for about in found if Path(about.output).is_relative_to(self._folder)]
 
     def wait_ended(self, count: int, timeout_s: float = PATIENCE_S) -> list[wire.AcquisitionStatus]:
-        """The acquisitions that ended, once there are so many."""
+        """Wait until `count` acquisitions have ended, and return them."""
         self.wait(lambda: len(self.acquisitions("ended")) >= count, "end", timeout_s)
         return self.acquisitions("ended")
 
     def unseen(self, before: Sequence[str] = ()) -> list[str]:
-        """What the daemon says of acquisitions that nobody saw, without what it said `before`."""
+        """The daemon's messages about acquisitions that nobody saw, except those in `before`."""
         said = daemon_status(self._daemon.endpoint, PATIENCE_S).unseen_last
         return [each for each in said if each not in before]
 

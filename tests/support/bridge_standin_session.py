@@ -1,4 +1,4 @@
-"""One short session of refocusd with the bridge: recorded once, and held against the client.
+"""One short session of refocusd with the bridge: recorded once, then compared with the client.
 
 Run as a script it writes ``data/bridge_session.json`` from what the installed pyjavaz sends.
 """
@@ -20,7 +20,7 @@ SESSION = Path(__file__).parent / "data" / "bridge_session.json"
 
 
 def play() -> list[dict[str, Any]]:
-    """The messages of a session that touches every class, object names made comparable."""
+    """Messages of a session that uses every class, with object names made comparable."""
     microscope = Microscope()
     store = microscope.begin("cells")
     pixels = np.arange(32 * 20, dtype=np.uint16).reshape(20, 32)
@@ -70,7 +70,7 @@ def _talk(port: int) -> None:
     assert bridge.call(bridge.call(studio.live).is_live_mode_on) is True
     display = bridge.call(bridge.call(studio.live).get_display)
     assert hasattr(bridge.call(display.get_data_provider), "delete_all_images")
-    # Every object is given back while somebody is there to take it.
+    # Release every object while the bridge still exists.
     del studio, settings, listed, viewers, provider, where, image, tagged, display
     bridge.let_go()
     gc.collect()
@@ -79,5 +79,5 @@ def _talk(port: int) -> None:
 if __name__ == "__main__":
     SESSION.parent.mkdir(exist_ok=True)
     messages = play()
-    # Times and identities of a run are not of the protocol.
+    # Times and identities of a run are not part of the protocol.
     SESSION.write_text(json.dumps(messages, indent=1), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The broker's state with everything around it simulated: what `test_broker_model.py` drives."""
+"""The broker's state in a simulated environment, which `test_broker_model.py` drives."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from refocusd.transport.ring import SharedRing, Slot
 RING_MIB = 1
 ENGINE = wire.Engines("identity", "exact", "CPU", "identity", "", "")
 FACTS = wire.FrameFacts(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0, "trusted")
-#: Frames of one acquisition at most: more finds nothing else, and takes longer to settle.
+#: Maximum number of frames of an acquisition: more find no other faults and take longer.
 MAX_FRAMES = 40
 
 
 @dataclass
 class Peer:
-    """A source, or a catch-up: what it was told and what it holds."""
+    """A source or a catch-up: what it was told and what it holds."""
 
     identity: bytes
     slots: deque[Slot] = field(default_factory=deque)
@@ -55,13 +55,13 @@ class Peer:
 
 @dataclass
 class Story:
-    """One acquisition, as a microscope would tell it."""
+    """One acquisition, as seen by the microscope."""
 
     open: wire.Open
     peer: Peer
     went_by: list[str] = field(default_factory=list)
     sent: set[str] = field(default_factory=set)
-    #: Of these, what is in the raw dataset, and what the source will never submit.
+    #: Which of these are in the raw dataset, and which the source will never submit.
     raw: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     closed: bool = False
@@ -98,12 +98,12 @@ class ModelWriter:
         self.jobs.append(job)
 
     def tasks(self) -> list[int]:
-        """Tasks that wait to be written or recorded."""
+        """Tasks waiting to be written or recorded."""
         numbers = [job.task for job in self.jobs if isinstance(job, (WriteFrame, RecordFrames))]
         return [number for number in numbers if number]
 
     def answer(self, has_raw: dict[str, bool]) -> list[Any]:
-        """Do the oldest job, as the real writer would; the events that follow."""
+        """Do the oldest job as the real writer would; returns the events that follow."""
         job = self.jobs.popleft()
         if isinstance(job, OpenOutput):
             key = job.open.acquisition
@@ -134,7 +134,7 @@ class ModelWriter:
         self, task: int, key: str, axes: tuple[str, ...], state: Any, reason: str
     ) -> FramesWritten:
         states = self.ledger[key]
-        # What is done stays done; of a failed or skipped frame a later attempt takes the place.
+        # A finished frame stays finished; a later attempt replaces a failed or skipped one.
         done = ("refocused",) if state == "refocused" else ("refocused", "skipped")
         fresh = tuple(a for a in dict.fromkeys(axes) if states.get(a) not in done)
         before: Any = {states[a] for a in fresh if a in states}
@@ -149,10 +149,10 @@ class ModelWriter:
 
 
 class PlayedBroker:
-    """The real state, the messages that are sent, and what the broker itself does between them."""
+    """The broker's real state, the messages it sends, and what it does between them."""
 
     def set_up(self, policy: Any) -> None:
-        """Begin, without a worker."""
+        """Begin without a worker."""
         self.settings = Settings(
             ring_mib=RING_MIB, policy=policy, backend="identity", ledgers="none"
         )
@@ -185,14 +185,14 @@ class PlayedBroker:
         self.stories: dict[str, Story] = {}
         self.readings: list[Reading] = []
         self.peers: dict[bytes, Peer] = {}
-        #: Sources that are gone, which the daemon has not noticed.
+        #: Sources that are gone without the daemon having noticed.
         self.unnoticed: list[bytes] = []
-        #: Tasks as the workers were told of them, oldest first.
+        #: Tasks that each worker was sent, oldest first.
         self.workers: dict[bytes, list[wire.Task]] = {}
         self.answered: list[tuple[bytes, int]] = []
         self.names = itertools.count(1)
         self.broken = False
-        #: Live frames of others sent to workers since an acquisition with waiting ones had a turn.
+        #: For an acquisition with waiting frames: live frames of others sent since its last turn.
         self.passed_over: Counter[str] = Counter()
 
     def active(self) -> list[Story]:
@@ -205,7 +205,7 @@ class PlayedBroker:
         if story.open.raw:
             story.raw = list(story.went_by)
 
-    # -- the wire, played ---------------------------------------------------------------
+    # -- the wire, simulated ------------------------------------------------------------
 
     def send(self, identity: bytes, message: wire.Message, pixels: Pixels | None) -> None:
         if identity in self.workers:
@@ -240,7 +240,7 @@ class PlayedBroker:
         return self.peers[identity]
 
     def dispatch(self) -> None:
-        """As the broker does after every batch of events."""
+        """Dispatch, as the broker does after every batch of events."""
         while worker := self.pool.free(fresh=self.scheduler.stays_fresh):
             waiting = [a.id for a in self.acquisitions if a.live.queue and not a.stalled]
             found = self.scheduler.next_task()
@@ -278,14 +278,14 @@ class PlayedBroker:
         self.intake.submit(peer.identity, message, None)
 
     def answer(self, identity: bytes, number: int, *, well: bool) -> None:
-        """As the broker takes a `Result` or a `Failure`."""
+        """Answer a task by a `Result` or a `Failure`, as a worker would."""
         if well:
             self.dispatcher.receive(identity, wire.Result(number, 1, FACTS), None)
         else:
             self.dispatcher.receive(identity, wire.Failure(number, "the worker said so"), None)
 
     def tell(self, event: Any) -> None:
-        """As the broker passes events on."""
+        """Pass an event on, as the broker does."""
         if (acquisition := self.acquisitions.get(event.acquisition)) is None:
             return
         handlers: dict[type[Any], Callable[[Acquisition, Any], None]] = {
@@ -299,7 +299,7 @@ class PlayedBroker:
         }
         handlers[type(event)](acquisition, event)
 
-    # -- what is always so --------------------------------------------------------------
+    # -- invariants ---------------------------------------------------------------------
 
     def tasks_by_place(self) -> dict[str, list[Task]]:
         lanes = [lane for a in self.acquisitions for lane in a.lanes]
@@ -310,7 +310,7 @@ class PlayedBroker:
 
     def every_frame_is_in_one_place(self) -> None:
         places = self.tasks_by_place().values()
-        # What a stop has dropped stays where it is; nobody waits for it.
+        # Frames that a stop has dropped stay where they are; nobody waits for them.
         tasks = [
             task for place in places for task in place if task.acquisition in self.acquisitions
         ]
@@ -366,7 +366,7 @@ class PlayedBroker:
             assert counts.pending >= 0, counts
             if acquisition.state.opened and key not in unread:
                 assert counts.final == len(self.writer.ledger[key]), counts
-                # What came twice counts until the writer has said so.
+                # A duplicate counts until the writer has reported it.
                 went_by = len(self.stories[key].went_by)
                 assert counts.acquired <= went_by + len(acquisition.active), counts
 

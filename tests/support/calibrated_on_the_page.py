@@ -1,4 +1,4 @@
-"""What the page calibrates in its tests: a recorded series, and a microscope with beads."""
+"""What the page's tests calibrate: a recorded series, and a microscope with beads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simulated_focus import FocusScene, depth_of_field_um
 
 from refocusd.imaging.optics import Optics
 
-#: Of the demo microscope, whose beads lie at z = 0.
+#: The demo microscope, whose beads are at z = 0.
 SWEEP = {
     "z_from": -6.3,
     "z_to": 6.7,
@@ -23,7 +23,7 @@ SWEEP = {
 
 
 def through_focus(folder: Path) -> Path:
-    """A recorded through-focus series, 0.4 um off its middle."""
+    """A recorded through-focus series whose focus is 0.4 um from its middle."""
     optics = Optics(0.45, 0.52)
     z_um = np.arange(-8, 9) * 0.45 * depth_of_field_um(optics)
     planes = FocusScene(optics, (160, 160), surface_um=(0.4, 0, 0, 0)).stack(z_um.tolist())
@@ -32,7 +32,7 @@ def through_focus(folder: Path) -> Path:
 
 
 def bead_microscope(folder: Path) -> Path:
-    """A hardware configuration of the demo camera that shows beads; or the test is skipped."""
+    """Hardware configuration of a demo camera that shows beads; skips if there is none."""
     adapters = pytest.importorskip("mm_test_adapters", reason="the demo camera is not installed")
     demo = Path(adapters.device_adapter_path()) / "MMConfig_demo.cfg"
     beads = "Property,Camera,Mode,Fluorescent Beads\nProperty,Camera,PixelType,16bit\n"

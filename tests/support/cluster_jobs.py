@@ -1,4 +1,4 @@
-"""Jobs of a cluster, and the command that gives them, in this process."""
+"""Cluster jobs, and the command that submits them, run in this process."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from refocusd.formats.open_sink import create_sink
 
 
 def process(*arguments: object, place: Path, **more: str) -> int:
-    """`refocusd process` in this process; its exit status."""
+    """Run `refocusd process` in this process; returns its exit status."""
     with mock.patch.dict(os.environ, environment(place, **more), clear=True):
         return main(["process", *map(str, arguments)])
 
 
 def prepared(tmp_path: Path) -> tuple[Path, Path]:
-    """A plate and its output, without a frame yet."""
+    """A plate and its output, which has no frame yet."""
     raw, out = tmp_path / "plate.zarr", tmp_path / "plate_refocused.zarr"
     write_plate(raw, levels=1)
     with open_dataset(raw) as dataset:

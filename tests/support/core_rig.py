@@ -1,4 +1,4 @@
-"""The core of a daemon for tests: raw data that grow, workers that stop, a broker driven by hand."""
+"""Helpers around a daemon's core: growing raw data, stopped workers, a broker driven by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot stop 
 
 
 class Raw:
-    """A raw dataset that ndstorage writes, and its frames."""
+    """A raw dataset written by ndstorage, and its frames."""
 
     def __init__(self, folder: Path, count: int) -> None:
         folder.mkdir()
@@ -53,7 +53,7 @@ class Raw:
 
 
 def only(daemon: Daemon) -> wire.AcquisitionStatus:
-    # What an earlier daemon left is looked for while this one works already.
+    # The daemon already works while it looks for what an earlier one left.
     until(lambda: daemon_status(daemon.endpoint, PATIENCE_S).details)
     (about,) = daemon_status(daemon.endpoint, PATIENCE_S).details
     return about
@@ -61,13 +61,13 @@ def only(daemon: Daemon) -> wire.AcquisitionStatus:
 
 @contextmanager
 def paused(endpoint: str) -> Iterator[None]:
-    """No frame goes to a worker inside."""
+    """Send no frame to a worker inside the block."""
     with Connection(endpoint, "control", inline=True) as connection:
         connection.welcome(90.0)
         connection.send(wire.Pause(paused=True))
         until(lambda: daemon_status(endpoint, PATIENCE_S).paused)
         yield
-        # It may have been stopped inside.
+        # It may have been stopped inside the block.
         with suppress(TransportError):
             connection.send(wire.Pause(paused=False))
             until(lambda: not daemon_status(endpoint).paused)
@@ -75,7 +75,7 @@ def paused(endpoint: str) -> Iterator[None]:
 
 @contextmanager
 def stopped_worker(daemon: Daemon) -> Iterator[None]:
-    """The daemon's worker answers nothing inside."""
+    """Suspend the daemon's worker inside the block."""
     (pid,) = daemon.supervisor.pids().values()
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -101,7 +101,7 @@ class Hand(PlayedBroker):
 
     def __init__(self, policy: str = "complete") -> None:
         self.set_up(policy)
-        #: Outputs that the writer was asked to close.
+        #: Outputs that the writer has been asked to close.
         self.closed: list[CloseOutput] = []
         self.workers[b"worker"] = []
         self.pool.join(b"worker", pid=1, inline=False)

@@ -1,4 +1,4 @@
-"""Recordings of one specimen, by every kind of writer, with all the metadata that each can hold.
+"""Recordings of one specimen by every kind of writer, with all metadata that each can hold.
 
 Two positions, two time points, three planes, two channels; every pixel of a frame is its `number`.
 """
@@ -36,12 +36,12 @@ PLACES: list[Place] = list(product(*map(range, SIZES)))  # type: ignore[arg-type
 
 
 def number(place: Place) -> int:
-    """Of the frame at a place; every one of its pixels."""
+    """Value of every pixel of the frame at a place."""
     return int(np.ravel_multi_index(place, SIZES)) + 1
 
 
 def place_of(pixel: int) -> Place:
-    """Of the frame whose pixels are this."""
+    """Place of the frame whose pixels have this value."""
     p, t, z, c = (int(at) for at in np.unravel_index(pixel - 1, SIZES))
     return p, t, z, c
 
@@ -51,7 +51,7 @@ def pixels(place: Place) -> Pixels:
 
 
 def seconds(place: Place) -> float:
-    """Since the start."""
+    """Time of the frame since the start, s."""
     p, t, z, c = place
     return round(INTERVAL_S * t + 1.25 * p + 0.25 * z + 0.125 * c, 6)
 
@@ -66,7 +66,7 @@ def stage_um(place: Place) -> tuple[float, float, float]:
 
 
 def of_micromanager(place: Place, names: tuple[str, ...] = ("A1", "B2")) -> dict[str, Any]:
-    """Metadata of a frame by Micro-Manager."""
+    """Micro-Manager's metadata of a frame."""
     p, t, z, c = place
     x, y, where = stage_um(place)
     return {
@@ -99,7 +99,7 @@ MM_SUMMARY: dict[str, Any] = {
 
 
 def ome_tiff(folder: Path) -> Path:
-    """As Bio-Formats or tifffile write it."""
+    """An OME-TIFF as Bio-Formats or tifffile write it."""
     with tifffile.TiffWriter(folder / "a.ome.tif", ome=True) as tiff:
         for p, name in enumerate(("A1", "B2")):
             planes = []
@@ -132,7 +132,7 @@ def ome_tiff(folder: Path) -> Path:
 
 
 def imagej(folder: Path) -> Path:
-    """A hyperstack whose labels name the channels; it has one position."""
+    """An ImageJ hyperstack whose labels name the channels; it has one position."""
     places = [place for place in PLACES if place[0] == 0]
     labels = [f"c:{c + 1}/2 z:{z + 1}/3 t:{t + 1}/2 - {NAMES[c]}" for _, t, z, c in places]
     tifffile.imwrite(
@@ -147,7 +147,7 @@ def imagej(folder: Path) -> Path:
 
 
 def micromanager_stacks(folder: Path) -> Path:
-    """Image stack files as Micro-Manager 2 leaves them."""
+    """Image stacks as Micro-Manager 2 writes them."""
     for p in range(2):
         stack = JavaStack(folder / "c_1" / f"c_1_MMStack_Pos{p}.ome.tif", MM_SUMMARY, SIDE, 12)
         for place in PLACES:
@@ -192,7 +192,7 @@ def separate_files_20(folder: Path) -> Path:
 
 
 def pycromanager(folder: Path) -> Path:
-    """An NDTiff dataset of pycromanager: frames have the time of the core and intended places."""
+    """An NDTiff dataset of pycromanager: frames have the core's time and the intended positions."""
     data = ndstorage.NDTiffDataset(str(folder / "d"), name=None, writable=True)
     data.initialize({"Interval_ms": 1e3 * INTERVAL_S, "DateAndTime": "2024/05/06 07:08:09"})
     for place in PLACES:
@@ -272,7 +272,7 @@ _BTS = 'xmlns:bts="http://www.yokogawa.co.jp/BTS/BTSSchema/1.0"'
 
 
 def yokogawa(folder: Path) -> Path:
-    """A plate of a CellVoyager, with its files of metadata."""
+    """A plate of a CellVoyager, with its metadata files."""
     inside = folder / "yk"
     inside.mkdir()
     records, channels, detail = "", "", ""
@@ -328,7 +328,7 @@ def pymmcore_plus_files(folder: Path) -> Path:
 
 
 def _described_image(group: Any, p: int, version: str, name: str = "") -> None:
-    """An image of OME-Zarr, whose arrays are of one position."""
+    """Write an OME-Zarr image; its arrays belong to one position."""
     stack = np.stack([pixels(place) for place in PLACES if place[0] == p])
     array = group.create_array(
         "0", shape=(*SIZES[1:], SIDE, SIDE), chunks=(1, 1, 1, SIDE, SIDE), dtype="uint16"
@@ -387,7 +387,7 @@ def ome_zarr_05(folder: Path) -> Path:
 
 
 def bioformats2raw(folder: Path) -> Path:
-    """A collection beside whose images there is OME-XML."""
+    """A collection with OME-XML beside its images."""
     root = folder / "bf.zarr"
     group = zarr.open_group(root, mode="w", zarr_format=2)
     group.attrs["bioformats2raw.layout"] = 3
@@ -402,7 +402,7 @@ def bioformats2raw(folder: Path) -> Path:
 
 
 def ome_writers(folder: Path) -> Path:
-    """As pymmcore-plus writes OME-Zarr, by ome-writers."""
+    """An OME-Zarr as pymmcore-plus writes it, through ome-writers."""
     writers: Any = pytest.importorskip("ome_writers", reason="ome-writers is not installed")
     space = {"type": "space", "unit": "micrometer"}
     settings = writers.AcquisitionSettings(
@@ -437,7 +437,7 @@ def ome_writers(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A writer, what its format has no place for, and what it calls the positions."""
+    """A writer, the metadata that its format cannot hold, and its names of the positions."""
 
     write: Callable[[Path], Path]
     lacks: frozenset[str] = frozenset()
@@ -448,7 +448,7 @@ class Recorded:
 
 
 def every_kind() -> Iterator[Recorded]:
-    """All of them; `start`, `times`, `exposure`, `stage`, `interval`, `colours` may be lacking."""
+    """All writers; `start`, `times`, `exposure`, `stage`, `interval`, `colours` may be missing."""
     yield Recorded(ome_tiff)
     yield Recorded(
         imagej, frozenset({"start", "exposure", "stage", "colours", "position", "times"}), ("",)

@@ -1,4 +1,4 @@
-"""Datasets that are exported by the sub-command, and what tifffile reads of the files."""
+"""Datasets exported by the sub-command, and what tifffile reads from the files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUMMARY = {"PixelSize_um": 0.645, "z-step_um": 2.0, "Interval_ms": 500, "ChNames
 
 
 def refocusd_export(*arguments: object) -> int:
-    """Run the sub-command in this process; errors are raised."""
+    """Run the sub-command in this process; errors propagate."""
     parser = argparse.ArgumentParser()
     add_module(parser.add_subparsers(required=True), "export", command)
     parsed = parser.parse_args(["export", *map(str, arguments)])
@@ -31,7 +31,7 @@ def refocusd_export(*arguments: object) -> int:
 def dataset(
     path: Path, kind: SinkKind, several: Iterable[Axes], summary: Any = SUMMARY, **metadata: Any
 ) -> dict[str, Frame]:
-    """Write a dataset of these axes, and return its frames."""
+    """Write a dataset with these axes, and return its frames."""
     made = [
         Frame(numbered_frame(n, (24, 32)).pixels, axes, {"ElapsedTime-ms": 20.0 * n, **metadata})
         for n, axes in enumerate(several)

@@ -45,13 +45,13 @@ def key(number: int) -> str:
 
 
 def environment(place: Path, **more: str) -> dict[str, str]:
-    """The settings of these tests, as environment: an identity engine, ledgers in `place`."""
+    """Environment with the settings of these tests: identity engine, ledgers in `place`."""
     ours = {
         "REFOCUSD_LEDGERS": str(place / "ledgers"),
         "REFOCUSD_BACKEND": "identity",
         "REFOCUSD_RESERVE_MIB": "1",
         "REFOCUSD_RING_MIB": "64",
-        # Where nothing listens: a daemon of the person who runs the tests is not asked.
+        # Nothing listens there, so that a daemon of the person who runs the tests is not asked.
         "REFOCUSD_ENDPOINT": "tcp://127.0.0.1:9",
         "COLUMNS": "80",
         **more,
@@ -81,7 +81,7 @@ def refocusd(*arguments: object, place: Path, **more: str) -> subprocess.Complet
 
 
 def told(*arguments: object, place: Path, **more: str) -> tuple[int, str]:
-    """Exit status and standard error of a command that starts no engine; here, to be quick."""
+    """Run a command that starts no engine in this process; its exit status and standard error."""
     said = io.StringIO()
     with mock.patch.dict(os.environ, environment(place, **more), clear=True), redirect_stderr(said):
         status = main([str(argument) for argument in arguments])
@@ -89,7 +89,7 @@ def told(*arguments: object, place: Path, **more: str) -> tuple[int, str]:
 
 
 def verify(dataset: Path, *flags: str, place: Path, **more: str) -> tuple[int, Any]:
-    """Exit status and JSON of ``refocusd verify``, or what it said without one."""
+    """Exit status and JSON of ``refocusd verify``, or its output if it wrote no JSON."""
     report = place / "verified.json"
     report.unlink(missing_ok=True)
     status, said = told("verify", dataset, *flags, "--json", report, place=place, **more)
@@ -109,13 +109,13 @@ def flip_a_pixel(dataset: Path, axes: str) -> None:
 
 
 def ledger_of(place: Path) -> Path:
-    """The one local ledger there."""
+    """The only local ledger in `place`."""
     (path,) = (place / "ledgers").glob("*.sqlite")
     return path
 
 
 def snapshot(*folders: Path) -> dict[str, bytes]:
-    """Every file's bytes."""
+    """Contents of every file, by path."""
     return {
         str(path): path.read_bytes()
         for folder in folders

@@ -1,4 +1,4 @@
-"""A follower of a folder, and what the daemon says of what it followed."""
+"""A follower of a folder, and the daemon's status of what it followed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refocusd.transport import messages as wire
 
 @contextmanager
 def following(folder: Path, endpoint: str, **options: Any) -> Iterator[Follower]:
-    """A follower that watches a folder, until the block ends."""
+    """Run a follower of a folder until the block ends."""
     folder.mkdir(exist_ok=True)
     options = {"poll_s": 0.02, "quiet_s": 3.0, **options}
     follower = Follower(folder, endpoint, **options)
@@ -33,7 +33,7 @@ def following(folder: Path, endpoint: str, **options: Any) -> Iterator[Follower]
 
 
 def newest(daemon: Daemon, name: str) -> wire.AcquisitionStatus | None:
-    """What the daemon last knew of an acquisition; one that was reopened is there twice."""
+    """The daemon's latest status of an acquisition; one that was reopened is listed twice."""
     about = daemon_status(daemon.endpoint, timeout_s=PATIENCE_S).details
     return next((a for a in reversed(about) if a.name == name), None)
 

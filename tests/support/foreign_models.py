@@ -1,4 +1,4 @@
-"""bioimage.io models as others write them: made with bioimageio.spec, which validates them."""
+"""bioimage.io models as other people write them, made and validated with bioimageio.spec."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 SIDE = 64
-#: A step of each kind in format 0.5, and the same as a function of a frame.
+#: A processing step of each kind in format 0.5, and the same as a function of a frame.
 COUNTS = np.random.default_rng(5).integers(100, 3000, (1, 1, SIDE, SIDE)).astype(np.float32)
 
 
@@ -67,7 +67,7 @@ def network(kind: str = "plain") -> bytes:
 
 
 def run_onnx(data: bytes, frames: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What ONNX Runtime makes of (n, 1, height, width)."""
+    """ONNX Runtime's output for frames of shape (n, 1, height, width)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
@@ -76,7 +76,7 @@ def run_onnx(data: bytes, frames: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def blurred(side: int = 200) -> NDArray[np.uint16]:
-    """A frame of blobs, as a camera gives it."""
+    """A frame of blobs, as a camera records it."""
     import scipy.ndimage
 
     rng = np.random.default_rng(7)
@@ -101,7 +101,7 @@ def _saved(descr: Any, path: Path) -> Path:
 
 
 def quietly(write: Callable[..., Path]) -> Callable[..., Path]:
-    """bioimageio.spec leaves the files open that it reads, and warns of models that are brief."""
+    """Ignore warnings: bioimageio.spec leaves files open and warns of terse models."""
 
     @wraps(write)
     def written(*arguments: Any, **more: Any) -> Path:
@@ -125,7 +125,7 @@ def modern(
     sizes: tuple[int, int] = (32, 8),
     halo: int | None = None,
 ) -> Path:
-    """A model of format 0.5 as a folder or, where `path` ends so, a zip."""
+    """A model of format 0.5, as a folder, or as a zip if `path` ends in it."""
     source = path.parent / f"{path.name}-source"
     _files(source, data, wanted)
 

@@ -1,14 +1,14 @@
-"""Damage on purpose, and a judge of what its readers do with it.
+"""Damages inputs on purpose, and judges what their readers do with them.
 
-A `Target` is a reader with good inputs to damage.  Each input of it follows from
-the target's name, a seed and an index alone, so that a finding is told by three
-words and made again by ``Target.draw``:
+A `Target` is a reader with good inputs to damage.  Each damaged input is determined by
+the target's name, a seed and an index, so that these three identify a finding and
+``Target.draw`` reproduces it:
 
 >>> data = target.draw(seed=0, index=4711)  # doctest: +SKIP
 
 ======================== ======================================================
 `damaged`                bytes: bits, boundary values, cuts, insertions, splices
-`changed_tree`           fields of msgpack, JSON or YAML: swapped, strange, gone
+`changed_tree`           fields of msgpack, JSON or YAML: swapped, odd, missing
 `judge`, `fuzz`          feed inputs and hold the reader to time, memory, errors
 ======================== ======================================================
 
@@ -29,22 +29,22 @@ from typing import Any
 
 from refocusd.errors import RefocusdError
 
-#: Inputs of each target in a short round; more for a longer look.
+#: Inputs of each target in a short round; set the variable for more.
 ROUNDS = int(os.environ.get("REFOCUSD_FUZZ_ROUNDS", "60"))
-#: Processor time that one input may take, of this process: what costs more than it weighs takes
-#: minutes, and 16 000 open brackets take 1.2 s on a slow processor.
+#: Processor time of this process that one input may take: an input of disproportionate cost takes
+#: #: minutes, and 16 000 open brackets take 1.2 s on a slow processor.
 SECONDS = 4.0
-#: And in all, where the machine is shared with others: more is a hang.
+#: Wall time that one input may take on a shared machine: more counts as a hang.
 WALL_SECONDS = 20.0
 #: Memory that one small damaged input may take.
 MEMORY_BYTES = 8 << 20
-#: Boundary values of integers, as files and messages hold them.
+#: Boundary values of the integers in files and messages.
 BOUNDARIES = (
     *(0, 1, 31, 33, 127, 128, 255, 256, 0x7FFF, 0x8000, 0xFFFF, 0x10000),
     *(0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x100000000),
     *(0x7FFFFFFFFFFFFFFF, 0x8000000000000000, 0xFFFFFFFFFFFFFFFF),
 )
-#: Values that a field is seldom tried with.
+#: Values that a field is rarely given.
 STRANGE: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 255, -(2**31), 2**31, 2**32, 2**63 - 1, -(2**63)),
     *(0.0, -0.5, 1e308, 5e-324, float("nan"), float("inf")),
@@ -57,23 +57,23 @@ STRANGE: tuple[Any, ...] = (
 
 
 def weak_places(content: bytes) -> list[int]:
-    """Headers and directories of a file: there it hurts, and pixels are most of the bytes."""
+    """Offsets of headers and directories: damage matters there, and most other bytes are pixels."""
     return [at for at in range(len(content)) if at < 400 or content[at : at + 2] == b"\0\1"]
 
 
 def damaged(
     content: bytes, rng: Random, *, weak: Sequence[int] = (), tokens: Sequence[bytes] = ()
 ) -> bytes:
-    """One of the ways in which bytes go wrong, and attackers make them go wrong.
+    """Damage bytes in one of the ways in which chance or attackers do.
 
     Parameters
     ----------
     content : bytes
     rng : random.Random
     weak : sequence of int
-        Places that half of the damage is done at.
+        Offsets at which half of the damage is done.
     tokens : sequence of bytes
-        Words of the format, which chance would not find.
+        Words of the format, which chance would not produce.
     """
     data = bytearray(content)
     if not data:
@@ -123,7 +123,7 @@ def damaged(
 
 
 def _fields(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Every container of a tree with each of its keys."""
+    """Yield every container of a tree with each of its keys."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     for key, value in list(items):
         yield tree, key
@@ -134,7 +134,7 @@ def _fields(tree: Any) -> Iterator[tuple[Any, Any]]:
 def changed_tree(
     tree: dict[str, Any], rng: Random, strange: Sequence[Any] = STRANGE
 ) -> dict[str, Any]:
-    """A copy of plain data in which one to three fields are not as they were.
+    """Copy plain data and change one to three fields.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def changed_tree(
         Of dicts, lists and scalars.
     rng : random.Random
     strange : sequence
-        Values to try, where the encoding at hand does not take all of `STRANGE`.
+        Values to try, if the encoding does not take all of `STRANGE`.
     """
     tree = copy.deepcopy(tree)
     for _ in range(rng.randint(1, 3)):
@@ -174,7 +174,7 @@ def changed_tree(
 
 
 def _bent(value: Any, rng: Random) -> Any:
-    """A value like the one given, but not quite."""
+    """A value similar to the one given."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
@@ -203,13 +203,13 @@ class Target:
     mutate : callable
         Damages one of them.
     feed : callable
-        Has the reader read it; says what happened in one word.
+        Lets the reader read the input; returns one word for what happened.
     nbytes : int
         Memory that reading one input may take.
     seconds : float
         Processor time that it may take.
     messages : int
-        Inputs within one, for targets that take a conversation.
+        Number of messages in one input, for targets that take a conversation.
     """
 
     name: str
@@ -221,14 +221,14 @@ class Target:
     messages: int = 1
 
     def draw(self, seed: int, index: int) -> bytes:
-        """The input of that number: always the same."""
+        """The input with that number: always the same."""
         rng = Random(f"{self.name} {seed} {index}")
         return self.mutate(rng.choice(self.seeds), rng)
 
 
 @dataclass(frozen=True)
 class Defect:
-    """An input that a reader could not cope with."""
+    """An input that a reader failed on."""
 
     target: str
     seed: int
@@ -239,7 +239,7 @@ class Defect:
 
 @dataclass
 class Report:
-    """What became of the inputs of one target."""
+    """The outcomes of the inputs of one target."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
@@ -248,27 +248,27 @@ class Report:
 
     @property
     def inputs(self) -> int:
-        """How many there were."""
+        """Number of inputs."""
         return self.outcomes.total()
 
     def share(self, outcome: str) -> float:
-        """Part of the inputs that ended so."""
+        """Share of the inputs with this outcome."""
         return self.outcomes[outcome] / max(1, self.inputs)
 
 
 def judge(target: Target, data: bytes) -> tuple[str, str, float, int]:
-    """Feed one input; call it within ``judging()``.
+    """Feed one input; to be called within ``judging()``.
 
     Returns
     -------
     outcome : str
         The reader's word, the name of a `RefocusdError`, or ``defect``.
     what : str
-        Of a defect, what was wrong.
+        For a defect, what was wrong.
     seconds : float
         Processor time.
     nbytes : int
-        Peak of Python's memory above what was there before; 0 if it is not traced.
+        Peak of Python's memory above the level before; 0 if it is not traced.
     """
     traced = tracemalloc.is_tracing()
     before = tracemalloc.get_traced_memory()[0] if traced else 0
@@ -318,7 +318,7 @@ def fuzz(
     Parameters
     ----------
     before : callable, optional
-        Told each index before its input is read: if the process dies, it was that one.
+        Called with each index before its input is read, so that a crash can be attributed to it.
     """
     report = Report()
     with judging():

@@ -1,4 +1,4 @@
-"""Endpoints with the few lines of a broker that their tests, and those of remote workers, need."""
+"""Endpoints with the few lines of a broker that their tests and those of remote workers need."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Received = list[tuple[bytes, list[bytes]]]
 
 
 class House:
-    """Endpoints, and the few lines of a broker that these tests need."""
+    """Endpoints with a minimal broker."""
 
     def __init__(self, folder: Path, **changes: int | float | str) -> None:
         self.store = KeyStore(folder / "keys")
@@ -45,7 +45,7 @@ class House:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Of the remote endpoint."""
+        """Host and port of the remote endpoint."""
         host, _, port = self.endpoints.remote_endpoint.removeprefix("tcp://").rpartition(":")
         return host, int(port)
 
@@ -58,13 +58,13 @@ class House:
         return Connection(self.endpoints.remote_endpoint, role, inline=True, keys=keys)
 
     def turn(self) -> Received:
-        """One turn of a broker's loop: answers every Hello, returns the rest."""
+        """Run one turn of a broker's loop: answer every Hello, return the rest."""
         ready = dict(self.poller.poll(50))
         found: Received = []
         for identity, parts in self.endpoints.receive(ready):
             if len(parts) == 1 and isinstance(self._decoded(parts[0]), wire.Hello):
                 answer = wire.encode(wire.Welcome(wire.PROTOCOL, "0", NO_RING))
-                self.endpoints.send(identity, [answer])  # a peer that has left already gets none
+                self.endpoints.send(identity, [answer])  # a peer that has already left gets none
             found.append((identity, [part.bytes for part in parts]))
         self.gone.update(self.endpoints.gone())
         return found
@@ -78,14 +78,14 @@ class House:
         return found
 
     def next(self) -> Received:
-        """What comes next, however little."""
+        """Wait for the next messages, at least one."""
         deadline = time.monotonic() + PATIENCE_S
         while not (found := self.turn()):
             assert time.monotonic() < deadline, "nothing came in time"
         return found
 
     def hello(self, count: int = 1) -> list[bytes]:
-        """Identities of the next peers that say Hello."""
+        """Wait for the next `count` peers that say Hello; returns their identities."""
         found: Received = []
         deadline = time.monotonic() + PATIENCE_S
         while len(found) < count:

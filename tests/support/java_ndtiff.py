@@ -1,4 +1,4 @@
-"""Datasets written byte for byte as Micro-Manager's Java classes lay them out, as they grow.
+"""Growing datasets, written byte for byte as Micro-Manager's Java classes write them.
 
 ===================  ==========================================================
 `JavaNDTiff`         NDStorage's ``NDTiffWriter``, ``IndexWriter``: index of 25 MiB of zeros
@@ -8,7 +8,7 @@
                      map before the image, OME-XML at the end
 ===================  ==========================================================
 
-Run as a program it writes a dataset at a rate, to be killed, and says each frame that is on disk:
+Run as a program, it writes a dataset at a given rate until killed, and reports each frame on disk:
 ``python java_ndtiff.py KIND FOLDER FRAMES SIDE FPS [--no-finish]``.
 """
 
@@ -62,18 +62,18 @@ def _entry(tag: int, kind: int, count: int, value: int) -> bytes:
 
 
 class JavaNDTiff:
-    """A dataset of NDTiff 3 by the Java writer.
+    """An NDTiff 3 dataset as the Java writer writes it.
 
     Parameters
     ----------
     folder : Path
-        Made here.
+        Created here.
     prefix : str
     summary : mapping
     frames_per_file : int
-        Stands in for the 4 GiB at which the writer begins another stack; 0 for those.
+        Frames after which the writer begins another stack, in place of 4 GiB; 0 for 4 GiB.
     encoding : str
-        Of the platform: ``cp1252`` on a western Windows before Java 18.
+        The platform's: ``cp1252`` on a western Windows before Java 18.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class JavaNDTiff:
         self._summary = json.dumps(dict(summary), ensure_ascii=False).encode(encoding)
         self._per_file = frames_per_file
         self._files = self._in_file = 0
-        # ResolutionLevel makes the index before there is a stack.
+        # ResolutionLevel creates the index before there is a stack.
         self._index = _presized(folder / "NDTiff.index", PRESIZED_INDEX)
         self._file: io.FileIO | None = None
 
@@ -109,7 +109,7 @@ class JavaNDTiff:
         *,
         cut: int = 0,
     ) -> tuple[bytes, bytes, tuple[int, ...]]:
-        """Write one frame without its entry, which is returned; `cut` bytes fewer of it."""
+        """Write one frame, less its last `cut` bytes, without its entry, which is returned."""
         text = json.dumps(dict(metadata), ensure_ascii=False).encode(self._encoding)
         full = self._per_file and self._in_file == self._per_file
         if self._file is None or full or self._file.tell() + pixels.nbytes + _PADDING >= MAX_FILE:
@@ -164,7 +164,7 @@ class JavaNDTiff:
         self._index.write(record + struct.pack("<8I", *place))
 
     def finish(self, *, stacks: bool = True) -> None:
-        """Null behind the last image, and both files cut; without `stacks` those are cut later."""
+        """End the chain of images; truncate the index and, with `stacks`, the stacks."""
         if stacks:
             self._finish_file()
         self._index.truncate(self._index.tell())
@@ -208,7 +208,7 @@ class JavaNDTiff:
 
 
 class JavaStack:
-    """One position's file of an image-stack dataset, by `MultipageTiffWriter`.
+    """The file of one position in an image-stack dataset, as `MultipageTiffWriter` writes it.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ class JavaStack:
         With ``Frames``, ``Slices``, ``Channels`` and ``Positions`` as intended.
     side : int
     frames : int
-        Intended; sizes the file.
+        Intended number; determines the size of the file.
     """
 
     def __init__(self, path: Path, summary: Mapping[str, Any], side: int, frames: int) -> None:
@@ -285,7 +285,7 @@ class JavaStack:
         self._file.write(data[: len(data) - cut])
 
     def finish(self) -> None:
-        """Null behind the last image, number of entries, OME-XML, and the file cut."""
+        """End the chain of images, write number of entries and OME-XML, truncate the file."""
         self._write_at(self._pointer_at, bytes(4))
         count = (self._map_at - self._entries_at) // 20
         self._write_at(self._entries_at - 4, struct.pack("<I", count))

@@ -18,8 +18,8 @@ def write_until_killed(
     Parameters
     ----------
     writer_code : str
-        Python: takes `arguments` and then a seed, reads the numbers that are there already on
-        standard input, and reports each frame's number on standard output.
+        Python code: takes `arguments` and then a seed, reads on standard input the numbers that
+        were written already, and reports each frame's number on standard output.
     """
     with subprocess.Popen(
         [sys.executable, "-c", writer_code, *map(str, (*arguments, rng.integers(1 << 30)))],
@@ -35,11 +35,11 @@ def write_until_killed(
         for _ in range(int(rng.integers(1, 12))):
             began = time.perf_counter()
             reported.append(writer.stdout.readline())
-        # A moment within the next frames, wherever that is.
+        # At some moment while the next frames are written.
         until = time.perf_counter() + rng.uniform(0, 3) * (time.perf_counter() - began)
         while time.perf_counter() < until:
             pass
         writer.kill()
         reported += writer.stdout.readlines()
-    # A line that the kill cut short is no report.
+    # A line that the kill cut short does not count.
     return {int(line) for line in reported if line.endswith("\n")}

@@ -1,4 +1,4 @@
-"""What the tests of the live path share: settings, recordings, readers."""
+"""Shared by the tests of the live path: settings, recordings, readers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from refocusd.transport.session import Session
 
 
 def quick_settings(tmp_path: Path, **changes: Any) -> Settings:
-    """A daemon on a free port that passes frames through, with its ledgers in the test's folder."""
+    """Settings of a daemon on a free port: identity engine, ledgers in `tmp_path`."""
     values: dict[str, Any] = {
         "endpoint": "tcp://127.0.0.1:0",
         "backend": "identity",
@@ -59,7 +59,7 @@ def read_all(dataset: Path) -> dict[str, tuple[NDArray[Any], dict[str, Any]]]:
     """Canonical axes → pixels and metadata."""
     with closing(NDTiffReader(dataset)) as reader:
         frames = {key: reader.read(key) for key in reader.axes_keys()}
-        # Metadata are read when they are looked at.
+        # Metadata are read on first access.
         return {
             key: (frame.pixels, json.loads(json.dumps(dict(frame.metadata))))
             for key, frame in frames.items()
@@ -77,7 +77,7 @@ def running(settings: Settings) -> Iterator[Daemon]:
 
 
 class Upload(Session):
-    """A session over a connection that the test made, which others may use as well."""
+    """A session over a connection that the test made and may share."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Upload(Session):
 
 
 def opened(connection: Connection, output: Path, side: int = 64, **changes: Any) -> Upload:
-    """An acquisition without raw data, open and with credit."""
+    """An open acquisition without raw data, with credit."""
     values: dict[str, Any] = {
         "acquisition": str(uuid.uuid4()),
         "name": "test",

@@ -1,4 +1,4 @@
-"""Frames to write, and NDTiff datasets read by the readers of others."""
+"""Frames to write, and NDTiff datasets read with other people's readers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUMMARY = {"Prefix": "cells", "PixelSize_um": 0.645, "Comment": "20× Öl"}
 
 
 def numbered_frame(number: int, shape: tuple[int, int] = (24, 36), dtype: Any = np.uint16) -> Frame:
-    """Make a frame of which every part follows from its number."""
+    """Make a frame that is determined by its number."""
     rows, columns = np.indices(shape, dtype=np.uint32)
     pixels = (rows * 131 + columns * 17 + number * 7919).astype(dtype)
     axes = {
@@ -37,7 +37,7 @@ def write_all(sink: Sink, frames: Iterable[Frame]) -> None:
 
 
 def read_by_ndstorage(path: Path) -> dict[str, Frame]:
-    """All frames that ndstorage finds, by their keys."""
+    """All frames that ndstorage finds, by key."""
     found: dict[str, Frame] = {}
     with contextlib.redirect_stdout(None), ndstorage.Dataset(str(path)) as dataset:
         for axes in dataset.get_image_coordinates_list():
@@ -47,7 +47,7 @@ def read_by_ndstorage(path: Path) -> dict[str, Frame]:
 
 
 class Complaints(logging.Handler):
-    """What tifffile finds wrong with a file: it logs that."""
+    """Collects tifffile's complaints about a file, which it logs."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -59,7 +59,7 @@ class Complaints(logging.Handler):
 
 @contextlib.contextmanager
 def opened_by_tifffile(name: Path) -> Iterator[tifffile.TiffFile]:
-    """Open a TIFF of which tifffile has nothing to complain."""
+    """Open a TIFF about which tifffile must not complain."""
     complaints = Complaints()
     logging.getLogger("tifffile").addHandler(complaints)
     try:
@@ -78,7 +78,7 @@ def read_by_tifffile(path: Path) -> list[tuple[np.ndarray[Any, Any], dict[str, A
             assert len(tiff.pages) > 0
             for page in tiff.pages:
                 assert isinstance(page, tifffile.TiffPage)
-                # What a kill may interrupt lies within one word, and pixels are aligned.
+                # Links are aligned words, which a kill cannot split, and pixels are aligned.
                 assert page.offset % 4 == 2
                 assert page.dataoffsets[0] % 4 == 0
                 assert page.bitspersample == 8 * page.asarray().itemsize
@@ -91,8 +91,8 @@ def read_by_tifffile_as_it_grows(
 ) -> list[tuple[np.ndarray[Any, Any], dict[str, Any]]]:
     """Read by tifffile while no frame is added.
 
-    It notes a file's size once, at opening, and takes what is linked later for damage:
-    where files grew meanwhile its word counts for nothing, and they are read again.
+    tifffile notes a file's size once, when it opens it, and reports frames that are linked later
+    as damage: if files grew meanwhile, its reports are ignored and the files are read again.
     """
     while True:
         sizes = {name: name.stat().st_size for name in path.glob("*.tif")}
@@ -106,7 +106,7 @@ def read_by_tifffile_as_it_grows(
 
 
 def assert_readers_find(path: Path, frames: Iterable[Frame]) -> None:
-    """Both readers find exactly these frames, pixel by pixel."""
+    """Assert that both readers find exactly these frames, pixel by pixel."""
     expected = {frame.key: frame for frame in frames}
     found = read_by_ndstorage(path)
     assert found.keys() == expected.keys()
@@ -130,7 +130,7 @@ def assert_same(found: Frame, written: Frame) -> None:
 
 
 def refusal(sink: Sink, frame: Frame) -> str:
-    """Write a frame, and return what the sink says against it."""
+    """Write a frame that the sink must refuse, and return its message."""
     try:
         write_all(sink, [frame])
     except OutputError as error:

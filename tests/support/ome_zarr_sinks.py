@@ -1,4 +1,4 @@
-"""OME-Zarr datasets that the sink wrote, as others read them."""
+"""OME-Zarr datasets that the sink wrote, as other programs read them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ yaozarrs = pytest.importorskip("yaozarrs", reason="yaozarrs is not installed")
 
 
 def assert_valid(path: Path) -> None:
-    """The folder, and each image in it, is OME-Zarr 0.5 to the letter."""
+    """Assert that the folder and each image in it are valid OME-Zarr 0.5."""
     yaozarrs.validate_zarr_store(str(path))
     for place in path.glob("[0-9]*/zarr.json"):
         yaozarrs.validate_zarr_store(str(place.parent))

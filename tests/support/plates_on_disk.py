@@ -1,4 +1,4 @@
-"""OME-Zarr stores as the field's own writers make them."""
+"""OME-Zarr stores as the field's own writers write them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNITS = {"t": "second", "z": "micrometer", "y": "micrometer", "x": "micrometer"
 
 
 def pixels_of(shape: Sequence[int], seed: int = 0) -> NDArray[np.uint16]:
-    """Blurred spots, each frame another."""
+    """Blurred spots, different in each frame."""
     rng = np.random.default_rng(seed)
     frames = rng.random((int(np.prod(shape[:-2])), *shape[-2:])) < 0.01
     glow = np.stack([gaussian_filter(frame * 40_000.0, 2.0) for frame in frames])
@@ -43,7 +43,7 @@ def write_image(
     seed: int = 0,
     dtype: str = "uint16",
 ) -> NDArray[Any]:
-    """One multiscale image, by the zarr library; its pixels."""
+    """Write one multiscale image with the zarr library; returns its pixels."""
     form = 2 if version == "0.4" else 3
     shape = tuple(_SIZES[axis] for axis in axes)
     pixels = pixels_of(shape, seed).astype(dtype)
@@ -98,7 +98,7 @@ def write_image(
 def write_plate(
     folder: Path, *, version: str = "0.5", fields: Sequence[str] = FIELDS, **image: Any
 ) -> dict[str, NDArray[Any]]:
-    """A plate, by the zarr library; the pixels of each of its fields."""
+    """Write a plate with the zarr library; returns the pixels of each field."""
     form = 2 if version == "0.4" else 3
     wells = list(dict.fromkeys(field.rpartition("/")[0] for field in fields))
     rows = sorted({well.split("/")[0] for well in wells})

@@ -1,4 +1,4 @@
-"""A TCP proxy that does to a connection what networks do: delays it, cuts it, swallows it."""
+"""A TCP proxy that delays, cuts or silences a connection, as networks do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections import deque
 from types import TracebackType
 from typing import Literal, Self
 
-#: Bytes that one direction may hold: the sender is slowed down by more, as by a real line.
+#: Bytes that one direction may hold; beyond this the sender has to wait, as on a real line.
 HOLD = 4 << 20
 Mode = Literal["open", "half open", "closed"]
 
@@ -40,9 +40,9 @@ class Proxy:
     Attributes
     ----------
     delay_s : float
-        Each piece of data is held back for so long, in each direction.
+        Delay of each piece of data, in each direction.
     mode : {"open", "half open", "closed"}
-        ``half open``: nothing is passed on any more and nobody is told, as when a cable is
+        ``half open``: nothing is passed on any more and neither side is told, as when a cable is
         pulled.  ``closed``: new connections are closed at once.
     passed : int
         Bytes passed on, both directions.
@@ -65,11 +65,11 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """Connections that are there now."""
+        """Number of connections at present."""
         return len(self._directions) // 2
 
     def cut(self) -> None:
-        """Close every connection now; both sides are told, new ones may come."""
+        """Close every connection now; both sides are told, and new ones are accepted."""
         self._done.clear()
         self._cut.set()
         assert self._done.wait(10), "the proxy's thread does not answer"
@@ -158,7 +158,7 @@ class Proxy:
                 each.held.appendleft((due, data[sent:]))
 
     def _close(self, each: _Direction) -> None:
-        """Both directions of that connection."""
+        """Close both directions of that connection."""
         for other in list(self._directions):
             if other is each or (other.source is each.sink and other.sink is each.source):
                 self._directions.remove(other)

@@ -30,7 +30,7 @@ def write_ndtiff(
     planes: Iterable[tuple[Mapping[str, Any], Frames, Mapping[str, Any]]],
     summary: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A finished NDTiff dataset by ndstorage."""
+    """A finished NDTiff dataset, written by ndstorage."""
     dataset = NDTiffDataset(str(folder), name=None, writable=True)
     dataset.initialize(dict(summary or {"PixelSize_um": 0.65}))
     for axes, pixels, metadata in planes:
@@ -56,11 +56,11 @@ def write_micromanager(
     tags: bool = True,
     index_map: bool = True,
 ) -> Path:
-    """A Micro-Manager MMStack, as its MultipageTiffWriter lays it out.
+    """A Micro-Manager MMStack in the layout of its MultipageTiffWriter.
 
-    `places` are (channel, z, time, position) of each plane.  Without `tags` the
-    pages' metadata do not say where they belong, without `index_map` the file
-    does not (the acquisition was killed).
+    `places` are (channel, z, time, position) of each plane.  Without `tags`, the pages' metadata
+    do not say where the pages belong; without `index_map`, the file does not (the acquisition was
+    killed).
     """
     places = list(places)
     text = json.dumps(summary).encode()
@@ -121,8 +121,8 @@ def write_micromanager(
 
 
 def write_tiff(path: Path, stack: Frames, **options: Any) -> Path:
-    """A TIFF by tifffile."""
-    # It would take three planes for the colours of one.
+    """A TIFF, written by tifffile."""
+    # Otherwise it would treat three planes as the colours of one.
     options.setdefault("photometric", "minisblack")
     tifffile.imwrite(path, stack, **options)
     return path
@@ -141,7 +141,7 @@ def record(axes: Mapping[str, Any], name: str, place: tuple[int, ...]) -> bytes:
 
 
 def assert_reads(recording: Dataset, expected: dict[str, Any]) -> None:
-    """Every planned frame has the pixels expected for its axes, in any order of reading."""
+    """Assert that every planned frame has the expected pixels, in whatever order they are read."""
     plan = recording.plan()
     assert [canonical_axes(axes) for axes in plan.axes] == recording.axes_keys()
     assert set(recording.axes_keys()) == set(expected)
@@ -155,10 +155,10 @@ def assert_reads(recording: Dataset, expected: dict[str, Any]) -> None:
 
 
 def nth(recording: Dataset, index: int) -> Frame:
-    """Frame number `index` in the order of acquisition."""
+    """Frame number `index`, in acquisition order."""
     return recording.read(recording.axes_keys()[index])
 
 
 def by_z(stack: Frames) -> dict[str, Frames]:
-    """Frames of a z-stack by their canonical key."""
+    """The frames of a z-stack by canonical key."""
     return {f'{{"z":{z}}}': plane for z, plane in enumerate(stack)}

@@ -1,7 +1,7 @@
-"""A camera of known gain, noise and faults, to prove the calibration against.
+"""A simulated camera of known gain, noise and faults, to test the calibration with.
 
 The linear model of EMVA 1288 (release 4.0, section 2): light makes Poisson electrons,
-the sensor adds dark current and read noise, the well fills, and counts are
+the sensor adds dark current and read noise, the well saturates, and counts are
 ``offset + electrons / gain``, rounded and clipped.  Fixed patterns are drawn once, from
 the seed.
 """
@@ -18,31 +18,31 @@ from refocusd_calibration.camera.series import Level, Series, series_of_frames
 
 from refocusd.frame import Pixels
 
-#: How fast a hot pixel fills, times the mean dark current and on top of it.
+#: Additional dark current of a hot pixel, relative to the mean dark current.
 _HOT_E_PER_S = 2000.0
 
 
 def level_of(exposure_ms: float, frames: Sequence[Pixels]) -> Level:
-    """A level of frames in memory."""
+    """Frames in memory as one exposure level."""
     return Level(exposure_ms, [partial(np.asarray, frame) for frame in frames])
 
 
 @dataclass(frozen=True)
 class SimulatedCamera:
-    """A camera whose every number is known.
+    """A camera whose parameters are all known.
 
     Parameters
     ----------
     shape : (int, int)
         Height and width.
     offset : float
-        Counts of a dark pixel at no exposure.
+        Counts of a dark pixel at zero exposure.
     gain : float
         Electrons per count.
     read_noise : float
         Electrons, standard deviation.
     bits : int
-        Of the counts; 8 gives uint8.
+        Bit depth of the counts; 8 gives uint8.
     full_well_e : float
         Electrons at which a pixel is full.
     dark_current : float
@@ -52,13 +52,13 @@ class SimulatedCamera:
     hot_fraction : float
         Share of hot pixels.
     read_noise_spread : float
-        Of the pixels' read noise: the standard deviation of its logarithm (sCMOS).
+        Standard deviation of the logarithm of the pixels' read noise (sCMOS).
     shading : float
-        How much less light the corners get than the centre, 0 to 1.
+        Relative loss of light in the corners, 0 to 1.
     bend : float
-        Departure from linearity: at full scale this share of the signal is lost.
+        Nonlinearity: at full scale this share of the signal is lost.
     seed : int
-        Of fixed patterns.
+        Seed of the fixed patterns.
     """
 
     shape: tuple[int, int] = (64, 64)
@@ -124,7 +124,7 @@ class SimulatedCamera:
         ----------
         exposure_ms : float
         light_e_per_ms : float or ndarray of shape `shape`
-            Electrons per millisecond that the light makes at the centre; 0 is dark.
+            Electrons per millisecond from the light at the centre; 0 is dark.
         rng : numpy.random.Generator
 
         Returns
@@ -160,7 +160,7 @@ class SimulatedCamera:
         ----------
         exposures_ms : sequence of float
         frames : int
-            At each exposure.
+            Number of frames at each exposure.
         light_e_per_ms : float
             Electrons per millisecond at the centre; 0 is a dark series.
         drift : float
@@ -168,7 +168,7 @@ class SimulatedCamera:
         flicker : float
             Relative standard deviation of the light of each frame.
         seed : int
-            Of the noise.
+            Seed of the noise.
         """
         rng = np.random.default_rng((self.seed, seed, 99))
         total, taken = max(1, len(exposures_ms) * frames - 1), 0

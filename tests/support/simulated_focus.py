@@ -1,8 +1,8 @@
-"""A simulated specimen on a tilted slide, taken through focus: stacks with known truth.
+"""Simulated through-focus stacks of a specimen on a tilted slide, with known truth.
 
-The specimen is thin; where it lies at another height than the focal plane it is
-blurred by the wave optics of `refocusd.imaging.optics` at its own defocus, pixel by pixel
-(interpolated between planes an eighth of the depth of field apart).
+The specimen is thin.  Each pixel is blurred by the wave optics of `refocusd.imaging.optics` at its
+own defocus, the distance of the specimen from the focal plane there (interpolated between planes
+an eighth of the depth of field apart).
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ class FocusScene:
     shape : (int, int)
         Height and width, px.
     seed : int
-        Of the specimen.
+        Seed of the specimen.
     surface_um : (c, a, b, q)
         Stage z of best focus, ``c + a x + b y + q (x² + y²)``; x, y in um from the
         centre of the field.
     density : float
-        Cells in 1000 px.
+        Cells per 1000 px.
     light : float
-        Counts above the offset of bright structures.
+        Brightness of bright structures, counts above the offset.
     haze : float
         Even background light, as a share of `light`.
     offset, gain, read_noise : float
-        Of the camera: counts, electrons per count, electrons.
+        The camera's, in counts, electrons per count, and electrons.
     hot_share : float
         Share of pixels that are hot, the same in all planes.
     """
@@ -84,7 +84,7 @@ class FocusScene:
         return self._flux[0]
 
     def expected(self, z_um: ArrayLike) -> NDArray[np.float32]:
-        """Light without noise at each stage z, shape (planes, height, width), counts."""
+        """Noise-free counts at each stage z, shape (planes, height, width)."""
         heights = self.heights_um()
         step = depth_of_field_um(self.optics) / 8
         flat = float(np.ptp(heights)) < 1e-9
@@ -136,7 +136,7 @@ class FocusScene:
             radii = rng.uniform(4.0, 9.0, 2) * 0.645 / self.optics.pixel_um
             radii = np.clip(radii, 2.0, min(self.shape) / 6)
             turn = rng.uniform(0, math.pi)
-            # The field is periodic, as the transfer functions take it to be.
+            # The field is periodic, as the transfer functions assume.
             dy = (rows - y + height / 2) % height - height / 2
             dx = (columns - x + width / 2) % width - width / 2
             u = dx * math.cos(turn) + dy * math.sin(turn)

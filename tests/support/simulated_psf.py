@@ -1,8 +1,8 @@
-"""Through-focus series of known optics, to try the measurement of the PSF with.
+"""Through-focus series with known optics, to test the measurement of the PSF.
 
 Kernels come from `refocusd.imaging.optics` on a grid finer than the camera's, and camera pixels
-are sums over it, so that beads lie anywhere within a pixel; nothing is shared with
-the radial laws that are fitted.
+are sums over it, so that beads can be anywhere within a pixel.  No code is shared with the
+radial laws that are fitted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from refocusd.imaging.optics import Optics, defocus_otf, defocus_psf, geometric_
 
 #: Fine samples along a camera pixel.
 _FINE = 5
-#: The same for a specimen, which costs more.
+#: The same for a specimen, which is more expensive.
 _SUB = 3
 _OFFSET = 100.0
 
@@ -29,7 +29,7 @@ _OFFSET = 100.0
 def scattered(
     count: int, side: int, distance: float, margin: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Random places (y, x) in px, all at least `distance` apart; fewer where none fit."""
+    """Random places (y, x) in px, at least `distance` apart; fewer if no more fit."""
     places: list[NDArray[np.float64]] = []
     for _ in range(200 * count):
         place = rng.uniform(margin, side - margin, 2)
@@ -59,21 +59,21 @@ def simulate_beads(
     ----------
     optics : Optics
     z_um : sequence of float
-        Stage positions; defocus is the position less `focus_um`.
+        Stage positions; defocus is the position minus `focus_um`.
     places : ndarray, shape (beads, 2)
         Centres, in px.
     side : int
     focus_um : float
     electrons : float
-        Of one bead at one plane; a count is an electron, above 100 counts.  0 leaves out
-        all noise.
+        Electrons of one bead in one plane; one electron is one count, above an offset of 100.
+        0 leaves out all noise.
     read_noise : float
         Electrons.
     brightness_spread : float
-        Relative, from bead to bead.
+        Relative spread from bead to bead.
     seed : int
     bits : int
-        Counts are clipped there.
+        Bit depth at which counts are clipped.
     """
     rng = np.random.default_rng(seed)
     flux = electrons or 1e4
@@ -95,9 +95,9 @@ def simulate_beads(
 def _add(
     light: NDArray[np.float64], psf: NDArray[np.float64], place: NDArray[np.float64], half: int
 ) -> None:
-    """One bead: camera pixel p gathers the fine samples from 5p to 5p + 4 of the plane."""
+    """Add one bead: camera pixel p sums the fine samples 5p to 5p + 4 of the plane."""
     side = light.shape[0]
-    # Centre of pixel p is fine sample 5p + 2.
+    # The centre of pixel p is fine sample 5p + 2.
     centre = np.rint(place * _FINE + _FINE // 2).astype(int)
     first = (centre - half) // _FINE
     offset = centre - half - first * _FINE
@@ -114,7 +114,7 @@ def _add(
 
 
 def random_specimen(side: int, seed: int = 0, *, blobs: int = 0) -> NDArray[np.float64]:
-    """A specimen with structure at all sizes, mean 1: rods and spots, some large bodies."""
+    """A specimen with structure of all sizes and mean 1: rods, spots and some large bodies."""
     rng = np.random.default_rng(seed)
     rows, columns = np.indices((side, side), dtype=np.float64)
     picture = np.zeros((side, side))
@@ -156,7 +156,7 @@ def simulate_planes(
     side : int
     focus_um : float
     electrons : float
-        Mean of a pixel; 0 leaves out all noise.
+        Mean electrons of a pixel; 0 leaves out all noise.
     read_noise : float
     seed, specimen_seed : int
     """
@@ -186,7 +186,7 @@ def in_order(
     *,
     saturation: float | None = None,
 ) -> PlaneStack:
-    """A stack of planes that are in memory, shape (planes, height, width), in any order."""
+    """A stack of planes in memory, shape (planes, height, width), in any order."""
     if saturation is None:
         whole = planes.dtype.kind == "u"
         saturation = float(np.iinfo(planes.dtype).max) if whole else math.inf

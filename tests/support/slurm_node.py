@@ -1,4 +1,4 @@
-"""A SLURM of one node on this computer, for as long as a test needs it."""
+"""A one-node SLURM cluster on this computer for the duration of a test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "sinfo")
 
 
 def missing() -> str:
-    """Why it cannot be started here; empty if it can."""
+    """Why SLURM cannot be started here; empty if it can."""
     absent = [name for name in _PROGRAMS if _program(name) is None]
     if absent:
         return f"{', '.join(absent)} is not installed (Debian: slurm-wlm and munge)"
@@ -33,8 +33,8 @@ def _program(name: str) -> str | None:
 
 @contextmanager
 def one_node(folder: Path) -> Iterator[Path]:
-    """Run the daemons; gives the configuration file, for ``SLURM_CONF``."""
-    # Sockets have short names.
+    """Run the daemons; yields the configuration file, for ``SLURM_CONF``."""
+    # Paths of sockets must be short.
     host = socket.gethostname()
     ctld, node = _free_port(), _free_port()
     for name in ("state", "spool"):
@@ -94,7 +94,7 @@ def one_node(folder: Path) -> Iterator[Path]:
             stack.callback(process.terminate)
             if name == "munged":
                 until(lambda: (munge / "socket").exists(), "munged's socket")
-        # Its daemons compete with all that runs here: the longer the queue for a core, the longer.
+        # Its daemons compete with everything that runs here, so the limit grows with the load.
         busy = max(1.0, psutil.getloadavg()[0] / (os.cpu_count() or 1))
         until(lambda: _is_idle(environment), f"SLURM's node (logs in {folder})", PATIENCE_S * busy)
         yield conf

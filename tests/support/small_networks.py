@@ -1,4 +1,4 @@
-"""Networks of a few nodes, as ONNX: what a bundle could hold but the shipped ones do not."""
+"""ONNX networks of a few nodes, of kinds that the shipped bundles do not contain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from refocusd.models.bundle import ModelBundle
 
-#: Height and width of any size, in batches of any number.
+#: Shape with any batch size, height and width.
 FRAME: tuple[str | int, ...] = ("batch", 1, "height", "width")
 
 
@@ -23,7 +23,7 @@ def write_network(
     outputs: dict[str, tuple[str | int, ...]] | None = None,
     integers: dict[str, list[int]] | None = None,
 ) -> Path:
-    """Write nodes that lead from ``raw`` to `outputs` (``refocused`` unless told) as ONNX."""
+    """Write nodes that lead from ``raw`` to `outputs` (default ``refocused``) as ONNX."""
     described = outputs or {"refocused": FRAME}
     graph = helper.make_graph(
         list(nodes),
@@ -49,7 +49,7 @@ def write_network(
 
 
 def blur_network(path: Path, channels: int) -> Path:
-    """Two 3×3 convolutions by way of `channels`; the second gives the mean of the first."""
+    """Two 3×3 convolutions with `channels` in between; the second averages the first."""
     spread = np.full((channels, 1, 3, 3), 1 / 9)
     gather = np.zeros((1, channels, 3, 3))
     gather[:, :, 1, 1] = 1 / channels
@@ -62,7 +62,7 @@ def blur_network(path: Path, channels: int) -> Path:
 
 
 def small_bundle(onnx: Path, step: int = 8, field: int = 3) -> ModelBundle:
-    """Describe a bundle of one network."""
+    """Describe a bundle that contains one network."""
     return ModelBundle(
         onnx.parent, "small", "0" * 64, 1.0, 99.9, step, field, onnx, normalisation="percentiles"
     )

@@ -1,4 +1,4 @@
-"""A training small enough for tests, and frames and specimens for it."""
+"""A training run small enough for tests, with frames and specimens for it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def network_of(config: TrainingConfig) -> RefocusNetwork:
 
 
 class Specimens:
-    """Specimens at hand as a source; none is held out."""
+    """A source of given specimens, none of which is held out."""
 
     def __init__(self, stream: SampleStream, images: int) -> None:
         self._stream = stream
@@ -64,7 +64,7 @@ def train(
     *,
     resume: bool = False,
 ) -> RunRecord:
-    """Train on specimens at hand, through the simulator, on the CPU."""
+    """Train on given specimens through the simulator, on the CPU."""
 
     def opened(seed: int, ranges: Ranges) -> Specimens:
         stream = SampleStream(
@@ -81,7 +81,7 @@ def train(
 
 
 def write_images(folder: Path, sample: NDArray[np.uint8], side: int = 128) -> Path:
-    """Cut the sample into images of a lab; some of them are validated on."""
+    """Cut the sample into a lab's images; some of them are used for validation."""
     folder.mkdir(exist_ok=True)
     for top in range(0, 512, side):
         for left in range(0, 512, side):

@@ -1,4 +1,4 @@
-"""Raw ZeroMQ sockets with the key of this user, for stand-ins of the daemon and of peers."""
+"""Raw ZeroMQ sockets with this user's key, for stand-ins of the daemon and of peers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from refocusd.transport.secure.user_keys import own_keys
 
 
 def as_daemon(socket: Any) -> None:
-    """Have a socket take this user's peers; before it is bound."""
+    """Make a socket accept this user's peers; call before it is bound."""
     keys = own_keys()
     socket.curve_publickey = keys.public.encode()
     socket.curve_secretkey = keys.secret.encode()
@@ -16,7 +16,7 @@ def as_daemon(socket: Any) -> None:
 
 
 def as_peer(socket: Any) -> None:
-    """Have a socket prove that it is of this user; before it connects."""
+    """Make a socket prove that it belongs to this user; call before it connects."""
     keys = own_keys()
     socket.curve_publickey = keys.public.encode()
     socket.curve_secretkey = keys.secret.encode()

@@ -15,15 +15,15 @@ from waiting import until as eventually
 
 __all__ = ["chromium", "dataset", "eventually", "open_page"]
 
-#: Chromium of the system (Debian: `apt-get install chromium-headless-shell`), if playwright has
-#: none of its own (`playwright install chromium`).
+#: The system's Chromium (Debian: `apt-get install chromium-headless-shell`), used if playwright has
+#: #: none of its own (`playwright install chromium`).
 SYSTEM_BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 DESK, PHONE = (1280, 800), (390, 844)
 
 
 @contextmanager
 def chromium(**options: Any) -> Iterator[Browser]:
-    """A browser; without one the tests fail where they must run (CI), and are skipped elsewhere."""
+    """Run a browser.  Without one, tests fail if they must run (CI), and are skipped otherwise."""
     with sync_playwright() as playwright:
         own = Path(playwright.chromium.executable_path)
         path = own if own.exists() else next(filter(None, map(shutil.which, SYSTEM_BROWSERS)), None)
@@ -49,7 +49,7 @@ def chromium(**options: Any) -> Iterator[Browser]:
 def open_page(
     browser: Browser, url: str, size: tuple[int, int] = DESK, **context: Any
 ) -> Iterator[Page]:
-    """A page of its own context; what it complains of fails the test."""
+    """Open a page in its own context; errors that it reports fail the test."""
     complaints: list[str] = []
     made = browser.new_context(viewport={"width": size[0], "height": size[1]}, **context)
     page = made.new_page()

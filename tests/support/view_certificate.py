@@ -27,7 +27,7 @@ Tk3edzVRy9dfzwtRUsxYwCQSFGmK7AqQNEvV5z7+ED4QyO0cT0v0UQVC
 
 
 def write_certificate(folder: Path) -> tuple[Path, Path]:
-    """Write certificate and key; their paths."""
+    """Write certificate and key; returns their paths."""
     certificate, key = folder / "cert.pem", folder / "key.pem"
     certificate.write_text(CERTIFICATE, encoding="ascii")
     key.write_text(KEY, encoding="ascii")

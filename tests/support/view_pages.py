@@ -1,4 +1,4 @@
-"""A page that shows frames, and the daemon behind it, for the tests of the page."""
+"""For the tests of the page: a page that shows frames, with the daemon behind it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from view_browser import chromium, dataset, eventually, open_page
 from view_process import ask, view_of
 from view_standin import Scene, StandIn, scene_of_nuclei, written_datasets
 
-#: Once what was asked for is drawn.
+#: True once the requested frame is drawn.
 DRAWN = """() => new Promise(done => requestAnimationFrame(() => {
   // The graphics process may be behind.
   document.getElementById('canvas').getContext('webgl2')?.finish();
@@ -27,7 +27,7 @@ DRAWN = """() => new Promise(done => requestAnimationFrame(() => {
 
 @dataclass(frozen=True)
 class Shown:
-    """A page that shows frames, and the daemon behind it."""
+    """A page that shows frames, with the daemon behind it."""
 
     page: Page
     daemon: StandIn
@@ -41,14 +41,14 @@ class Shown:
             self.page.keyboard.press(key)
 
     def freeze(self) -> dict[str, Any]:
-        """Stop at a frame; its axes."""
+        """Stop at a frame; returns its axes."""
         self.press("Space")
         assert self.page.locator("#live").get_attribute("aria-pressed") == "false"
         self.page.evaluate(DRAWN)
         return self.axes()
 
     def choose(self, axis: str, value: int) -> None:
-        """Move a selector, and wait for the frame, which comes from disk even where it is shown."""
+        """Move a selector, and wait for the frame, which is always read from disk."""
         before = self.drawn()
         self.page.locator(f"[data-axis={axis}] input").fill(str(value))
         there = f'"{axis}":{value}'
@@ -58,7 +58,7 @@ class Shown:
         )
 
     def axes(self) -> dict[str, Any]:
-        """Where the selectors stand."""
+        """The values of the selectors."""
         found: dict[str, Any] = {}
         for row in self.page.locator(".axis").all():
             name = row.get_attribute("data-axis") or ""
@@ -72,11 +72,11 @@ class Shown:
         return self.scene.axes.index({"channel": axes["channel"], "z": axes["z"]})
 
     def grey(self) -> NDArray[Any]:
-        """What the stage shows, without what lies over the frame."""
+        """Pixels of the stage, without the overlays."""
         self.page.evaluate(
             "() => { for (const e of document.querySelectorAll('.tag,.divider,.scale,.readout,.hint'))"
             " e.style.visibility = 'hidden';"
-            # How its round corners are smoothed depends on what else is drawn.
+            # The antialiasing of its round corners depends on what else is drawn.
             " document.getElementById('stage').style.borderRadius = '0'; }"
         )
         self.page.evaluate(DRAWN)
@@ -89,7 +89,7 @@ class Shown:
         return np.asarray(image.convert("L"), float)
 
     def said(self, selector: str, words: str) -> None:
-        """Wait for the words."""
+        """Wait until the element shows the words."""
         eventually(lambda: self.page.locator(selector).inner_text() == words, words)
 
     def window(self) -> tuple[int, int]:
@@ -99,7 +99,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Bench:
-    """A browser, a daemon with datasets, and a view of it: once for a module."""
+    """A browser, a daemon with datasets, and a view of it, made once per module."""
 
     browser: Browser
     daemon: StandIn
@@ -108,7 +108,7 @@ class Bench:
 
     @contextmanager
     def shown(self, query: str = "") -> Iterator[Shown]:
-        """A page of its own, with frames on it."""
+        """Open a separate page that shows frames."""
         with open_page(self.browser, f"http://127.0.0.1:{self.port}/{query}") as page:
             here = Shown(page, self.daemon, self.scene)
             eventually(lambda: here.drawn() >= 2, "frames")

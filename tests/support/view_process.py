@@ -1,4 +1,4 @@
-"""The view as the tests run it: in this process, or as the process that users have."""
+"""Runs the view for tests: in this process, or in a separate one as users do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Reply:
 
 
 def bearer() -> dict[str, str]:
-    """What a program of this user shows to a view that the command line has started."""
+    """Header that a program of this user sends to a view started from the command line."""
     return {"Authorization": f"Bearer {derived_secret('view')}"}
 
 
@@ -43,7 +43,7 @@ def ask(
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Reply:
-    """One request over a connection of its own."""
+    """Send one request over a new connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request(method, path, body, dict(headers or {}))
@@ -55,7 +55,7 @@ def ask(
 
 @contextmanager
 def view_of(endpoint: str, **options: Any) -> Iterator[int]:
-    """A view in this process, on a free port; the port."""
+    """Run a view in this process on a free port; yields the port."""
     with serving(ViewOptions(endpoint, **{"port": 0, **options})) as server:
         yield server.port
 
@@ -64,7 +64,7 @@ def view_of(endpoint: str, **options: Any) -> Iterator[int]:
 def view_process(
     endpoint: str, port: int = 0
 ) -> Iterator[tuple[subprocess.Popen[bytes], Announcement]]:
-    """A view in a process of its own, as `refocusd view` is; the process and where it listens."""
+    """Run `refocusd view` as a separate process; yields the process and its address."""
     command = [sys.executable, "-m", "refocusd.view", "--announce", "--with-parent"]
     process = subprocess.Popen(
         [*command, "--endpoint", endpoint, "--port", str(port)],

@@ -1,4 +1,4 @@
-"""A stand-in daemon with datasets, a view of it, and requests, for the tests of its HTTP."""
+"""For the tests of the view's HTTP: a stand-in daemon with datasets, a view of it, requests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from view_process import Reply, ask, view_of
 from view_standin import Scene, StandIn, written_datasets
 from waiting import until as eventually
 
-#: What an action of the page carries.
+#: Headers of the page's actions.
 ACTION = {"X-Refocusd-View": "1", "Content-Type": "application/json"}
 HOST = b"Host: 127.0.0.1\r\n"
-#: The description of the API.
+#: The OpenAPI description.
 API = json.loads((files("refocusd.view.http") / "openapi.json").read_bytes())
 JSON_TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
@@ -48,7 +48,7 @@ class Setup:
 
 @contextmanager
 def setting_up(scene: Scene, folder: Path) -> Iterator[Setup]:
-    """A view that is ready, of a stand-in whose datasets lie in `folder`."""
+    """Run a ready view of a stand-in daemon whose datasets are in `folder`."""
     raw = written_datasets(folder, scene)
     with StandIn(scene, raw=raw) as daemon, view_of(daemon.endpoint) as port:
         here = Setup(daemon, port, scene)
@@ -57,7 +57,7 @@ def setting_up(scene: Scene, folder: Path) -> Iterator[Setup]:
 
 
 def hold(schema: dict[str, Any], value: Any, where: str = "answer") -> None:
-    """Hold a value against the part of JSON Schema that the description uses."""
+    """Validate a value against the subset of JSON Schema that the description uses."""
     if "$ref" in schema:
         schema = API["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     if "type" in schema:

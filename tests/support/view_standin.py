@@ -1,8 +1,8 @@
-"""A daemon's side of the view's wire, with real-looking frames and workers that can be killed.
+"""A stand-in for the daemon that views connect to, with realistic frames and killable workers.
 
-The tests of the view need states that a real daemon reaches seldom or slowly; against the real
-daemon they run in `test_view_daemon`.  Frames are the demo's specimen, and those that can be
-browsed are real NDTiff datasets.
+The tests of the view need states that a real daemon reaches rarely or slowly; `test_view_daemon`
+tests against the real one.  Frames are the demo's specimen, and those that can be browsed are in
+real NDTiff datasets.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BOUNDS_MS = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """Frames to show: axes without time, raw and refocused pixels, and their scores."""
+    """Frames to show: axes without time, raw and refocused pixels, scores."""
 
     axes: tuple[dict[str, int | str], ...]
     raw: NDArray[Any]
@@ -73,7 +73,7 @@ class Scene:
         )
 
     def trust(self, index: int) -> NDArray[np.uint8]:
-        """Its trust map: every percentage from left to right; the uppermost row is raw's."""
+        """A frame's trust map: every percentage from left to right; the top row marks raw."""
         rows, columns = trust_shape(self.raw.shape[1:])
         cells = np.tile(np.linspace(0, 100, columns), (rows, 1)).astype(np.uint8)
         cells[0] = AS_ACQUIRED
@@ -82,7 +82,7 @@ class Scene:
 
 
 def scene_of_nuclei() -> Scene:
-    """The demo's nuclei through focus in two channels; what stands for refocused is the truth."""
+    """The demo's nuclei through focus in two channels; the truth stands in for refocused frames."""
     specimen = Specimen()
     rng = np.random.default_rng(1)
     axes: list[dict[str, int | str]] = []
@@ -130,7 +130,7 @@ def written_datasets(
 
 
 def written_run(folder: Path, scene: Scene, kind: SinkKind = "ndtiff") -> Path:
-    """A refocused dataset as the daemon leaves it, of two times; the last frame is pending."""
+    """A refocused dataset of two time points as the daemon leaves it; the last frame is pending."""
     raw = written_datasets(folder, scene, kind=kind)
     output = raw.with_name(f"{raw.name}_refocused")
     run = {"acquisition": "id-1", "run": "run-1", "raw": str(raw), "engine": {"model_id": "live-2"}}
@@ -140,13 +140,13 @@ def written_run(folder: Path, scene: Scene, kind: SinkKind = "ndtiff") -> Path:
 
 @dataclass
 class StandIn:
-    """Answers a view, in a thread of its own, on a free port.
+    """Answers a view in a separate thread, on a free port.
 
     Parameters
     ----------
     scene : Scene
     fps : float
-        New frames a second; 0 makes one for every `Look`, as fast as they are asked for.
+        New frames per second; 0 makes one for every `Look`, as fast as they are requested.
     raw : Path or None
         Dataset that the status names.
     times : int
@@ -199,7 +199,7 @@ class StandIn:
         self._context.term()
 
     def _bind(self) -> None:
-        """Take the address; the one who had it before may not have let go of it yet."""
+        """Bind the address, which its previous owner may not have released yet."""
         for left in reversed(range(100)):
             try:
                 self._socket.bind(self.address)
@@ -218,16 +218,16 @@ class StandIn:
         return self._acquisition
 
     def kill_worker(self) -> None:
-        """As the broker tells it when a worker is gone."""
+        """Report a lost worker as the broker does."""
         self.workers = []
 
     def restart_worker(self) -> None:
-        """A new worker said hello."""
+        """Report a new worker, without its engine yet."""
         self._generation += 1
         self.workers = [self._worker("starting")]
 
     def worker_ready(self) -> None:
-        """It has its engine."""
+        """Report that the worker has its engine."""
         self.workers = [self._worker("ready")]
 
     def _worker(self, state: Any) -> wire.WorkerStatus:
@@ -327,7 +327,7 @@ class StandIn:
         return wire.DoubtedFrame(self._acquisition, axes, facts.verdict, facts.reasons)
 
     def status(self) -> wire.Status:
-        """As the daemon would say it."""
+        """The status as the daemon would report it."""
         done = self.shown
         counts = wire.Counts(
             acquired=done + 4, refocused=done - done // 7, passed_through=done // 7, pending=4

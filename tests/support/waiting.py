@@ -1,4 +1,4 @@
-"""How the tests wait for what happens in another thread or process."""
+"""How the tests wait for another thread or process."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-#: Costs nothing but in a test that fails: a busy machine may need many seconds for a start.
+#: Costs time only in a failing test: a busy machine may need many seconds to start a process.
 PATIENCE_S = 100.0
 
 
 def until(
     done: Callable[[], Any], what: str = "what was waited for", timeout_s: float = PATIENCE_S
 ) -> Any:
-    """What `done` returns, once that is true.
+    """Wait until `done` returns something true, and return that.
 
     Raises
     ------
     AssertionError
-        With `what`, if it never is.
+        With the text `what`, if it never does.
     """
     deadline = time.monotonic() + timeout_s
     while not (found := done()):

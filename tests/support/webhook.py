@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A web server that keeps what is posted; its URL."""
+    """Run a web server that keeps what is posted; yields its URL and the list."""
     received: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):

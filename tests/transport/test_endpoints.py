@@ -1,4 +1,4 @@
-"""The daemon's endpoints: who comes in, who is turned away, and that neither harms the others."""
+"""The daemon's endpoints: who is accepted, who is refused, and that neither harms the others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def house(tmp_path: Path) -> Iterator[House]:
         yield house
 
 
-# -- who comes in ---------------------------------------------------------------------------
+# -- who is accepted ------------------------------------------------------------------------
 
 
 def test_a_good_key_comes_in_under_its_name(house: House) -> None:
@@ -62,7 +62,7 @@ def test_pixels_pass_both_ways_as_they_are(house: House) -> None:
         assert received[1] is not None
         assert bytes(received[1]) == pixels
         connection._socket.send_multipart([wire.encode(wire.Ping()), pixels])
-        # On a slow computer a heartbeat comes first.
+        # On a slow computer, a heartbeat comes first.
         while not (sent := [parts for _, parts in house.next() if len(parts) > 1]):
             pass
         assert sent[0][1] == pixels
@@ -105,7 +105,7 @@ def test_a_remote_peer_cannot_choose_what_it_is_called(house: House) -> None:
         first = calling_itself(b"worker-0.1", house.key("first"))
         ((identity, _),) = house.next()
         assert identity.startswith(b"@first/")
-        # Another with the same name of its own choice takes nothing from it.
+        # Another peer that chooses the same name takes nothing from it.
         calling_itself(b"worker-0.1", house.key("second"))
         with house.peer(house.key("third")):
             house.hello()
@@ -118,7 +118,7 @@ def test_a_remote_peer_may_only_be_a_worker() -> None:
     assert {"source", "worker", "control"} <= allowed_roles(None)
 
 
-# -- who is gone ----------------------------------------------------------------------------
+# -- lost peers -----------------------------------------------------------------------------
 
 
 def test_a_peer_that_is_revoked_is_cut_off_and_no_other(house: House) -> None:
@@ -132,7 +132,7 @@ def test_a_peer_that_is_revoked_is_cut_off_and_no_other(house: House) -> None:
         assert list(house.gone) == [names["bad"]]
         assert "revoked" in house.gone[names["bad"]]
         assert not house.endpoints.send(names["bad"], [b"x"])
-        # It learns that it was cut, comes back by itself, and is refused.
+        # It notices that it was cut off, reconnects by itself, and is refused.
         deadline = time.monotonic() + PATIENCE_S
         while not cut.key_refused:
             assert time.monotonic() < deadline
@@ -206,7 +206,7 @@ def test_many_reconnections_leave_nothing_behind(house: House) -> None:
 
 
 def test_peers_that_leave_before_they_are_heard_leave_nothing_behind(house: House) -> None:
-    """Their descriptors have new owners when their messages are read."""
+    """Their descriptors belong to others by the time their messages are read."""
     keys = house.key()
     for _ in range(5):
         with house.peer(keys) as connection:

@@ -1,4 +1,4 @@
-"""Whom the remote endpoint turns away, what they are told, and that it lives on."""
+"""Whom the remote endpoint refuses, with which message, and that it continues to work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 def refusal(house: House, keys: ClientKeys | None, timeout_s: float = PATIENCE_S / 4) -> str:
-    """What a peer is told that must not get in; the daemon hears nothing of it."""
+    """The message to a peer that must be refused; the daemon receives nothing from it."""
     with house.peer(keys) as connection:
         thread, said = in_background(lambda: connection.welcome(timeout_s))
         assert house.until(lambda: said) == []
@@ -51,7 +51,7 @@ def closed_by_the_daemon(raw: socket.socket, timeout_s: float = PATIENCE_S) -> b
 def test_a_key_that_is_not_in_the_list_is_refused(house: House) -> None:
     public, secret = (key.decode() for key in zmq.curve_keypair())
     stranger = ClientKeys("gpu-2", public, secret, house.store.server().public)
-    assert "does not take the key gpu-2" in refusal(house, stranger)
+    assert "does not accept the key gpu-2" in refusal(house, stranger)
 
 
 def test_a_revoked_key_is_refused(house: House) -> None:
@@ -73,7 +73,7 @@ def test_a_key_at_an_endpoint_that_takes_none_is_told(house: House) -> None:
     keys = house.key("gpu-2")
     with (
         Connection(house.endpoints.local_endpoint, "worker", inline=True, keys=keys) as connection,
-        pytest.raises(TransportError, match="takes no keys at that port"),
+        pytest.raises(TransportError, match="accepts no keys at that port"),
     ):
         connection.welcome(1.0)
 
@@ -108,7 +108,7 @@ def test_a_connection_that_says_nothing_is_closed(house: House) -> None:
 
 
 def test_a_connection_that_dribbles_is_closed(house: House) -> None:
-    """A greeting that is right so far, byte by byte, never ends."""
+    """A greeting that is correct so far arrives byte by byte and never ends."""
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00CURVE" + bytes(15) + bytes(32)
     with socket.create_connection(house.address) as raw, pytest.raises(ConnectionError):  # noqa: PT012 (any of the sends)
         for position in range(1000):
@@ -127,7 +127,7 @@ def test_connections_over_the_limit_are_closed(tmp_path: Path) -> None:
         assert not closed_by_the_daemon(first, 0.2)
         for connection in connections:
             connection.welcome(5)
-        # One that ends makes room.
+        # A connection that ends makes room.
         first.close()
         late = stack.enter_context(house.peer(house.key()))
         house.hello()

@@ -1,4 +1,4 @@
-"""Keys for workers on other hosts: made, listed, revoked, and never given away."""
+"""Keys for workers on other hosts are made, listed and revoked, and secrets never leak."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_the_command_tells_an_error_in_one_line(
 
 
 def windows(folder: Path, monkeypatch: pytest.MonkeyPatch, icacls: str) -> Path:
-    """Stand-ins for what Windows has; a file that will hold how `icacls` was called."""
+    """Stand-ins for Windows programs; returns the file that records how `icacls` was called."""
     called, program = folder / "called", folder / "System32" / "icacls.exe"
     program.parent.mkdir(parents=True)
     program.write_text(f"#!/bin/sh\ncat\nprintf '%s\\n' \"$@\" > '{called}'\n{icacls}\n")
@@ -298,7 +298,7 @@ def test_on_windows_the_account_is_named_by_its_number(
 def test_on_windows_another_user_is_let_read_by_the_systems_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, icacls: str, done: bool
 ) -> None:
-    """Not by one of its name in the PATH, and without waiting for what is typed."""
+    """Not by a program of the same name in the PATH, and without waiting for keyboard input."""
     called = windows(tmp_path / "windows", monkeypatch, icacls)
     assert private_file.let_read(tmp_path / "daemon.key", "LAB\\scope") is done
     assert called.read_text().splitlines()[1:] == ["/grant", "LAB\\scope:R"]

@@ -1,4 +1,4 @@
-"""The relay before ZeroMQ: carries bytes as they are, and ends only connections of its own."""
+"""The relay in front of ZeroMQ passes bytes unchanged, and closes only its own connections."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMEOUT_S = 30.0
 
 
 class Bench:
-    """A relay between clients of a test and a plain TCP listener in ZeroMQ's place."""
+    """A relay between a test's clients and a plain TCP listener in ZeroMQ's place."""
 
     def __init__(self, limit: int = 4) -> None:
         self.target = socket.create_server(("127.0.0.1", 0))
@@ -42,7 +42,7 @@ class Bench:
         return end
 
     def pair(self) -> tuple[socket.socket, socket.socket, str]:
-        """Both ends of a connection, and the address that it comes from."""
+        """Both ends of a new connection, and the address that it comes from."""
         outer = self.outer()
         inner, (address, _) = self.target.accept()
         self._open.enter_context(inner)
@@ -65,7 +65,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
 
 
 def read_all(end: socket.socket) -> bytes:
-    """What comes until the other side ends the connection."""
+    """Everything received until the other side ends the connection."""
     parts = []
     while part := end.recv(1 << 16):
         parts.append(part)
@@ -142,7 +142,7 @@ def test_a_connection_that_is_cut_ends_on_both_sides_and_no_other(bench: Bench) 
     assert read_all(bad_inner) == b""
     good_outer.sendall(b"still here")
     assert good_inner.recv(20) == b"still here"
-    bench.relay.cut(number)  # again: it is gone, nothing happens
+    bench.relay.cut(number)  # the second time nothing happens
     assert bench.relay.take_ended() == [number]
 
 
@@ -183,7 +183,7 @@ def test_a_silent_end_of_zeromq_ends_the_connection_from_outside(bench: Bench) -
 
 
 def test_an_address_that_is_taken_is_told() -> None:
-    in_use = str(errno.EADDRINUSE)  # each system has its own words
+    in_use = str(errno.EADDRINUSE)  # the text differs between systems
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OSError, match=in_use):
         listen("127.0.0.1", other.getsockname()[1], 1)
 

@@ -1,4 +1,4 @@
-"""An upload's state machine: by itself, and driven by a daemon that the test plays."""
+"""The state machine of an upload: alone, and driven by a simulated daemon."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def credit(frames: int) -> wire.Credit:
 
 
 class PlayedDaemon:
-    """What a session sees of a daemon: each connection gets the next script of messages."""
+    """A simulated daemon: each connection of a session gets the next script of messages."""
 
     def __init__(self, *scripts: list[wire.Message | TransportError]) -> None:
         self.scripts = deque(scripts)
@@ -65,7 +65,7 @@ class PlayedDaemon:
         self.connections[-1].script.extend(messages)
 
     def heard(self, kind: type[Any]) -> list[Any]:
-        """Messages of one kind that the newest connection was given."""
+        """Messages of one kind that the newest connection has sent."""
         return [message for message in self.connections[-1].sent if isinstance(message, kind)]
 
 
@@ -103,7 +103,7 @@ class PlayedConnection:
 
 
 def open_session(daemon: PlayedDaemon, frames: int = 4, **more: Any) -> Session:
-    """A session in the state ``open``, with credit."""
+    """A session in state ``open``, with credit."""
     daemon.scripts.append([WELCOME])
     session = daemon.session(**more)
     session.pump()
@@ -122,16 +122,16 @@ def pump_to(session: Session, state: State) -> None:
         session.pump(0.05)
 
 
-# -- the machine by itself ---------------------------------------------------------------
+# -- the state machine alone -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "events",
     [
         "connect welcome announce opened close closed",
-        # A daemon that is not there yet, or asks to try again.
+        # A daemon that has not started yet, or asks to try again.
         "connect lost connect welcome announce lost connect welcome announce opened",
-        # A dataset that grows again, while it is being closed and after that.
+        # A dataset that grows again while it is being closed, and afterwards.
         "connect welcome announce opened close announce opened close closed announce opened",
         "connect refused",
         "connect welcome announce refused",
@@ -187,7 +187,7 @@ def test_whatever_happens_frames_are_taken_only_after_the_daemon_made_room(
         if event == "announce" and state is not before:
             announced = True
         if state is State.LOST:
-            announced = False  # and must be announced anew
+            announced = False  # and must be announced again
         if state in (State.OPENING, State.OPEN, State.CLOSING):
             assert announced
         if state is State.OPEN and before is not State.OPEN:
@@ -363,7 +363,7 @@ def test_a_full_queue_costs_no_credit_and_no_word() -> None:
         connection.queue_is_full = True
         assert not session.submit(FRAME, '{"z":0}', "{}", 0)
         assert session.credit == 4
-        # What must not be lost waits, as long as there is a daemon to wait for.
+        # Frames that must not be lost wait, as long as there is a daemon.
         connection.silent_s = SILENCE_S + 1
         session.close(1)
         assert session.state is State.LOST
@@ -426,7 +426,7 @@ def test_whatever_a_daemon_says_the_session_stays_in_order(steps: list[Any]) -> 
     daemon = PlayedDaemon()
     with daemon.session() as session:
         for step in steps:
-            session._connect_at = 0.0  # no back-off: a case is not to last
+            session._connect_at = 0.0  # no back-off, so that a case is short
             if session.state is State.READY:
                 session.announce(OPEN)
             if step == "submit":

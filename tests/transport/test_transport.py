@@ -112,13 +112,13 @@ def test_pixels_written_by_one_process_are_read_by_another() -> None:
         command = [sys.executable, "-c", script, address]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert int(said) == checksum(frame)
-        # The reader's exit leaves the owner's block alone, and its writing is seen here.
+        # The owner's block survives the reader's exit, and what the reader wrote is visible here.
         assert ring.view(PAGE, (64, 48), "uint16")[0, 0] == 4242
 
 
 def test_a_ring_of_another_process_is_not_mistaken_for_ours() -> None:
     with SharedRing.create(1 << 16) as ring, SharedRing.create(1 << 16) as other:
-        # On Windows the name alone says which it is.
+        # On Windows, the name alone identifies the ring.
         wrong = {"tag": "0" * 32} if sys.platform == "win32" else {"handle": other.address.handle}
         swapped = msgspec.structs.replace(ring.address, **wrong)
         with pytest.raises(TransportError, match=r"another block|cannot be attached"):
@@ -141,7 +141,7 @@ def test_a_view_outside_the_ring_is_refused(offset: int) -> None:
 @given(st.lists(st.one_of(st.integers(1, 200_000), st.none()), max_size=60))
 @settings(max_examples=100, deadline=None)
 def test_slots_never_overlap_and_all_memory_comes_back(steps: list[int | None]) -> None:
-    """A number takes a slot of that many bytes; None gives the oldest back."""
+    """A number takes a slot of that many bytes; None gives back the oldest."""
     allocator = SlotAllocator(4 << 20)
     whole = allocator.free
     held: list[Slot] = []

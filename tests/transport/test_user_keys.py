@@ -1,4 +1,4 @@
-"""One user, one daemon: the local endpoint takes programs of the daemon's own user only."""
+"""The local endpoint accepts only programs of the daemon's own user."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROLES: list[wire.Role] = ["source", "worker", "control", "view"]
 
 
 def without_workers(folder: Path) -> Settings:
-    """Most of these tests hand over no frame."""
+    """Settings without workers, because most of these tests submit no frame."""
     return quick_settings(folder, workers=0, listen="tcp://127.0.0.2:0", keys=str(folder / "keys"))
 
 
@@ -48,7 +48,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.fixture
 def as_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on this process has the keys of somebody else."""
+    """Give this process the keys of somebody else for the rest of the test."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "of-another-user"))
 
 
@@ -74,7 +74,7 @@ def test_a_secret_that_others_can_read_is_refused(
 def test_the_place_of_the_secret_does_not_depend_on_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A terminal inside an IDE may have other folders; its scripts are the same user's."""
+    """A terminal inside an IDE may have other folders, but its scripts belong to the same user."""
     monkeypatch.delenv(FOLDER_VARIABLE)
     before = user_store().folder
     for name in ("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
@@ -83,7 +83,7 @@ def test_the_place_of_the_secret_does_not_depend_on_the_environment(
 
 
 def wait_refused(connection: Connection, words: str) -> None:
-    """Wait until it says so: before, nobody has answered yet."""
+    """Wait until the connection is refused with these words; before, nobody has answered."""
 
     def refused() -> bool:
         with pytest.raises(TransportError) as told:
@@ -104,7 +104,7 @@ def test_another_user_is_taken_in_no_role(
 def test_a_program_without_a_key_is_not_heard_and_the_log_says_so(
     daemon: Daemon, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As refocusd 0.1.0 connects; or with a key of its own, which anyone can make."""
+    """Like refocusd 0.1.0, or with a self-made key, which anyone can have."""
     caplog.set_level("INFO")
     public, secret = zmq.curve_keypair()
     with zmq.Context() as context:
@@ -128,7 +128,7 @@ def test_a_program_without_a_key_is_not_heard_and_the_log_says_so(
 
 
 def test_a_false_daemon_gets_nothing(as_another_user: None) -> None:
-    """Whoever is first at the port could else collect frames, and the secret itself."""
+    """Otherwise whoever is first at the port could collect frames, and even the secret."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as false:
         as_daemon(false)
         port = false.bind_to_random_port("tcp://127.0.0.1")
@@ -182,7 +182,7 @@ def test_a_shared_key_that_is_revoked_is_not_listened_to_any_more(
                 assert time.monotonic() < deadline, "a revoked key is still listened to"
                 connected.send(wire.Ping())
                 heard = connected.receive(0.5) is not None
-            with pytest.raises(TransportError, match="does not take the key anna"):
+            with pytest.raises(TransportError, match="does not accept the key anna"):
                 daemon_status(daemon.endpoint)
     assert daemon_status(daemon.endpoint).workers == 0
 

@@ -1,4 +1,4 @@
-"""Whatever arrives at a socket: refused or understood; the daemon lives, and its memory stays."""
+"""Whatever arrives at a socket is refused or understood; the daemon survives, without growing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from refocusd.transport.session import State
 
 
 def example(kind: Any) -> Any:
-    """A plain value that a field of this type takes."""
+    """A plain value for a field of this type."""
     match kind:
         case msgspec.inspect.LiteralType():
             return kind.values[0]
@@ -67,17 +67,17 @@ def example(kind: Any) -> Any:
 
 
 def examples() -> dict[str, dict[str, Any]]:
-    """A plain, valid message of every kind that the protocol has."""
+    """A plain, valid message of every kind in the protocol."""
     kinds = [kind for kind in wire.Message.__subclasses__() if kind.__module__ == wire.__name__]
     return {kind.__name__: example(msgspec.inspect.type_info(kind)) for kind in kinds}
 
 
-#: What msgpack takes of the strange values: integers of 64 bits.
+#: The strange values that msgpack can encode: integers up to 64 bits.
 MSGPACK_STRANGE = (*STRANGE, b"bytes", b"\xff" * 100, 2**64 - 1)
 
 
 def mutated_header(header: bytes, rng: Random) -> bytes:
-    """A message whose bytes, or whose fields, are not as they were."""
+    """A message with damaged bytes or changed fields."""
     if rng.random() < 0.4:
         return damaged(header, rng)
     tree = changed_tree(msgspec.msgpack.decode(header), rng, MSGPACK_STRANGE)
@@ -100,7 +100,7 @@ def _header_target(_: Path) -> Target:
 
 
 def _ring_target(_: Path) -> Target:
-    """What a false daemon offers as its ring; only blocks of this process are named."""
+    """Rings that a false daemon offers; only blocks of this process are named."""
     rings = [SharedRing.create(1 << 16)]  # lives as long as the target
     address = rings[0].address
 
@@ -135,13 +135,13 @@ SIDE = 64
 
 @dataclass
 class Garbler:
-    """A peer that means harm: says hello as it should, and then anything.
+    """A malicious peer: it says hello correctly, and then anything.
 
     Parameters
     ----------
     daemon : Daemon
     folder : Path
-        Where outputs that it asks for may lie.
+        Folder for the outputs that it requests.
     """
 
     daemon: Daemon
@@ -151,7 +151,7 @@ class Garbler:
     _count: Iterator[int] = field(default_factory=itertools.count)
 
     def talk(self, role: Role, rng: Random) -> None:
-        """One conversation: some good messages, most of them damaged, repeated, out of order."""
+        """Hold one conversation: valid messages, most of them damaged, repeated or out of order."""
         context = zmq.Context()
         try:
             peer = context.socket(zmq.DEALER)
@@ -167,18 +167,18 @@ class Garbler:
             for _ in range(MESSAGES):
                 peer.send_multipart(self._garbled(good, rng))
                 self.sent += 1
-            # The last one is answered as well, unless it changed who this peer is.
+            # The last message is answered as well, unless it changed the identity of this peer.
             while peer.poll(20):
                 self.refused += b"Refused" in peer.recv_multipart()[0]
         finally:
             context.destroy(linger=200)
 
     def _token(self, role: Role) -> str:
-        # A worker that went mad knows the daemon's token.
+        # A worker gone mad knows the daemon's token.
         return self.daemon._broker._peers._token if role == "worker" else "guessed"
 
     def _good(self, role: Role, peer: Any, rng: Random) -> list[bytes]:
-        """Good messages, as many as possible about an acquisition that is open."""
+        """Valid messages, as many of them as possible about an open acquisition."""
         acquisition = str(uuid.UUID(int=rng.getrandbits(128)))
         output = str(self.folder / f"garbled-{next(self._count)}")
         opening = wire.Open(acquisition, "g", SIDE, SIDE, "uint16", "", output, "{}", report=True)
@@ -206,10 +206,10 @@ class Garbler:
         others = [
             msgspec.msgpack.encode(tree)
             for name, tree in examples().items()
-            # One that is let in as a worker, or that stops the daemon, is not a garbled message.
+            # A message that makes it a worker or stops the daemon does not count as garbled.
             if name not in ("Hello", "Ready", "Stop", "Pause", "CatchUp")
         ]
-        # Most of what is sent is what this role may send.
+        # Most messages are of kinds that this role may send.
         return [wire.encode(message) for message in said] * 9 + others
 
     @staticmethod
@@ -234,21 +234,21 @@ class Garbler:
 
 @contextmanager
 def garbled(tmp_path: Path) -> Iterator[tuple[Daemon, Garbler]]:
-    """A daemon that forgets lost sources soon, and a peer that means harm."""
+    """A daemon that forgets lost sources quickly, and a malicious peer."""
     settings = quick_settings(tmp_path, source_timeout_s=1, ring_mib=16)
     with running(settings) as daemon:
         yield daemon, Garbler(daemon, tmp_path)
 
 
 def healthy_frame(upload: Upload, outcomes: list[wire.Outcome], number: int) -> None:
-    """A good source gets a frame through."""
+    """Check that a well-behaved source gets a frame through."""
     pump_until(upload, lambda: upload.credit > 0)
     axes = f'{{"time":{number}}}'
     assert upload.submit(stack(1)[0], axes, "{}", time.perf_counter_ns())
     pump_until(upload, lambda: any(outcome.axes == axes for outcome in outcomes))
 
 
-#: For `benchmarks/faults/fuzz.py`; conversations are in `fuzz_daemon`.
+#: Targets for `benchmarks/faults/fuzz.py`; conversations are in `fuzz_daemon`.
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "message header": _header_target,
     "ring address": _ring_target,
@@ -256,13 +256,13 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
 
 
 def fuzz_daemon(folder: Path, rounds: int, seed: int = 0) -> dict[str, float]:
-    """Conversations of every role with one daemon; a healthy source works on all the while.
+    """Hold conversations in every role with one daemon, while a healthy source keeps working.
 
     Returns
     -------
     dict
         ``messages`` and ``refusals``; ``rss_growth_mib`` of daemon and test after the
-        first fifth, when all that is taken once has been taken.
+        first fifth, by when all one-time allocations have been made.
     """
     process = psutil.Process()
     outcomes: list[wire.Outcome] = []
@@ -302,7 +302,6 @@ def test_there_is_a_good_message_of_every_kind() -> None:
     assert len(examples()) >= 20
 
 
-#: Not refused yet; the mark goes with the fix that makes its test pass.
 @pytest.mark.parametrize("kind", ["message header", "ring address"])
 def test_a_damaged_message_is_refused_or_still_a_message(tmp_path: Path, kind: str) -> None:
     report = fuzz(TARGETS[kind](tmp_path), 20 * ROUNDS)
@@ -320,7 +319,7 @@ def test_a_daemon_answers_good_peers_whatever_others_send(tmp_path: Path) -> Non
 
 
 def test_peers_that_come_and_go_do_not_shut_out_the_next(tmp_path: Path) -> None:
-    """A script that asks for the status ten times a second is a new peer each time."""
+    """A script that requests the status ten times a second is a new peer each time."""
     with running(quick_settings(tmp_path)) as daemon:
         for _ in range(300):
             assert daemon_status(daemon.endpoint).workers == 1
@@ -353,7 +352,7 @@ def test_a_message_larger_than_any_frame_takes_no_memory(tmp_path: Path) -> None
 
 
 def peak_mib(pid: int) -> float:
-    """Most memory that a process ever had, in MiB (Linux)."""
+    """Peak memory of a process in MiB (Linux)."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
@@ -361,7 +360,7 @@ def peak_mib(pid: int) -> float:
 
 
 def test_a_false_daemon_ends_an_upload_with_one_clear_error(tmp_path: Path) -> None:
-    """The other direction: a client is told nonsense by whoever listens at the port."""
+    """The other direction: whoever listens at the port sends nonsense to a client."""
     context = zmq.Context()
     server = context.socket(zmq.ROUTER)
     as_daemon(server)

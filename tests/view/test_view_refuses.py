@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
+import struct
+import sys
 import time
 from collections.abc import Iterator
 
@@ -15,8 +18,11 @@ from view_standin import Scene, StandIn, scene_of_nuclei
 from waiting import until as eventually
 
 from refocusd.view.http import server as server_module
-from refocusd.view.http.server import MAX_CONNECTIONS
+from refocusd.view.http.server import MAX_CONNECTIONS, next_accepted
 from refocusd.view.http.streams import MAX_STREAMS
+
+#: `struct linger`: on, and for how many seconds.
+LINGER = "HH" if sys.platform == "win32" else "ii"
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +266,35 @@ def test_connections_are_bounded_and_come_free_again(
         for connection in held:
             connection.close()
     eventually(lambda: raw_ok(setup.port), "free again")
+
+
+def test_peers_that_go_before_they_are_accepted_do_not_end_the_listening(setup: Setup) -> None:
+    for _ in range(50):
+        gone = socket.create_connection(("127.0.0.1", setup.port), 10)
+        # Closed with a reset.
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(LINGER, 1, 0))
+        gone.close()
+    eventually(lambda: raw_ok(setup.port), "answered")
+
+
+def test_a_connection_that_cannot_be_accepted_is_left_out_and_the_next_one_taken() -> None:
+    """As Windows reports a peer that is gone; asyncio's server there would stop listening."""
+    outcomes: list[OSError | str] = [
+        OSError(22, "The specified network name is no longer available"),
+        "accepted",
+    ]
+
+    async def accept() -> str:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        assert asyncio.run(next_accepted(accept, listening)) == "accepted"
+    outcomes.append(OSError(9, "the view ends"))
+    with pytest.raises(OSError, match="ends"):
+        asyncio.run(next_accepted(accept, listening))
 
 
 def raw_ok(port: int) -> bool:

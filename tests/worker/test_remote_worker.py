@@ -205,7 +205,7 @@ def test_a_revoked_worker_ends_and_says_why(host: Host, key_file: Path) -> None:
         host.house.store.revoke("gpu-2")
         status, said = ended(process, host)
     assert status == 2
-    assert "does not take the key gpu-2" in said.splitlines()[-1]
+    assert "does not accept the key gpu-2" in said.splitlines()[-1]
     assert "Traceback" not in said
 
 

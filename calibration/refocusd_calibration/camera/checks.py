@@ -19,28 +19,28 @@ from refocusd_calibration.measurement import check
 MOST_DARK_E_PER_S = 100.0
 #: ... and so is a dark signal above this share of the flat light's.
 MOST_DARK_SHARE = 0.005
-#: The light of the flat series may vary by this much at one exposure, relative.
+#: Largest relative change of the light of the flat series at one exposure.
 MOST_LIGHT_CHANGE = 0.02
-#: Correlation of neighbours in the difference of two frames.
+#: Largest correlation of neighbours in the difference of two frames.
 MOST_STRUCTURE = 0.1
-#: Deviation from linearity, percent, and of the photon-transfer curve from its line.
+#: Largest linearity error, percent, and largest relative deviation of the variance from its line.
 MOST_NONLINEARITY = 2.0
 MOST_CURVATURE = 0.05
-#: Share of defective pixels, and spread of the pixels' response.
+#: Largest share of defective pixels, and largest spread of the pixels' responses.
 MOST_DEFECTS = 0.01
 MOST_PRNU = 0.05
-#: Share of dark pixels at zero counts.
+#: Largest share of dark pixels at zero counts.
 MOST_CLIPPED = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What was measured of a camera.
+    """The measured properties of a camera.
 
     Parameters
     ----------
     dark, lit, fitted : sequence of LevelStatistics
-        Dark levels, lit ones, and those of the lit ones that the line was fitted to.
+        Dark levels, lit levels, and the lit levels to which the line was fitted.
     line : Line
     offset : Measured
         Counts without exposure.
@@ -95,7 +95,7 @@ def _light_leak(section: CameraSection, f: Findings) -> Check:
     advice = "close the shutter, cover the camera and switch off the room light"
     offset = f.offset.value
     if f.dark_rate is None:
-        # With one exposure, only its size can show whether the signal is light or offset.
+        # With one exposure, only the size of the signal tells light from offset.
         share = offset / f.saturation.counts
         detail = f"one dark exposure, at {100 * share:.1f} % of the scale; take several to be sure"
         return check("light leak", share < 0.25, detail, advice)
@@ -121,7 +121,7 @@ def _uneven(f: Findings) -> bool:
     parts = 4
     height, width = (side // parts * parts for side in signal.shape)
     tiles = signal[:height, :width].reshape(parts, height // parts, parts, width // parts)
-    # Medians, so that hot pixels have no influence.
+    # Medians ignore hot pixels.
     centres = np.median(tiles.transpose(0, 2, 1, 3).reshape(parts * parts, -1), axis=1)
     per_tile = height * width / parts**2
     error = 1.25 * math.sqrt(

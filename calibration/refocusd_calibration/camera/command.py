@@ -1,6 +1,6 @@
-"""`refocusd calibrate camera`: dark and flat series, taken now or recorded before.
+"""`refocusd calibrate camera`: measures dark and flat series, recorded ones or ones taken now.
 
-Only what parses is imported here: every `refocusd` command loads this file.
+At the top, only what the parser needs is imported, because every `refocusd` command loads this file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import console
-from refocusd.cli.flags import add_command
+from refocusd.cli.flags import Paths, add_command
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import add_measurement_flags, numbers, raw_folder
@@ -34,7 +34,7 @@ Dark series: no light at all. Flat series: an even, steady light and no specimen
 the longest exposure is just saturated.
 """
 
-#: Default exposures of a series, milliseconds.
+#: Default exposures of the dark and of the flat series, ms.
 DARK_MS = (10.0, 100.0, 500.0)
 FLAT_MS = (1.0, 2.0, 4.0, *(float(ms) for ms in range(8, 97, 8)))
 
@@ -53,6 +53,7 @@ def register(subparsers: Any) -> None:
         "--from-recording",
         nargs="+",
         type=Path,
+        action=Paths,
         metavar="PATH",
         help="measure recordings instead of the microscope: the dark one, then the flat one",
     )
@@ -109,7 +110,12 @@ def camera_moves(arguments: argparse.Namespace) -> tuple[list[Move], list[Move]]
     """Moves of the dark and of the flat series.
 
     The flat exposures are taken in ascending and then in descending order, so that a drifting
-    lamp shows as a difference at one exposure.
+    lamp appears as a difference at one exposure.
+
+    Raises
+    ------
+    ConfigError
+        If too few frames are requested.
     """
     closed: Shutter = "as is" if arguments.user_light else "closed"
     opened: Shutter = "as is" if arguments.user_light else "open"

@@ -30,24 +30,26 @@ class LevelStatistics:
     ----------
     exposure_ms : float
     frames : int
+        Number of frames.
     mean : float
-        Counts, over good pixels and all frames.
+        Mean counts over good pixels and all frames.
     mean_error : float
         Standard error of `mean`, from the spread of the frames' means.
     variance : float
-        Temporal, counts², mean over good pixels.
+        Temporal variance, counts², mean over good pixels.
     pixels : int
-        Good pixels.
+        Number of good pixels.
     frame_means : tuple of float
-        Counts, in the order taken.
+        Mean counts of each frame, in the order taken.
     structure : float
         Correlation of neighbours in the difference of the first and last frame; near 0
-        for noise, larger where something moved.
+        for noise, larger if something moved.
     structure_error : float
         Standard error of `structure` for pure noise.
     histogram : ndarray of int64
-        Of the counts of good pixels, in all frames.
+        Histogram of the counts of good pixels in all frames.
     mean_map, variance_map : ndarray of float64, shape (height, width)
+        Mean (counts) and temporal variance (counts²) of each pixel.
     """
 
     exposure_ms: float
@@ -65,11 +67,11 @@ class LevelStatistics:
 
     @property
     def largest(self) -> int:
-        """The largest count that any good pixel had."""
+        """The largest count of any good pixel."""
         return int(np.flatnonzero(self.histogram)[-1])
 
     def share_at_or_above(self, count: float) -> float:
-        """Share of good pixels, in all frames, with at least so many counts."""
+        """Share of good pixels, in all frames, with at least `count` counts."""
         first = max(0, math.ceil(count))
         return float(self.histogram[first:].sum() / self.histogram.sum())
 
@@ -77,16 +79,21 @@ class LevelStatistics:
 def level_statistics(
     level: Level, *, offset: float | None = None, bad: Mask | None = None
 ) -> LevelStatistics:
-    """Read a level once.
+    """Compute the statistics of a level in one pass over its frames.
 
     Parameters
     ----------
     level : Level
-        Of two frames or more.
+        A level of two or more frames.
     offset : float, optional
         Counts without light; None for dark frames.
     bad : ndarray of bool, shape (height, width), optional
-        Pixels to leave out of all but the maps.
+        Pixels that are left out of everything except the maps.
+
+    Raises
+    ------
+    InputError
+        If frames differ in size.
     """
     first = level.reads[0]()
     good = np.ones(first.shape, np.bool_) if bad is None else ~bad
@@ -110,7 +117,7 @@ def level_statistics(
         values *= delta
         squares += values
     squares /= level.count - 1
-    # The variance of shot noise scales with the light, but the scaled frames' with its square.
+    # The variance of shot noise is proportional to the light, that of scaled frames to its square.
     squares /= float(np.mean(ratios))
     average, pixels = float(np.mean(means)), int(good.sum())
     spread = float(np.std(means, ddof=1)) / math.sqrt(level.count)
@@ -158,7 +165,7 @@ def _levelled(
     frame: NDArray[np.uint8] | NDArray[np.uint16], mean: float, goal: float, offset: float | None
 ) -> tuple[Map, float]:
     values = frame.astype(np.float64)
-    # Almost no signal cannot be scaled; the frame is treated as dark.
+    # A frame with almost no signal cannot be scaled, and is treated as dark.
     if offset is None or min(mean, goal) - offset < 1.0:
         values += goal - mean
         return values, 1.0
@@ -170,15 +177,15 @@ def _levelled(
 
 
 def pattern_correlation(first: Map, last: Map, bad: Mask | None) -> tuple[float, float]:
-    """Correlation of the difference of two frames with itself, a few pixels away.
+    """Correlation of the difference of two frames with itself, shifted by a few pixels.
 
-    Noise has none.  The neighbour is three 2×2 blocks down and to the right, because pixels of one
+    Noise has none.  The shift is three 2×2 blocks down and to the right, because pixels of one
     row or one column of a camera share noise, but diagonal neighbours do not.
 
     Returns
     -------
     (float, float)
-        The correlation, and its standard error under noise alone.
+        The correlation, and its standard error for pure noise.
     """
     difference = last - first
     if bad is not None:

@@ -1,4 +1,4 @@
-"""One value a pixel: offset, variance, gain, flat field; and the pixels that are defective."""
+"""Maps with one value for each pixel (offset, variance, gain, flat field), and defective pixels."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from refocusd_calibration.estimates import robust_sigma
 Map = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-#: Frames for a map of the offset, and of the variance (14 % for each pixel).
+#: Fewest frames for a map of the offset, and of the variance (uncertainty 14 % for each pixel).
 OFFSET_FRAMES = 8
 VARIANCE_FRAMES = 100
-#: Degrees of freedom of lit frames for a map of the gain (6 % for each pixel).
+#: Fewest degrees of freedom of lit frames for a map of the gain (uncertainty 6 % for each pixel).
 GAIN_FREEDOM = 500
 
 
@@ -32,13 +32,13 @@ class FlatField:
     Parameters
     ----------
     flat : ndarray of float64, shape (height, width)
-        Mean 1.
+        Relative response, mean 1.
     smooth : ndarray, same shape
-        Its large-scale part: the light's shading.
+        Its large-scale part: the shading of the illumination.
     noise : float
         Standard error of a pixel of `flat`.
     prnu : float
-        Standard deviation of flat / smooth over good pixels, noise taken off.
+        Standard deviation of flat / smooth over good pixels, without noise.
     """
 
     flat: Map
@@ -48,7 +48,7 @@ class FlatField:
 
     @property
     def is_smoothed(self) -> bool:
-        """Whether there are too few frames to distinguish the pixels' response from noise."""
+        """Whether there are too few frames to distinguish the pixels' responses from noise."""
         return self.noise > 0.5 * self.prnu
 
     @property
@@ -58,10 +58,10 @@ class FlatField:
 
 
 def hot_pixels(dark: LevelStatistics) -> Mask:
-    """Pixels whose dark signal stands out at the longest exposure; bool (height, width).
+    """Pixels whose dark signal stands out at the longest exposure; bool, shape (height, width).
 
-    The limits are six robust standard deviations of the pixels' means and twice the noise of a
-    frame; less than that is harmless.
+    The excess must be above six robust standard deviations of the pixels' means and above twice the
+    noise of a frame; less is harmless.
     """
     excess = dark.mean_map - np.median(dark.mean_map)
     noise = math.sqrt(float(np.median(dark.variance_map)))
@@ -85,7 +85,7 @@ def dead_pixels(field: FlatField) -> Mask:
 
 
 def dsnu_counts(dark: LevelStatistics, bad: Mask) -> float:
-    """Spread of the good pixels' dark means in counts, without the noise of the means."""
+    """Standard deviation of the good pixels' dark means, counts, without the noise of the means."""
     spread = float(np.var(dark.mean_map[~bad], ddof=1))
     return math.sqrt(max(spread - dark.variance / dark.frames, 0.0))
 
@@ -100,7 +100,7 @@ def smoothed(values: Map, bad: Mask, sigma: float) -> Map:
 def _read_again(
     levels: Sequence[Level], means: Sequence[LevelStatistics], offset: float, bad: Mask
 ) -> Iterator[LevelStatistics]:
-    """Statistics of the levels with one of these exposures, with their maps."""
+    """Statistics, with maps, of the levels whose exposures occur in `means`."""
     chosen = {level.exposure_ms for level in means}
     for level in levels:
         if level.exposure_ms in chosen:
@@ -119,9 +119,9 @@ def flat_field(
     Parameters
     ----------
     levels : sequence of Level
-        All lit ones: their frames are read again.
+        All lit levels; their frames are read again.
     means : sequence of LevelStatistics
-        Of the levels that the photon-transfer line was fitted to.
+        Statistics of the levels to which the photon-transfer line was fitted.
     dark : LevelStatistics
         Its mean map is subtracted.
     offset : float
@@ -160,10 +160,10 @@ def gain_map(
     offset: float,
     bad: Mask,
 ) -> Map | None:
-    """Electrons per count of each pixel; None where the frames are too few.
+    """Electrons per count of each pixel; None if there are too few frames.
 
-    The slope of each pixel's variance against its mean, through its own dark point, by
-    least squares with the weights of the common line (Huang et al. 2013, Nat. Methods
+    The gain is the inverse slope of each pixel's variance against its mean, through its own dark
+    point, by least squares with the weights of the common line (Huang et al. 2013, Nat. Methods
     10:653, supplementary note).
     """
     if sum(level.frames - 1 for level in means) < GAIN_FREEDOM or dark.frames < VARIANCE_FRAMES:

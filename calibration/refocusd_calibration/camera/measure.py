@@ -1,12 +1,4 @@
-"""A camera, measured from dark and lit (flat) frames by the definitions of EMVA 1288.
-
-======================  ========================================================
-`series`         frames grouped by exposure, read one at a time
-`levels`         means, temporal variances and histograms, in one pass
-`photon_transfer`       photon-transfer line, read noise, saturation, linearity
-`maps`           offset, variance, gain and flat field of each pixel; defects
-`checks`         conditions for a usable series
-======================  ========================================================
+"""Measures a camera from dark and lit (flat) frames, by the definitions of EMVA 1288.
 
 Deliberate differences from the standard: frames are scaled to the same brightness before their
 variance is computed (a flickering lamp is not camera noise); if there are more than two frames, all
@@ -51,7 +43,7 @@ from refocusd_calibration.estimates import measured
 from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.profile.write import Map
 
-#: Fewest lit levels for a line whose fit can still be judged.
+#: Fewest lit levels with which the fit of the line can be judged.
 FEWEST_LEVELS = 4
 #: A profile lists at most this many defective pixels, the hottest first; the maps contain all.
 LISTED_PIXELS = 5000
@@ -59,7 +51,7 @@ LISTED_PIXELS = 5000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraMeasurement(Measurement):
-    """What `measure_camera` found."""
+    """The result of `measure_camera`."""
 
     section: CameraSection
 
@@ -67,15 +59,15 @@ class CameraMeasurement(Measurement):
 def measure_camera(dark: Series, flat: Series) -> CameraMeasurement:
     """Measure a camera.
 
-    Memory does not grow with the frames: about ten maps of the camera's size are held.
+    Memory does not grow with the number of frames: about ten maps of the camera's size are held.
 
     Parameters
     ----------
     dark : Series
-        Without light; two frames or more at each exposure, several exposures for the
+        Without light; two or more frames at each exposure, and several exposures for the
         dark current.
     flat : Series
-        Under steady, even light; two frames or more at each of four or more exposures
+        Under steady, even light; two or more frames at each of four or more exposures
         up to saturation.
 
     Returns
@@ -151,7 +143,7 @@ def _dark(dark: Series) -> tuple[NDArray[np.bool_], list[LevelStatistics]]:
         raise InputError("more than half of the pixels are hot: these are not dark frames")
     levels: list[LevelStatistics] = []
     for level in dark.levels:
-        # Maps are needed of the shortest exposure and of the longest.
+        # Only the maps of the shortest and of the longest exposure are needed.
         levels[1:] = map(_without_maps, levels[1:])
         levels.append(level_statistics(level, bad=bad))
     return bad, levels

@@ -1,10 +1,10 @@
 """The photon-transfer curve: gain, read noise, saturation and linearity (EMVA 1288).
 
-Temporal variance against mean is a straight line, ``variance = v0 + K * mean``, for any
-camera that is linear, because the only other noise is the photons' own (Janesick, Photon
-Transfer, 2007; EMVA 1288 release 4.0, section 6).  K is counts per electron, v0 the read
-noise and that of the rounding.  Dark frames lie on the same line, dark current included:
-its electrons make shot noise like any other.
+For a linear camera, the temporal variance is a linear function of the mean,
+``variance = v0 + K * mean``, because shot noise is the only noise that grows with the light
+(Janesick, Photon Transfer, 2007; EMVA 1288 release 4.0, section 6).  K is in counts per electron, and
+v0 is the variance of read noise and rounding.  Dark frames lie on the same line, including their dark
+current, whose electrons have shot noise like any others.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Saturation:
 def weighted_line(x: Floats, y: Floats, variances: Floats) -> Line:
     """Fit a straight line by weighted least squares.
 
-    Where the residuals are larger than the stated variances explain, the uncertainties
+    If the residuals are larger than the stated variances explain, the uncertainties
     are widened by the Birge ratio.
     """
     fit = weighted_fit(np.stack([np.ones_like(x), x], axis=1), y, 1 / variances)
@@ -100,14 +100,14 @@ def fit_transfer(levels: Sequence[LevelStatistics], offset: float) -> Line:
     Parameters
     ----------
     levels : sequence of LevelStatistics
-        Two or more, of different brightness.
+        Two or more levels of different brightness.
     offset : float
         Counts without light.
 
     Returns
     -------
     Line
-        Counts² against counts above the offset.
+        Variance in counts² against mean counts above the offset.
     """
     x = np.array([level.mean - offset for level in levels])
     y = np.array([level.variance for level in levels])
@@ -130,8 +130,7 @@ def fit_transfer(levels: Sequence[LevelStatistics], offset: float) -> Line:
 def dark_line(levels: Sequence[LevelStatistics]) -> tuple[Measured, Measured | None]:
     """Offset without exposure, counts, and dark signal, counts per millisecond.
 
-    The dark signal is None where there is one exposure only; the offset is then that
-    exposure's mean.
+    With only one exposure, the dark signal is None, and the offset is the mean of that exposure.
     """
     if len(levels) == 1:
         return measured(levels[0].mean, levels[0].mean_error), None
@@ -172,9 +171,9 @@ def find_saturation(
     offset : float
         Counts without light.
     bits : int or None
-        Of the counts, if known; else the fewest that hold the largest count.
+        Bits of the counts if known; otherwise the fewest that can hold the largest count.
     largest_count : int
-        Of the pixels' type.
+        Largest value of the pixel type.
     """
     brightest = max(lit, key=lambda level: level.mean)
     top = max(level.largest for level in lit)
@@ -191,14 +190,14 @@ def find_saturation(
 
 
 def _plateau(level: LevelStatistics, line: Line, offset: float) -> Saturation | None:
-    """Level of full wells: pixels with almost no noise for their brightness."""
-    # A few frames determine a pixel's variance poorly; its neighbours are equally bright.
+    """Saturation by full wells, whose pixels have almost no noise for their brightness; None without them."""
+    # A few frames determine a pixel's variance poorly, so that of its neighbourhood is used.
     variance = ndimage.uniform_filter(level.variance_map, 5, mode="nearest")
     full = variance < 0.5 * line.at(level.mean_map - offset)
     if full.mean() < 0.05:
         return None
     counts = level.mean_map[full]
-    # Doubled, because neighbours that were not quite full are lower.
+    # Doubled, because pixels beside the full ones that are not quite full are lower.
     error = math.hypot(0.5, 2 * robust_sigma(counts) / math.sqrt(counts.size / 25))
     return Saturation(float(np.median(counts)), reached=True, uncertainty=error)
 
@@ -227,11 +226,11 @@ def fitted_levels(
 def linearity_error_percent(
     lit: Sequence[LevelStatistics], offset: float, saturation: Saturation
 ) -> float | None:
-    """Largest deviation of mean from a straight line of exposure, percent.
+    """Largest deviation of the mean, as a function of exposure, from a straight line, percent.
 
-    Between 5 and 95 % of saturation (of the brightest level, if it is not reached); the
-    line minimises relative deviations (EMVA 1288 release 4.0, section 6.6).  None with
-    fewer than four exposures there.
+    The range is 5 to 95 % of saturation (up to the brightest level if saturation is not reached), and the
+    line minimises relative deviations (EMVA 1288 release 4.0, section 6.6).  None if there are
+    fewer than four exposures in this range.
     """
     top = saturation.counts - offset
     if not saturation.reached:

@@ -59,11 +59,13 @@ class Series:
     largest_count : int
         End of the scale of the pixels' type: 255 or 65535.
     bits : int or None
-        Of the counts, if the metadata state them.
+        Bits of the counts, if the metadata state them.
     metadata : mapping
-        Of the first frame.
+        Metadata of the first frame.
     channel : str
+        Channel according to the frames' axes; "" if they do not name one.
     pixel_um : float or None
+        Pixel size that the recording states.
     """
 
     levels: tuple[Level, ...]
@@ -76,7 +78,13 @@ class Series:
 
 
 def series_of_frames(levels: Sequence[Level], what: str = "the series") -> Series:
-    """Make a series of levels; levels of equal exposure become one.
+    """Make a series from levels; levels of equal exposure are merged.
+
+    Parameters
+    ----------
+    levels : sequence of Level
+    what : str
+        Name of the series, for error messages.
 
     Raises
     ------
@@ -115,20 +123,20 @@ def series_of_frames(levels: Sequence[Level], what: str = "the series") -> Serie
 def series_of_recording(recording: Dataset, exposures_ms: Sequence[float] | None = None) -> Series:
     """Group the frames of a recording by exposure.
 
-    The exposure is read from each frame's metadata; frames that differ in `time` only
-    are taken to have one exposure.
+    The exposure is read from the metadata.  Frames that differ only in `time` are assumed to have
+    the same exposure, unless they have no other axis.
 
     Parameters
     ----------
     recording : Dataset
     exposures_ms : sequence of float, optional
-        Of each level, in the order taken; for recordings whose metadata do not state them.
-        The frames are divided equally among them.
+        Exposure of each level, in the order taken, for recordings whose metadata do not state it.
+        The frames are divided equally among the levels.
 
     Raises
     ------
     InputError
-        If exposures are not known, or as `series_of_frames`.
+        If the exposures are unknown; see also `series_of_frames`.
     """
     plan = recording.plan()
     first = recording.metadata(plan.axes[0])

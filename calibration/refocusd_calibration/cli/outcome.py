@@ -1,4 +1,4 @@
-"""End of every measurement: figures are printed, JSON and the profile are written."""
+"""The end of every measurement: prints the figures, and writes JSON and the profile."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from refocusd_calibration.profile.write import name_of, raw_data, write_section
 
 
 def check_places(arguments: argparse.Namespace) -> None:
-    """Refuse, before anything moves or is measured, files that could not be written in the end.
+    """Refuse output files that could not be written in the end, before anything moves or is measured.
 
     Raises
     ------
     ConfigError
-        If the report has another ending, or matplotlib is not installed.
+        If the report's suffix is not .png or .html, no profile is written for it, or matplotlib is not
+        installed.
     InputError
         If the existing file is not a profile.
     OutputError
-        If one cannot be written.
+        If a file cannot be written.
     """
     places = (arguments.output, arguments.json, arguments.report)
     for path in filter(None, places):
@@ -52,7 +53,7 @@ def conclude(
     figures: Mapping[str, Any],
     more_rows: Rows | None = None,
 ) -> int:
-    """Print what was measured, and write what was asked for.
+    """Print the results of a measurement, and write the output files that were requested.
 
     Parameters
     ----------
@@ -61,23 +62,23 @@ def conclude(
     measured : Measurement
     microscope : Microscope
     recordings : mapping of str to Path
-        What was measured, by what it is; the first one is named in the title.
+        The recordings, by their roles; the first one is named in the title.
     figures : mapping
-        For ``--json``, beside what every measurement has.
+        Figures for ``--json`` beside those of every measurement.
     more_rows : list of (str, str), optional
-        Printed below those of the section.
+        Rows printed below those of the section.
 
     Returns
     -------
     int
-        Exit status: 0 unless a check failed and no profile was to be written.
+        Exit status: 1 if a check failed and no profile was requested, otherwise 0.
 
     Raises
     ------
     InputError, OutputError
-        As `raw_data`, `write_section` and `write_report`.
+        See `raw_data`, `write_section` and `write_report`.
     ConfigError
-        As `write_report`.
+        See `write_report`.
     """
     section, name = measured.section, name_of(measured.section)
     raw = [raw_data(f"{name}: {what}", path) for what, path in recordings.items()]
@@ -86,7 +87,7 @@ def conclude(
     print_outcome(title, rows, list(measured.checks))
     for note in measured.notes:
         console.print(f"note: {note}")
-    # The figures are written even where the profile is refused.
+    # The figures are written even if the profile is refused.
     common = {"microscope": microscope, name: section, "raw": raw}
     about = {"checks": measured.checks, "notes": measured.notes}
     write_json(arguments.json, msgspec.to_builtins({**common, **about, **figures}))
@@ -103,7 +104,7 @@ def _write(
     microscope: Microscope,
     raw: Sequence[RawData],
 ) -> None:
-    """Write the profile, and its report if one is wanted."""
+    """Write the profile, and its report if one was requested."""
     profile = write_section(
         arguments.output,
         microscope,

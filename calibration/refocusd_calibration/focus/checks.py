@@ -17,30 +17,30 @@ from refocusd_calibration.focus.peak import Peak
 from refocusd_calibration.focus.table import FocusTable, SweepTable
 from refocusd_calibration.measurement import check
 
-#: Lateral excursion over a sweep that optics and stage can explain, px.
+#: Largest lateral excursion over a sweep that optics and stage can explain, px.
 MAX_EXCURSION_PX = 4.0
-#: Neighbouring planes are alike. A plane that is less alike by this much, and by this many
-#: robust deviations, shows something else.
+#: A plane shows another scene if its correlation with the plane before is lower than usual by this much,
+#: and by this many robust deviations.
 JUMP = 0.15
 JUMP_SIGMAS = 8.0
-#: Light may change by this share during the series.
+#: Largest relative change of the light during a series.
 MAX_LIGHT_CHANGE = 0.2
 #: Share of saturated pixels above which a curve is distorted.
 MAX_SATURATED = 1e-3
-#: A plane was taken at another position if its value deviates from the fit by so many standard
+#: A plane was taken at another position if its value deviates from its neighbours by this many robust
 #: deviations ...
 PLANE_SIGMAS = 6.0
 #: ... and by this share of the peak.
 PLANE_SHARE = 0.15
-#: Depth of field over that of fine structures by the aperture: of coarse ones it is several times as much.
+#: Allowed depth of field, relative to that of fine structures: coarse ones have several times as much.
 DEPTHS = (0.25, 20.0)
-#: Fewest planes within the depth of field: the step must be smaller than it.
+#: Fewest steps within the depth of field.
 MIN_STEPS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class FocusFindings:
-    """What the checks examine.
+    """The results that the checks examine.
 
     Parameters
     ----------
@@ -48,13 +48,13 @@ class FocusFindings:
     figures : sequence of MetricFigures
     chosen : MetricFigures
     peak : Peak or None
-        Of the deciding metric, all sweeps together.
+        Peak of the deciding metric, from all sweeps together.
     failed_sweeps : int
-        Sweeps without a peak.
+        Number of sweeps without a peak.
     inside : bool
-        Focus lies within the planes of every other sweep.
+        Whether the focus lies within the planes of every other sweep.
     best : mapping of str to Measured
-        By metric.
+        Best focus by each metric, um.
     """
 
     table: FocusTable
@@ -67,11 +67,12 @@ class FocusFindings:
 
 
 def refuse_still(table: FocusTable, figures: Sequence[MetricFigures]) -> None:
-    """Refuse planes that do not differ: nothing can be said of any focus.
+    """Refuse planes that do not differ, because they have no focus.
 
     Raises
     ------
     InputError
+        If most planes repeat the one before, or all planes are equally sharp.
     """
     for sweep in table.sweeps:
         if sweep.repeated > len(sweep.z_um) // 2:
@@ -154,11 +155,11 @@ def _sampled(found: FocusFindings) -> Check:
 
 
 def depth_check(section: FocusSection, microscope: Microscope) -> tuple[Check, ...]:
-    """Whether the depth of field is possible for the stated aperture; nothing where one of them is not known."""
+    """Whether the depth of field is possible for the stated aperture; no check if one of them is unknown."""
     if section.depth_of_field_um is None or microscope.na is None or microscope.pixel_um is None:
         return ()
     depth, index = section.depth_of_field_um, microscope.refractive_index
-    # By diffraction and by the pixel (S. Inoue and K. R. Spring, Video Microscopy, 1997).
+    # Due to diffraction and to the pixel (S. Inoue and K. R. Spring, Video Microscopy, 1997).
     nominal = (microscope.wavelength_um or 0.52) * index / microscope.na**2
     nominal += index * microscope.pixel_um / microscope.na
     least, most = (share * nominal for share in DEPTHS)
@@ -175,7 +176,7 @@ def depth_check(section: FocusSection, microscope: Microscope) -> tuple[Check, .
 
 
 def _agree(found: FocusFindings) -> Check:
-    """Metrics fit to decide put focus within one depth of field of each other."""
+    """Whether the metrics that are fit to decide find the focus within one depth of field."""
     name = "metrics agree"
     fit = {item.metric for item in found.figures if item.fit_to_decide}
     places = {metric: found.best[metric].value for metric in fit if metric in found.best}
@@ -195,7 +196,7 @@ def _agree(found: FocusFindings) -> Check:
 
 
 def _arrived(found: FocusFindings) -> Check:
-    """A plane far off the curve through its neighbours was not at its stated position."""
+    """Whether every plane was at its stated position: whether it is near the curve of its neighbours."""
     name = "stage arrived"
     worst, place, share = 0.0, 0.0, 0.0
     for sweep in found.table.sweeps:
@@ -223,14 +224,14 @@ def _arrived(found: FocusFindings) -> Check:
 
 
 def _against_neighbours(y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each value less the cubic through two neighbours on each side; 0 at the ends."""
+    """Each value minus the cubic through two neighbours on each side; 0 at the ends."""
     residual = np.zeros_like(y)
     residual[2:-2] = y[2:-2] - (4 * (y[1:-3] + y[3:-1]) - (y[:-4] + y[4:])) / 6
     return residual
 
 
 def _of_the_peak(peak: Peak | None, z_um: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Deviation of the fitted peak from its neighbours at each plane, for a position known to half a step."""
+    """Deviation that the fitted peak itself has at each plane, if positions are known to half a step."""
     if peak is None:
         return np.zeros_like(z_um)
     half = 0.5 * float(np.median(np.diff(z_um)))
@@ -239,7 +240,7 @@ def _of_the_peak(peak: Peak | None, z_um: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def _still(sweeps: Sequence[SweepTable]) -> Check:
-    """Nothing moved sideways, and no plane shows another scene."""
+    """Whether nothing moved sideways, and no plane shows another scene."""
     excursion, jump = 0.0, False
     for sweep in sweeps:
         if not len(sweep.shifts_px):
@@ -262,10 +263,10 @@ def _still(sweeps: Sequence[SweepTable]) -> Check:
 
 
 def _light(sweeps: Sequence[SweepTable], focus_um: float | None) -> Check:
-    """Light may not change with time; an equal change on both sides of focus is caused by the optics.
+    """Whether the light is steady; an equal change on both sides of focus is caused by the optics.
 
     A microscope that rejects defocused light (a confocal one) has a steep peak of light at
-    focus. A plane is therefore compared with all values of the other side within half a step.
+    focus. A plane is therefore compared with all values within half a step on the other side.
     """
     curves = []
     for sweep in sweeps:

@@ -1,4 +1,4 @@
-"""Which focus metric decides: every metric judged on the same planes.
+"""Chooses the focus metric that decides, by judging every metric on the same planes.
 
 A metric is *fit to decide* if its curve has one peak in each sweep, the peak lies within the
 planes, and it exceeds the noise by `CONTRAST`.  Of these metrics, the one with the smallest
@@ -24,7 +24,7 @@ from refocusd_calibration.focus.peak import Peak, count_peaks, fit_peak, noise_o
 
 Floats = NDArray[np.float64]
 
-#: A peak counts if it is this many standard deviations of the noise high.
+#: A peak counts if its height is at least this many standard deviations of the noise.
 CONTRAST = 5.0
 #: Metrics whose uncertainty is within this factor of the smallest are equally good.
 EQUAL = 2.5
@@ -38,15 +38,15 @@ class MetricFigures:
     ----------
     metric : str
     peaks : int
-        Maxima that stand out, those at the ends of a sweep included.
+        Number of maxima that stand out, including those at the ends of a sweep.
     inside : bool
-        The highest one lies within the planes of every sweep.
+        Whether the highest one lies within the planes of every sweep.
     contrast : float
         Height of the peak over the noise.
     width_um : float
         Depth of field by this metric.
     uncertainty_um : float
-        Expected of best focus from one sweep; infinite without a peak.
+        Expected uncertainty of best focus from one sweep; infinite without a peak.
     """
 
     metric: str
@@ -58,7 +58,7 @@ class MetricFigures:
 
     @property
     def fit_to_decide(self) -> bool:
-        """One peak, within the planes, above the noise."""
+        """Whether there is one peak, within the planes and above the noise."""
         return self.peaks == 1 and self.inside and self.contrast >= CONTRAST
 
 
@@ -69,7 +69,7 @@ def judge_metric(metric: str, curves: Sequence[tuple[Floats, Floats]]) -> Metric
     ----------
     metric : str
     curves : sequence of (z_um, values)
-        Of each sweep, in the order of z.
+        The curve of each sweep, in the order of z.
     """
     judged = [_judge(z, y) for z, y in curves]
     return MetricFigures(
@@ -89,14 +89,14 @@ def judge_metric(metric: str, curves: Sequence[tuple[Floats, Floats]]) -> Metric
 
 
 def is_inside(peak: Peak, z_um: Floats) -> bool:
-    """Whether planes lie on both sides of the peak: one whole step or more."""
+    """Whether the planes reach beyond the peak by at least one step on both sides."""
     low, high = float(z_um.min()), float(z_um.max())
     step = (high - low) / (len(np.unique(z_um)) - 1)
     return low + step <= peak.z_um <= high - step
 
 
 def choose_metric(figures: Sequence[MetricFigures]) -> MetricFigures:
-    """The metric that decides."""
+    """Choose the metric that decides."""
     fit = [item for item in figures if item.fit_to_decide]
     if not fit:
         return min(

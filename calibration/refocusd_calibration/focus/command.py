@@ -1,6 +1,6 @@
-"""`refocusd calibrate focus`: through-focus series, taken now or recorded before.
+"""`refocusd calibrate focus`: measures through-focus series, recorded ones or ones taken now.
 
-Only what parses is imported here: every `refocusd` command loads this file.
+At the top, only what the parser needs is imported, because every `refocusd` command loads this file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import progress
-from refocusd.cli.flags import add_command
+from refocusd.cli.flags import Paths, add_command
 from refocusd.errors import ConfigError
 from refocusd.profiles.profile import CameraSection, Microscope, load_profile
 from refocusd_calibration.cli.flags import add_measurement_flags
@@ -48,6 +48,7 @@ def register(subparsers: Any) -> None:
         "--from-recording",
         nargs="+",
         type=Path,
+        action=Paths,
         metavar="PATH",
         help="measure through-focus series of one field, in the order they were taken, instead of the "
         "microscope",
@@ -60,16 +61,16 @@ def register(subparsers: Any) -> None:
 
 
 def sweep_positions(low_um: float, high_um: float, step_um: float, sweeps: int) -> list[float]:
-    """Stage positions of sweeps up and down in turn; the turning planes are taken once.
+    """Stage positions of alternating sweeps up and down, um; the planes at the turns are taken once.
 
     Raises
     ------
     ConfigError
-        If the range is none, or holds fewer than six planes or far too many.
+        If the range is not valid, or holds fewer than six planes or far too many.
     """
     if sweeps < 1:
         raise ConfigError(f"--sweeps {sweeps}: take one or more (recommended: 4)")
-    # A sweep less its turning plane must still show a focus.
+    # A sweep without its turning plane must still show a focus.
     up = plane_positions(low_um, high_um, step_um, least=6, better="20 to 40")
     planes = list(up)
     for sweep in range(1, sweeps):

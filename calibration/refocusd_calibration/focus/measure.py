@@ -4,19 +4,19 @@ How the numbers are computed
 ----------------------------
 - A sweep's curve is the mean of a metric over the tiles with content.
 - One metric decides (`choose_metric`); its peak is fitted between planes (`peak`).
-- Sweeps are aligned by their own best focus; the differences between them are backlash, drift
+- Sweeps are aligned by their own best focus, whose differences give backlash, drift
   and repeatability of the stage (`stage_motion`).
 - All planes together give the best focus by each metric and of each tile, and from the tiles the
   focal surface (`surface`).
 
-Uncertainty of best focus: the larger of the jackknife over groups of tiles (noise and
-specimen) and of the fit's own (planes that are not where they should be), together with
+The uncertainty of best focus is the larger of that of a jackknife over groups of tiles (noise and
+specimen) and that of the fit (planes at a wrong position), combined with
 the spread over models and the scatter between sweeps.
 
 Depth of field is the full width within which the deciding metric keeps 80 % of its
 peak.  A quarter wave of defocus, wavelength · n / (2 NA²), takes 19 % from a point's
 peak intensity, so for point-like content and a metric that follows intensity it is
-wavelength · n / NA²; metrics quadratic in contrast of fine structure give less, coarse
+wavelength · n / NA²; metrics that are quadratic in the contrast of fine structure give less, coarse
 structure and large pixels give more.
 """
 
@@ -67,10 +67,10 @@ class FocusMeasurement(Measurement):
     ----------
     section : FocusSection
     figures : tuple of MetricFigures
-        Why this metric decided.
+        Figures by which the deciding metric was chosen.
     surface : FocalSurface or None
     power : float
-        Model of the deciding peak (see `focus.peak`).
+        Power of the model of the deciding peak (see `focus.peak`).
     """
 
     section: FocusSection
@@ -104,9 +104,9 @@ def measure_focus(
     ----------
     series : ZSeries
     pixel_um : float
-        Camera pixel in the specimen, um.
+        Camera pixel in the specimen plane, um.
     camera : CameraSection, optional
-        Gives offset, saturation and hot pixels; otherwise they are estimated.
+        States offset, saturation and hot pixels, which are otherwise estimated.
     on_plane : callable, optional
         Called after each plane is read.
 
@@ -204,11 +204,11 @@ def _from_table(
 def _best_of_field(
     curve: Measured, surface: FocalSurface | None, peak: Peak, motion: StageMotion
 ) -> Measured:
-    """Best focus of the centre of the field, where a surface tells it, else of the whole field's curve."""
+    """Best focus at the centre of the field if a surface was fitted, else from the whole field's curve."""
     if surface is None or surface.kind == "flat":
         return curve
-    # The curve of the whole field gives the focus of its content, not of its centre; errors
-    # that all tiles share do not show in their scatter.
+    # The curve of the whole field gives the focus of its content, not of its centre.  Errors
+    # that all tiles share do not appear in the tiles' scatter, so they are added.
     own = math.hypot(surface.centre_uncertainty_um, _common(peak, motion))
     return measured(surface.centre_um, own)
 
@@ -226,7 +226,7 @@ def _concluded(
     surface: FocalSurface | None = None,
     **numbers: Any,
 ) -> FocusMeasurement:
-    """The measurement with its checks; without a peak, that of a focus outside the planes."""
+    """The measurement with its checks; without a `peak`, the focus lies outside the planes."""
     found = FocusFindings(table, figures, chosen, peak, failed_sweeps, inside, best or {})
     section = FocusSection(
         metric=chosen.metric,
@@ -249,10 +249,10 @@ def _concluded(
 
 
 def _sharpest(table: FocusTable, metric: str) -> Measured:
-    """The sharpest plane; the focus may lie anywhere beyond it."""
+    """The position of the sharpest plane; the focus may lie anywhere beyond it."""
     sweep = table.sweeps[0]
     z, y = _ordered(sweep, sweep.curve(metric, table.content))
-    # Nothing better than the whole range can be stated.
+    # No smaller uncertainty than the whole range can be stated.
     return measured(float(z[int(np.argmax(y))]), float(np.ptp(z)))
 
 
@@ -262,7 +262,7 @@ def _ordered(sweep: SweepTable, curve: Floats) -> tuple[Floats, Floats]:
 
 
 def _groups(content: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """For each jackknife replicate, the tiles that stay in."""
+    """The tiles that each jackknife replicate keeps."""
     tiles = np.flatnonzero(content)
     count = min(GROUPS, len(tiles))
     if count < MIN_GROUPS:
@@ -295,7 +295,7 @@ def _jackknife(replicates: Floats) -> float:
 
 
 def _common(peak: Peak, motion: StageMotion) -> float:
-    """Uncertainty that all tiles share: misplaced planes, the model, sweeps that disagree."""
+    """Uncertainty that all tiles share: wrong plane positions, the model, differences between sweeps."""
     return math.hypot(max(peak.uncertainty_um, motion.centre_uncertainty_um), peak.model_um)
 
 
@@ -323,7 +323,7 @@ def _passages(sweeps: Sequence[SweepTable], fitted: Sequence[_Fitted]) -> list[P
 def _tiles(
     z: Floats, values: Floats, table: FocusTable, peak: Peak, pixel_um: float
 ) -> list[tuple[float, float, float, float]]:
-    """x, y, best z and its uncertainty of each tile whose own peak stands out, um."""
+    """x, y, best z and its uncertainty, um, of each tile whose own peak stands out."""
     found = []
     centres = table.grid.centres_px() * pixel_um
     for tile in np.flatnonzero(table.content):
@@ -341,7 +341,7 @@ def _tiles(
 
 def _depth(pooled: _Fitted) -> Measured:
     spread = _jackknife(np.array([peak.half_depth_um for peak in pooled.replicates]))
-    # The width follows from curvature and height, each about as certain as the place.
+    # The width follows from curvature and height, each about as uncertain as the position.
     half = measured(pooled.peak.half_depth_um, max(spread, pooled.peak.uncertainty_um))
     return measured(half.value, half.uncertainty, 2)
 

@@ -50,20 +50,20 @@ METRICS = (
     "dct_entropy",
     "spectral_slope",
 )
-#: Tiles along the longer side of a frame, where they are large enough.
+#: Tiles along the longer side of a frame, if they are large enough.
 TILES = 8
 #: Smallest side of a tile, px: a DCT or a spectrum of fewer pixels says little.
 MIN_TILE = 32
-#: Lowest coefficients taken into the DCT's entropy, as a share of the tile's side: what
+#: The DCT's entropy uses the lowest coefficients, up to this share of the tile's side: those that
 #: a PSF of three pixels passes, as in Royer et al.
 DCT_SUPPORT = 1 / 3
-#: Band of the spectral slope, and where only noise is expected, cycles per pixel.
+#: Band of the spectral slope, and frequency above which only noise is expected, cycles per pixel.
 SLOPE_BAND = (0.03, 0.25)
 NOISE_BAND = 0.45
 SLOPE_RINGS = 4
-#: A ring's power is not believed below this share of the lowest ring's.
+#: Least power of a ring, as a share of the lowest ring's.
 SLOPE_FLOOR = 1e-4
-#: A hot pixel stands out of its neighbours' median by so many robust deviations.
+#: A hot pixel differs from its neighbours' median by this many robust deviations.
 HOT_SIGMAS = 8.0
 #: More hot pixels than this share are structure or noise, not defects.
 HOT_SHARE = 0.01
@@ -71,14 +71,14 @@ HOT_SHARE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Equal tiles over a frame; what does not divide is left out along the border.
+    """Equal tiles over a frame; remaining pixels are left out along the border.
 
     Parameters
     ----------
     rows, columns : int
-        Of tiles.
+        Number of rows and columns of tiles.
     height, width : int
-        Of a tile, px.
+        Sides of a tile, px.
     top, left : int
         First pixel of the first tile.
     shape : (int, int)
@@ -95,7 +95,7 @@ class Grid:
 
     @classmethod
     def over(cls, shape: tuple[int, int], tiles: int = TILES, min_tile: int = MIN_TILE) -> Grid:
-        """Lay square-ish tiles over a frame, `tiles` along its longer side at most.
+        """Lay nearly square tiles over a frame, at most `tiles` along its longer side.
 
         Raises
         ------
@@ -114,7 +114,7 @@ class Grid:
         return cls(rows, columns, height, width, top, left, shape)
 
     def tiles(self, image: NDArray[Any]) -> NDArray[Any]:
-        """A copy of shape (tiles, height, width), row by row."""
+        """A copy of the image's tiles, shape (tiles, height, width), row by row."""
         inner = image[
             self.top : self.top + self.rows * self.height,
             self.left : self.left + self.columns * self.width,
@@ -123,14 +123,14 @@ class Grid:
         return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(-1, self.height, self.width)
 
     def centres_px(self) -> Floats:
-        """Shape (tiles, 2): x to the right and y down from the frame's centre, px."""
+        """Centres of the tiles, shape (tiles, 2): x to the right and y down from the frame's centre, px."""
         y = self.top + (np.arange(self.rows) + 0.5) * self.height - self.shape[0] / 2
         x = self.left + (np.arange(self.columns) + 0.5) * self.width - self.shape[1] / 2
         return np.stack([np.tile(x, self.rows), np.repeat(y, self.columns)], axis=1)
 
 
 def measure_frame(pixels: Pixels, grid: Grid, offset: float) -> tuple[dict[str, Floats], float]:
-    """Every metric of every tile of one frame.
+    """Compute every metric of every tile of one frame.
 
     Parameters
     ----------
@@ -138,12 +138,12 @@ def measure_frame(pixels: Pixels, grid: Grid, offset: float) -> tuple[dict[str, 
         Without hot pixels.
     grid : Grid
     offset : float
-        Of the camera, counts.
+        Offset of the camera, counts.
 
     Returns
     -------
     dict of str to ndarray of float64, shape (tiles,)
-        By name of the metric; larger is sharper.
+        Values by name of the metric; larger is sharper.
     float
         Light: mean counts above the offset.
     """
@@ -186,8 +186,8 @@ def _dct_entropy(tiles: Image) -> Floats:
 def _spectral_slope(tiles: Image) -> Floats:
     """Slope of log power against log frequency over `SLOPE_BAND`, in `SLOPE_RINGS` rings.
 
-    Where power drowns in noise its logarithm says nothing: a ring is floored at three
-    standard errors of the noise subtracted from it, and at a share of the lowest ring.
+    The logarithm of power below the noise means nothing, so a ring has at least three
+    standard errors of the noise that was subtracted, and at least a share of the lowest ring's power.
     """
     height, width = tiles.shape[1:]
     window = np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
@@ -223,13 +223,18 @@ def find_hot_pixels(frames: Iterable[Pixels]) -> NDArray[np.bool_]:
     Parameters
     ----------
     frames : iterable of ndarray, shape (height, width)
-        Some planes over the whole range, at least two: what is sharp in focus is not
-        sharp at the ends of the range, a defect is.
+        At least two planes, spread over the whole range: a defect is sharp in all of them,
+        the specimen only in focus.
 
     Returns
     -------
     ndarray of bool, shape (height, width)
-        None at all where more than one in a hundred would be: that is no defect.
+        False everywhere if more than one pixel in a hundred would be hot, because these are not defects.
+
+    Raises
+    ------
+    InputError
+        If there is no frame.
     """
     low: Image | None = None
     high: Image | None = None
@@ -237,7 +242,7 @@ def find_hot_pixels(frames: Iterable[Pixels]) -> NDArray[np.bool_]:
         image = pixels.astype(np.float32)
         local = ndimage.median_filter(image, size=3, mode="nearest")
         residual = image - local
-        # Shot noise grows with the light: what stands out does so by its own surroundings.
+        # Shot noise grows with the light, so each pixel is compared with the noise of its surroundings.
         spread = np.float32(1.4826) * np.median(np.abs(residual)) + np.float32(0.5)
         bright = np.sqrt(np.maximum(local - np.median(local), 0) / (spread**2) + 1)
         excess = residual / (spread * bright)

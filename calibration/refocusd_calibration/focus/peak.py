@@ -1,4 +1,4 @@
-"""The peak of a focus curve, between its planes and with its uncertainty.
+"""Fits the peak of a focus curve between its planes, with its uncertainty.
 
 Around its peak a focus curve y(z), less its base B, follows one of a family of
 symmetric models: some power of it is a parabola,
@@ -50,20 +50,20 @@ class Peak:
     Parameters
     ----------
     z_um : float
-        Of the maximum.
+        Position of the maximum.
     uncertainty_um : float
-        Standard, from the scatter of the planes about the fit; with few planes widened
-        by Student's t.
+        Standard uncertainty of `z_um`, from the scatter of the planes about the fit; with few planes
+        widened by Student's t.
     model_um : float
-        Standard deviation of the maximum over the models that fit as well.
+        Standard deviation of the position over the models that fit about as well.
     height, base : float
-        Of the maximum above the base, and the base, in units of the metric.
+        Height of the maximum above the base, and the base, in units of the metric.
     half_depth_um : float
-        Distance at which a fifth of the height is lost; twice that is the depth of field.
+        Distance from the maximum at which a fifth of the height is lost; twice that is the depth of field.
     power : float
-        The model.
+        Power p of the model.
     residual : float
-        Root mean square about the fit, in units of the metric.
+        Root mean square deviation from the fit, in units of the metric.
     low_um, high_um : float
         First and last plane fitted.
     planes : int
@@ -102,8 +102,8 @@ def base_of(y: ArrayLike) -> float:
 def noise_of(y: ArrayLike) -> float:
     """Standard deviation of the noise of equally spaced planes, from third differences.
 
-    A smooth curve has small ones (they are zero for a parabola); their variance is 20
-    times that of independent noise.  The median keeps the peak itself from counting.
+    Those of a smooth curve are small (zero for a parabola), and those of independent noise have 20
+    times its variance.  The median keeps the peak itself from counting.
     """
     values = np.asarray(y, dtype=np.float64)
     if len(values) < 6:
@@ -119,7 +119,7 @@ def count_peaks(y: ArrayLike, noise: float) -> int:
     y : array_like of float, shape (planes,)
         In the order of z.
     noise : float
-        Standard deviation; a maximum counts from five of it, and from `PROMINENT`.
+        Standard deviation; a maximum must stand out by five times this, and by `PROMINENT`.
     """
     values = np.asarray(y, dtype=np.float64)
     span = float(np.ptp(values))
@@ -145,7 +145,7 @@ def fit_peak(
     z_um, y : array_like of float, shape (planes,)
         In any order; planes of several series may be mixed.
     power : float, optional
-        Of the model; by default the one that fits best.
+        Power of the model; by default the one that fits best.
     window : (float, float), optional
         First and last z to fit, um; by default all above `WINDOW` of the peak.
     """
@@ -200,7 +200,7 @@ def _window(z: Floats, above: Floats, height: float) -> tuple[float, float]:
 
 
 def _least_half(z: Floats, centre: float) -> float:
-    """Half width of the window that holds the fewest planes a fit takes."""
+    """Half-width of the smallest window that holds enough planes for a fit."""
     distance = np.sort(np.abs(z - centre))
     return float(distance[min(MIN_PLANES, len(z)) - 1]) * (1 + 1e-9)
 
@@ -217,7 +217,7 @@ def _best(fits: list[Peak]) -> Peak | None:
 
 
 def _fit_transformed(u: Floats, y: Floats, power: float) -> tuple[LinearFit, Floats, Floats] | None:
-    """Fit the parabola that the power makes of the peak; None if the planes do not determine it.
+    """Fit a parabola to a power of the curve; None if the planes do not determine it.
 
     Returns the fit, its weighted design matrix of shape (planes, 3), and the fitted curve in units of `y`.
     """

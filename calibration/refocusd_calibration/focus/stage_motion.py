@@ -29,11 +29,12 @@ class Passage:
     Parameters
     ----------
     direction : int
+        1 from below, -1 from above, 0 for neither.
     best_um, uncertainty_um : float
-        The uncertainty is relative to the other sweeps: it does not include the specimen, which
-        is the same in all.
+        Best focus.  Its uncertainty is relative to the other sweeps: it does not include the specimen,
+        which is the same in all.
     time_s : float or None
-        When it passed the focus.
+        Time at which it passed the focus.
     """
 
     direction: int
@@ -51,9 +52,9 @@ class StageMotion:
     centre_um : float
         Best z half way between the directions and at the mean time.
     centre_uncertainty_um : float
-        Of `centre_um`, due to the stage only; 0 for one sweep.
+        Uncertainty of `centre_um` that is due to the stage; 0 for one sweep.
     backlash_um, drift_um_per_min, repeatability_um : Measured or None
-        None where the sweeps do not determine it.
+        None if the sweeps do not determine it.
     notes : tuple of str
     """
 
@@ -66,7 +67,7 @@ class StageMotion:
 
 
 def fit_motion(passages: Sequence[Passage]) -> StageMotion:
-    """Fit the sweeps of one field; at least one."""
+    """Fit the stage's motion to the sweeps of one field, of which there is at least one."""
     count = len(passages)
     z = np.array([passage.best_um for passage in passages])
     u = np.maximum([passage.uncertainty_um for passage in passages], 1e-9)

@@ -1,4 +1,4 @@
-"""The focal surface over the field: tilt and curvature from the best z of each tile.
+"""Fits the focal surface over the field: tilt and curvature from the best z of each tile.
 
 ``z = c + a x + b y`` or, curved, ``z = c + a x + b y + q (x² + y²)``; x to the right and
 y down from the centre of the field, all in um.  Tiles are weighted by their uncertainty
@@ -6,8 +6,8 @@ together with the scatter of the specimen itself (cells do not lie at one height
 is estimated from the residuals; tiles beyond four robust deviations are left out.  The fit goes from
 flat to plane to paraboloid if the Bayesian information criterion favours the step and the F-test
 finds it significant (`P_STEP`), because a needless curvature would make the centre less certain.
-Neighbouring tiles share specimen and stray light, so the uncertainties are at least those of a
-jackknife over blocks of neighbours.
+Neighbouring tiles share specimen and stray light, so their errors are correlated, and the uncertainties
+are at least those of a jackknife over blocks of neighbours.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Kind = Literal["flat", "plane", "paraboloid"]
 #: Fewest tiles for a tilt, and for a curvature.
 MIN_TILES = 6
 MIN_TILES_CURVED = 9
-#: Tiles farther from the surface than this many deviations are outliers ...
+#: Tiles farther from the surface than this many robust deviations are outliers ...
 OUTLIER = 4.0
-#: ... but no more than this share of them.
+#: ... but at most this share of all tiles.
 OUTLIER_SHARE = 0.25
 #: Probability of an unjustified step to the next surface.
 P_STEP = 0.01
@@ -47,21 +47,21 @@ class FocalSurface:
     Parameters
     ----------
     kind : {"flat", "plane", "paraboloid"}
-        What the criterion chose.
+        The kind that was chosen.
     coefficients : tuple of float
-        c, a, b, and q for a paraboloid: of the plane where flat was chosen.
+        c, a, b, and for a paraboloid q; those of the plane if flat was chosen.
     uncertainties : tuple of float
-        Standard, of each.
+        Standard uncertainty of each coefficient.
     centre_um, centre_uncertainty_um : float
         Best z at the centre, averaged over the three kinds by their Akaike weights, because a
         curvature that is too small to be chosen still affects it (Burnham and Anderson 2002,
         Model Selection and Multimodel Inference, section 4.3).
     curvature : (float, float) or None
-        q and its uncertainty, chosen or not; None with too few tiles.
+        q and its uncertainty, whether a paraboloid was chosen or not; None with too few tiles.
     p_plane, p_paraboloid : float
-        F-tests: chance of such an improvement if there were no tilt, no curvature.
+        F-tests: probability of such an improvement if there were no tilt, or no curvature.
     scatter_um : float
-        Of the specimen's height about the surface.
+        Standard deviation of the specimen's height about the surface.
     used : ndarray of bool
         Tiles that were not outliers.
     """
@@ -98,7 +98,7 @@ def fit_surface(
     x_um, y_um, z_um, uncertainty_um : ndarray of float, shape (tiles,)
     """
     count = len(z_um)
-    # Tiles in one row have no second direction.
+    # Tiles in one row do not determine a tilt in the other direction.
     if count < MIN_TILES or np.linalg.matrix_rank(_design(x_um, y_um, 3)) < 3:
         return None
     most: Kind = "paraboloid" if count >= MIN_TILES_CURVED else "plane"
@@ -142,7 +142,7 @@ def fit_surface(
 
 
 def _kind(fits: Mapping[Kind, LinearFit], count: int, p_plane: float, p_curved: float) -> Kind:
-    """The simplest surface that neither criterion nor F-test rejects."""
+    """The surface with the most terms that both criterion and F-test accept."""
     criterion = {name: fit.chi2 + _TERMS[name] * math.log(count) for name, fit in fits.items()}
     kind: Kind = "flat"
     if p_plane < P_STEP and criterion["plane"] < criterion["flat"]:
@@ -178,7 +178,7 @@ def _blocks(x: Floats, y: Floats) -> NDArray[np.int_]:
 def _sigma(
     fit: LinearFit, design: Floats, z: Floats, weight: Floats, blocks: NDArray[np.int_]
 ) -> Floats:
-    """Standard uncertainties: of the fit, or of the jackknife where that is larger."""
+    """Standard uncertainties: those of the fit, or of the jackknife if they are larger."""
     analytic = fit.sigma
     names = np.unique(blocks)
     replicates = []
@@ -197,7 +197,7 @@ def _design(x: Floats, y: Floats, terms: int) -> Floats:
 
 
 def _inliers(design: Floats, z: Floats) -> NDArray[np.bool_]:
-    """Iteratively re-weighted least squares with Tukey's weights, then a cut."""
+    """Tiles that are not outliers, by iteratively re-weighted least squares with Tukey's weights."""
     weight = np.ones(len(z))
     for _ in range(20):
         residual = weighted_fit(design, z, np.maximum(weight, 1e-6)).residual

@@ -1,6 +1,6 @@
-"""Measures all planes of a series: metrics by tile, light, shifts, and whatever is suspicious.
+"""Measures all planes of a series: metrics by tile, light, saturation, shifts and repeated frames.
 
-Frames are read one at a time; memory holds two of them.
+Planes are read one after the other, so that only two of them are in memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 #: Planes from which offset and hot pixels are found.
 PROBES = 5
-#: A tile has content if its noise-free score is positive in so many planes.
+#: A tile has content if its noise-free score is positive in at least this many planes.
 CONTENT_PLANES = 2
 #: Side of the middle of the frame in which shifts are measured, px.
 SHIFT_SIDE = 384
@@ -39,18 +39,18 @@ class SweepTable:
     direction : int
         1 from below, -1 from above, 0 for neither.
     z_um : ndarray, shape (P,)
-        In the order taken.
+        Stage positions, in the order taken.
     time_s : ndarray, shape (P,), or None
     values : dict of str to ndarray, shape (P, T)
-        By metric.
+        Values of each metric.
     light, saturated : ndarray, shape (P,)
         Mean counts above the offset; share of pixels at the end of the scale.
     shifts_px : ndarray, shape (P - 1, 2)
-        Down and right, of each plane against the one before.
+        Shift of each plane relative to the one before, down and right.
     alike : ndarray, shape (P - 1,)
         Correlation of each plane with the one before, after correction of the shift.
     repeated : int
-        Planes that equal the one before pixel by pixel.
+        Number of planes that equal the one before pixel by pixel.
     """
 
     direction: int
@@ -79,9 +79,9 @@ class FocusTable:
     content : ndarray of bool, shape (tiles,)
         Tiles with structure above the noise.
     offset : float
-        Counts, as given or estimated.
+        Offset of the camera, given or estimated, counts.
     hot : int
-        Hot pixels left out.
+        Number of hot pixels, which were replaced.
     """
 
     grid: Grid
@@ -99,17 +99,18 @@ def measure_series(
     full_scale: float | None = None,
     on_plane: Callable[[], None] | None = None,
 ) -> FocusTable:
-    """Every metric of every tile of every plane.
+    """Compute every metric of every tile of every plane.
 
     Parameters
     ----------
     series : ZSeries
     offset : float, optional
-        Of the camera, counts; by default the darkest first percentile of some planes.
+        Offset of the camera, counts; by default the lowest first percentile of some planes.
     hot_pixels : sequence of (y, x)
-        Known ones, beside those that are found.
+        Known hot pixels; others are found.
     full_scale : float, optional
-        Counts of saturation; by default the end of the camera's scale, as far as the metadata state it.
+        Counts of saturation; by default the end of the camera's scale according to the metadata or the
+        pixel type.
     on_plane : callable, optional
         Called after each plane, for a progress bar.
 
@@ -194,18 +195,17 @@ def _measure(
 
 
 def compare_planes(after: Pixels, before: Pixels) -> tuple[tuple[float, float], float]:
-    """Shift down and right of a plane against the one before, px, and their correlation.
+    """Shift of a plane relative to the one before, px down and right, and their correlation.
 
-    Cross-correlation by Fourier transform of the middle of the frame, not whitened, because that
-    would amplify frequencies at which a defocused plane has only noise.  A tenth of a pixel is
-    accurate enough here.
+    The cross-correlation of the middle of the frame is not whitened, because whitening would amplify
+    frequencies at which a defocused plane has only noise.  A tenth of a pixel is accurate enough here.
 
     Returns
     -------
     (float, float)
         (0, 0) if either plane is constant.
     float
-        Correlation with the shift undone, 0 to 1.
+        Correlation after correction of the shift, 0 to 1.
     """
     from skimage import registration
 

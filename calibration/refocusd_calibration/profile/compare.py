@@ -20,14 +20,14 @@ SIGMA = 2.0
 
 
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far a number may move; the larger of the two values applies.
+    """Largest change of a number that is not a drift; the larger of the two limits applies.
 
     Parameters
     ----------
     percent : float
-        Of the first profile's value.
+        Limit in percent of the first profile's value.
     absolute : float
-        In the number's own unit.
+        Limit in the number's own unit.
     """
 
     percent: float = 0.0
@@ -40,7 +40,7 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 Limits = dict[str, Limit]
 
-#: What service engineers call unchanged; `--limits FILE` overrides any of it.
+#: Changes that service engineers consider insignificant; `--limits FILE` overrides any of them.
 DEFAULT_LIMITS: Limits = {
     "camera.offset_counts": Limit(absolute=2.0),
     "camera.gain_e_per_count": Limit(percent=3.0),
@@ -77,8 +77,9 @@ class Difference:
         Section and field, e.g. ``camera.gain_e_per_count``.
     before, after : float
     uncertainty : float
-        Standard uncertainty of the difference; 0 where none is stated.
+        Standard uncertainty of the difference; 0 if none is stated.
     allowed : float
+        Largest difference that is not a drift.
     """
 
     name: str
@@ -89,7 +90,7 @@ class Difference:
 
     @property
     def drifted(self) -> bool:
-        """Whether the change exceeds the limit and what chance explains."""
+        """Whether the change exceeds both the limit and its uncertainty."""
         moved = abs(self.after - self.before)
         return moved > self.allowed and moved > SIGMA * self.uncertainty
 
@@ -101,14 +102,14 @@ class Difference:
 def compare_profiles(
     one: Profile, other: Profile, limits: Limits | None = None
 ) -> list[Difference]:
-    """Compare what both profiles measured.
+    """Compare the numbers that both profiles have.
 
     Parameters
     ----------
     one, other : Profile
         Before and after.
     limits : dict of str to Limit, optional
-        Take the place of those of `DEFAULT_LIMITS`, name by name.
+        Replace those of `DEFAULT_LIMITS` with the same names.
 
     Raises
     ------
@@ -157,7 +158,7 @@ def load_limits(path: Path) -> Limits:
     Raises
     ------
     ConfigError
-        If it cannot be read, names no known number, or says something else.
+        If it cannot be read, is not a file of limits, or names an unknown number.
     """
     try:
         limits = msgspec.toml.decode(read_limited(path, 1 << 20), type=dict[str, Limit])

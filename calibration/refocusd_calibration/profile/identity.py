@@ -11,7 +11,7 @@ from refocusd.profiles.microscope_metadata import binning_of, camera_of, objecti
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.stage.microscope import strings
 
-#: What light microscopes have; a wavelength in nanometres, for one, is none.
+#: Values of light microscopes; a wavelength in nanometres, for example, is refused.
 _PLAUSIBLE = {
     "pixel_um": (0.001, 100.0),
     "wavelength_um": (0.2, 2.0),
@@ -55,16 +55,16 @@ def microscope_of(
     arguments : Namespace or None
         With the flags of `add_microscope_flags`, as far as a command has them.
     metadata : mapping
-        Of a frame, as Micro-Manager wrote it.
+        Metadata of a frame, as written by Micro-Manager.
     channel : str
-        From the frame's axes.
+        Channel according to the frame's axes.
     pixel_um : float, optional
-        From the recording's plan.
+        Pixel size according to the recording's plan, um.
 
     Raises
     ------
     ConfigError
-        If a flag makes no sense.
+        If a value is not plausible.
     """
     flags = {k: v for k, v in vars(arguments).items() if v is not None} if arguments else {}
     microscope = Microscope(
@@ -101,7 +101,7 @@ def _check(microscope: Microscope) -> None:
 
 
 def microscope_of_core(arguments: argparse.Namespace, core: Any) -> Microscope:
-    """Identify the microscope of a running core, as `microscope_of` that of frames."""
+    """Identify the microscope of a running core; see `microscope_of`."""
     group = core.get_channel_group()
     channel = str(core.get_current_config(group) or "") if group else ""
     camera = core.get_camera_device()
@@ -115,12 +115,12 @@ def microscope_of_core(arguments: argparse.Namespace, core: Any) -> Microscope:
 
 
 def check_profile(arguments: argparse.Namespace, microscope: Microscope) -> None:
-    """Refuse, before anything moves or is measured, the profile of another microscope as ``--output``.
+    """Refuse another microscope's profile as ``--output``, before anything moves or is measured.
 
     Raises
     ------
     InputError, OutputError
-        As `former_profile`.
+        See `former_profile`.
     """
     from refocusd_calibration.profile.write import former_profile
 

@@ -43,14 +43,14 @@ def write_report(profile_path: str | Path, report_path: str | Path) -> None:
     profile_path : Path
     report_path : Path
         Ends with ``.png`` (the figures) or ``.html`` (figures, numbers, checks and
-        remarks; one file, no network).
+        remarks in one self-contained file).
 
     Raises
     ------
     InputError
         If the profile or one of its maps cannot be read.
     ConfigError
-        If matplotlib is not installed, or the ending is another.
+        If matplotlib is not installed, or the suffix is another.
     OutputError
         If it cannot be written.
     """
@@ -66,12 +66,12 @@ def write_report(profile_path: str | Path, report_path: str | Path) -> None:
 
 
 def check_report(path: Path) -> str:
-    """The ending of a report's file, if one can be drawn.
+    """Check that a report can be written to a file, and return its suffix in lower case.
 
     Raises
     ------
     ConfigError
-        If matplotlib is not installed, or the ending is another.
+        If matplotlib is not installed, or the suffix is not .png or .html.
     """
     need("matplotlib.figure", "a report", "calibrate")
     ending = path.suffix.lower()

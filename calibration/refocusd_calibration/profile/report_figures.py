@@ -1,7 +1,7 @@
-"""The figures of a report, one function each; each draws into given axes.
+"""Draws the figures of a report into given axes, with one function for each.
 
-matplotlib is imported by `report` only when a report is made; figures are built
-without pyplot, so no display and no global state is touched.
+`report` imports matplotlib only when a report is made.  Figures are built
+without pyplot, which would need a display and keep global state.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def draw_transfer(axes: Axes, camera: CameraSection) -> None:
 def _transfer(
     camera: CameraSection,
 ) -> tuple[Floats, Floats, NDArray[np.bool_], float, float]:
-    """Means, variances, which were fitted, and the slope and intercept of the line."""
+    """Means, variances, whether each was fitted, and the slope and intercept of the line."""
     slope = 1 / camera.gain_e_per_count.value
     return (
         np.array(camera.ptc_mean_counts),
@@ -101,7 +101,7 @@ def draw_flat_field(figure: Figure, axes: Axes, flat: NDArray[np.float32]) -> No
 
 def draw_focus_curves(axes: Axes, focus: FocusSection) -> None:
     """Draw each focus metric against stage z, scaled to 0-1."""
-    # In the order taken, so that backlash shows as two lines for sweeps up and down.
+    # In the order taken, so that backlash appears as separate lines of sweeps up and down.
     z = np.array(focus.z_um)
     for number, (name, values) in enumerate(focus.curves.items()):
         y = np.array(values)
@@ -147,7 +147,7 @@ def draw_focus_surface(figure: Figure, axes: Axes, focus: FocusSection) -> None:
     high = float(max(z.max(), surface.max(), low + 1e-3))
     levels = np.linspace(low, high, 13)
     drawn = axes.contourf(grid_x, grid_y, surface, levels=levels, cmap="viridis")
-    # Tiles have the colour of their own z, so that outliers stand out.
+    # Tiles are coloured by their own z, so that outliers stand out.
     axes.scatter(x, y, c=z, cmap="viridis", vmin=low, vmax=high, edgecolors="w", s=45)
     figure.colorbar(drawn, ax=axes, shrink=0.85, label="best z (um)", format="%.2f")
     axes.set_aspect("equal")
@@ -221,7 +221,7 @@ def _kernel(
     widths = np.array(psf.sigma_model_um or psf.sigma_um)
     sigma = float(np.interp(defocus_um, np.array(psf.defocus_um)[order], widths[order]))
     if psf.model == "disc":
-        # By the definition of sigma, a disc of radius R has 0.522 R.
+        # By the definition of sigma, that of a disc of radius R is 0.522 R.
         edge = np.clip((sigma / 0.522 - distance) / step + 0.5, 0.0, 1.0)
         return np.asarray(edge / max(float(edge.max()), 1e-9))
     return np.asarray(np.exp(-(distance**2) / (2 * max(sigma, 1e-6) ** 2)))

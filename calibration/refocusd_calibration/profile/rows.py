@@ -1,4 +1,4 @@
-"""Each section of a profile as rows of name and value."""
+"""The sections of a profile as rows of name and value."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _focus_rows(section: FocusSection, microscope: Microscope) -> Rows:
 
 
 def _psf_rows(section: PsfSection) -> Rows:
-    """The blur's numbers; the wave law's only where it was the best."""
+    """The numbers of the blur, and those of the wave law only if it describes the blur best."""
     rows = [
         ("method", section.method),
         ("law that describes it best", section.model),

@@ -1,4 +1,4 @@
-"""`refocusd calibrate show`, `compare` and `use`: what a profile says, how two differ, which counts."""
+"""`refocusd calibrate show`, `compare` and `use`: prints a profile, compares two, puts one into use."""
 
 from __future__ import annotations
 
@@ -100,13 +100,13 @@ def _use(arguments: argparse.Namespace) -> int:
 
     path: Path = arguments.profile
     folder = Path(settings_of(arguments, "calibrations").calibrations).expanduser()
-    # One that refocusd measured by itself is from now on one that a person chose.
+    # A profile that refocusd measured automatically now counts as chosen by a person.
     profile = msgspec.structs.replace(load_profile(path), learned=msgspec.UNSET)
     kept = path
     if path.resolve().parent != folder.resolve():
         kept = folder / f"{path.stem}-{profile.id()}.json"
         for stored in profile.camera.maps.values() if profile.camera else ():
-            read_map(path, stored)  # neither damaged nor from elsewhere
+            read_map(path, stored)  # refuses a damaged map, or one in another folder
             with output(folder / stored.file):
                 shutil.copy(path.with_name(stored.file), folder)
         save_profile(profile, kept)

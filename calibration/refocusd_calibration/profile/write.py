@@ -1,8 +1,8 @@
 """Writes profiles: a section is added to the existing ones if its checks pass.
 
 A profile belongs to one microscope (camera, objective, binning, channel); a section of
-another one is refused.  The names of raw data and checks begin with the name of their section
-(``camera: dark series``), so that measuring a section again replaces only its own.
+another microscope is refused.  The names of raw data and checks begin with the name of their section
+(``camera: dark series``), so that a section that is measured again replaces only its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from refocusd.profiles.profile import (
 
 Section = CameraSection | FocusSection | PsfSection
 _NAMES: dict[type, str] = {CameraSection: "camera", FocusSection: "focus", PsfSection: "psf"}
-#: Nominal values of the same microscope agree within this share.
+#: Largest relative difference between nominal values of the same microscope.
 _SAME = 0.005
 
 
@@ -75,9 +75,9 @@ def write_section(
         Unknown values are taken from the existing profile.
     section : CameraSection, FocusSection or PsfSection
     raw : sequence of RawData
-        Of this section; see `raw_data`.
+        Raw data of this section; see `raw_data`.
     checks : sequence of Check
-        Of this section.
+        Checks of this section.
     insist : bool
         Write the profile even if checks failed; the profile records this.
     replace : bool
@@ -89,7 +89,7 @@ def write_section(
     Returns
     -------
     Profile
-        As written.
+        The profile that was written.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def with_section(
     raw: Sequence[RawData],
     checks: Sequence[Check],
 ) -> Profile:
-    """A profile with a section that was measured now; the other sections are those of `former`."""
+    """A profile with a newly measured section and the other sections of `former`."""
     name = name_of(section)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     if former is None:
@@ -203,10 +203,10 @@ def _completed(microscope: Microscope, former: Microscope) -> Microscope:
 
 
 def raw_data(what: str, path: str | Path) -> RawData:
-    """Name a recording and its sha256.
+    """Identify a recording by its path and sha256.
 
-    Of a folder: of the names and contents of all files in it, in the order of their
-    names; of a file: of its contents, as `sha256sum` prints it.
+    For a folder, the sha256 is that of the names and contents of all files in it, in the order of
+    their names; for a file, that of its contents, as `sha256sum` prints it.
 
     Raises
     ------
@@ -261,7 +261,7 @@ def read_map(profile_path: str | Path, stored: StoredMap) -> NDArray[np.float32]
     Raises
     ------
     InputError
-        If the file is missing, was altered or is no such map.
+        If the file is missing, was altered or is not a map.
     """
     if Path(stored.file).name != stored.file:
         raise InputError(f"{profile_path} names a map outside its folder: {stored.file!r}")

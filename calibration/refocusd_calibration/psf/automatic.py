@@ -1,7 +1,7 @@
-"""Measures the PSF on the z-stacks of a recording, without anybody's help.
+"""Measures the PSF on the z-stacks of a recording, without a user.
 
-Nobody looks at the result: it is kept only where every check of a measurement passes, where wave optics
-explain the planes, and where these planes themselves gain by being deconvolved with it.
+Nobody looks at the result, so it is kept only if every check of a measurement passes, if wave optics
+explain the planes, and if these planes themselves gain from deconvolution with it.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from refocusd_calibration.psf.measure import PsfMeasurement, Stated, measure_pla
 from refocusd_calibration.psf.stack import PlaneStack
 from refocusd_calibration.stage.z_sweeps import cut_off_at, end_of_scale
 
-#: Most planes that are read: others are left out evenly.
+#: Most planes that are read; of longer stacks, every second, third, ... plane is.
 _MOST_PLANES = 24
-#: The middle of a field of this side is enough, px.
+#: Only the middle of the field is used, up to this side, px.
 _SIDE_PX = 1024
-#: Emission that is assumed, um: out of focus it hardly changes a PSF whose aperture is fitted.
+#: Assumed emission wavelength, um: out of focus it hardly changes a PSF whose aperture is fitted.
 _EMISSION_UM = 0.52
-#: Planes that are deconvolved, evenly.
+#: Number of evenly spaced planes that are deconvolved.
 _DECONVOLVED = 5
-#: What they must gain by the form in the mean, dB: a form that is nearly a Gaussian is of no use to the network.
+#: Least mean gain from the form, dB: a form that is nearly a Gaussian is of no use to the network.
 _LEAST_GAIN_DB = 1.5
 
 
 def stacks(recording: Dataset) -> Iterator[tuple[str, list[str]]]:
-    """Of each channel its name, and the keys of one of its z-stacks: that in the middle of the recording."""
+    """The name of each channel, and the keys of one of its z-stacks, from the middle of the recording."""
     groups: dict[str, list[str]] = {}
     for key in recording.axes_keys():
         at = json.loads(key)
@@ -62,13 +62,13 @@ def stacks(recording: Dataset) -> Iterator[tuple[str, list[str]]]:
 
 
 def _channel(recording: Dataset, key: str) -> str:
-    """As frames are matched with profiles (`Applied.profile_of`)."""
+    """Name of a frame's channel, as for matching frames with profiles (`Applied.profile_of`)."""
     said = recording.metadata(key)
     return channel_name(key, json.dumps(said, default=str)) or str(said.get("Channel") or "")
 
 
 def read_stack(recording: Dataset, keys: Sequence[str]) -> PlaneStack | None:
-    """The planes of one stack; None if it is not known where they are, or how large a pixel is.
+    """The planes of one stack; None if their positions or the pixel size are unknown.
 
     Raises
     ------
@@ -101,7 +101,13 @@ def _middle(side: int) -> slice:
 
 
 def measure_automatically(stack: PlaneStack, na: float | None) -> PsfMeasurement:
-    """The PSF, with the checks that decide whether it is used without anybody's asking.
+    """Measure the PSF, with additional checks that decide whether it may be used without a user.
+
+    Parameters
+    ----------
+    stack : PlaneStack
+    na : float or None
+        Nominal numerical aperture, if known.
 
     Raises
     ------
@@ -125,7 +131,7 @@ def _form(section: PsfSection) -> Check:
 
 
 def _use(stack: PlaneStack, section: PsfSection) -> Check:
-    """Deconvolved with this PSF and with a Gaussian as wide, the planes are held against the one in focus."""
+    """Whether planes come closer to the sharpest one with this PSF than with a Gaussian of the same width."""
     profile = Profile(
         created="", version="", microscope=Microscope(pixel_um=stack.pixel_um), psf=section
     )

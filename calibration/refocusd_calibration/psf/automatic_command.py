@@ -1,4 +1,4 @@
-"""`refocusd calibrate auto`: what the daemon and `refocusd process` run by themselves on z-stacks."""
+"""`refocusd calibrate auto`: measures the PSF on z-stacks; run by the daemon and `refocusd process`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from refocusd_calibration.profile.identity import microscope_of
 if TYPE_CHECKING:
     from refocusd.formats.dataset import Dataset
 
-#: Beside anything else that runs.
+#: Niceness of this process, so that everything else goes first.
 _NICENESS = 10
-#: Profiles of this kind that are kept; the oldest goes.
+#: Largest number of such profiles; beyond it, the oldest is deleted.
 _MOST_KEPT = 512
 
 
@@ -58,7 +58,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from refocusd.formats.open_dataset import open_dataset
     from refocusd_calibration.psf.automatic import stacks
 
-    if arguments.elsewhere:  # the daemon's: nobody waits for it
+    if arguments.elsewhere:  # run by the daemon, so nobody waits for it
         yield_to_acquisition(_NICENESS)
     settings = settings_of(arguments, "calibrations", "na")
     catalogue = Catalogue(settings.calibrations)
@@ -90,12 +90,12 @@ def _profile(
     na: float,
     catalogue: Catalogue,
 ) -> Profile:
-    """What one stack tells.
+    """The profile that is measured on one stack.
 
     Raises
     ------
     InputError
-        If it tells too little.
+        If the PSF cannot be measured on it, or a check fails.
     """
     from refocusd_calibration.profile.write import with_section
     from refocusd_calibration.psf.automatic import measure_automatically, read_stack
@@ -108,7 +108,7 @@ def _profile(
     if failed := [item for item in measured.checks if not item.passed]:
         raise InputError("these checks failed: " + ", ".join(item.name for item in failed))
     microscope = microscope_of(None, stack.metadata, channel=channel, pixel_um=stack.pixel_um)
-    # Frames elsewhere must say with what camera they were taken, and where their stage stood.
+    # Other acquisitions can use it only if their frames state the camera and the stage position.
     elsewhere = (
         arguments.elsewhere and microscope.camera and z_position_um(stack.metadata) is not None
     )
@@ -122,20 +122,20 @@ def _profile(
 
 
 def _is_better_known(catalogue: Catalogue, microscope: Microscope, section: PsfSection) -> bool:
-    """Whether another stack of this day gave the PSF with a smaller misfit."""
+    """Whether another stack of this day gave a PSF with at most this misfit."""
     said = {"Camera": microscope.camera, "PixelSizeUm": microscope.pixel_um}
     others = [p.psf for p in catalogue.learned_lately(said) if p.microscope == microscope and p.psf]
     return any((other.misfit or 0.0) <= (section.misfit or 0.0) for other in others)
 
 
 def _keep(profile: Profile, folder: Path) -> str:
-    """Write a profile, and remove the oldest if there are very many; its id."""
+    """Write a profile, remove the oldest ones if there are too many, and return its id."""
     assert profile.learned
     with output(folder):
         folder.mkdir(parents=True, exist_ok=True)
     save_profile(profile, folder / f"{profile.learned.acquisition}-{profile.id()}.json")
     files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
     for old in files[:-_MOST_KEPT]:
-        with suppress(OSError):  # the profile is there, whoever holds an older one
+        with suppress(OSError):  # an older profile may be in use; the new one is written already
             remove(old, missing_ok=True)
     return profile.id()

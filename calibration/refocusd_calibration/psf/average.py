@@ -1,4 +1,4 @@
-"""Averages beads to one kernel per plane: registered to a fraction of a pixel, as radial profiles.
+"""Averages beads to one radial profile per plane, registered to a fraction of a pixel.
 
 Nothing is interpolated: each pixel counts at its true distance from the centre of its bead, so that
 many beads sample a kernel more finely than the camera does.
@@ -84,7 +84,7 @@ def _average(stack: PlaneStack, beads: Beads, cut: Floats) -> Observed:
     values = sums.sum(0) / norm
     operator /= operator.sum(2, keepdims=True)
     middles = (operator @ fine).mean(0)
-    # Beads lie differently on the pixels: each is compared with the mean bead at its own radii.
+    # Beads lie at different places on the pixel grid, so each is compared with the mean bead at its own radii.
     expected = np.zeros_like(sums)
     for bead, row in enumerate(places):
         for plane, (bins, far, _) in enumerate(row):
@@ -112,11 +112,11 @@ def _average(stack: PlaneStack, beads: Beads, cut: Floats) -> Observed:
 
 
 def plane_shifts(cut: Floats, beads: Beads) -> Floats:
-    """How far all beads lie together from where they are in focus, px, shape (planes, 2).
+    """Shift of all beads together at each plane relative to focus, px, shape (planes, 2).
 
-    A stage that wobbles, or whose axis is tilted against the optical axis, moves the planes
-    sideways.  The shift is a linear least-squares fit of the mean bead's odd part by the gradient of
-    its radial mean; it is 0 where it is not significant or below 0.05 px.
+    A stage that wobbles, or whose axis is not parallel to the optical axis, shifts the planes
+    sideways.  The shift is a linear least-squares fit of the gradient of the mean bead's even part to its odd
+    part; it is 0 if it is not significant or below 0.05 px.
     """
     radius = beads.radius_px
     images = _mean_images(cut, beads)
@@ -169,9 +169,9 @@ def _cut(
     light: Observed | None = None,
     neighbours: Sequence[Neighbours] = (),
 ) -> Floats:
-    """Surroundings of each bead, its own background subtracted; (beads, planes, side, side).
+    """Surroundings of each bead without their background, shape (beads, planes, side, side).
 
-    With `light`, that of the neighbours is subtracted first.
+    With `light`, the mean bead, the light of the neighbours is subtracted first.
     """
     radius = beads.radius_px
     rim = distances(radius)
@@ -191,7 +191,7 @@ def _cut(
 
 
 def _accumulate(operator: Floats, bins: NDArray[np.intp], far: Floats, weight: float) -> None:
-    """Add the pixels of one bead, each interpolated between two radii of the fine grid."""
+    """Add the pixels of one bead to the operator, each split between two radii of the fine grid."""
     place = far * _FINE
     low = place.astype(int)
     share = place - low
@@ -200,7 +200,7 @@ def _accumulate(operator: Floats, bins: NDArray[np.intp], far: Floats, weight: f
 
 
 def _brightness(cut: Floats, beads: Beads) -> Floats:
-    """Brightness of each bead, mean 1: least squares on the mean bead near focus."""
+    """Brightness of each bead, mean 1, from a least-squares fit to the mean bead near focus."""
     near = cut[:, max(0, beads.plane - 2) : beads.plane + 3].reshape(len(cut), -1)
     mean = near.mean(0)
     scale = near @ mean / (mean @ mean)
@@ -215,7 +215,7 @@ def _noise(
     scale: Floats,
     radius: int,
 ) -> tuple[Floats, float]:
-    """Variance of a pixel: that of the surroundings at each plane, and the rise per count."""
+    """Noise variance of a pixel: in the surroundings at each plane, and its increase per count."""
     planes = values.shape[0]
     background = np.zeros(planes)
     rises: list[float] = []
@@ -239,7 +239,7 @@ def _noise(
 
 
 def _mean_images(cut: Floats, beads: Beads) -> Floats:
-    """Mean bead at each plane, centred by cubic splines; not used to fit a law."""
+    """Mean bead at each plane, centred by cubic splines; only for shifts, not to fit a law."""
     moves = np.rint(beads.centres) - beads.centres
     centred = [
         [ndimage.shift(image, move, order=3, mode="nearest") for image in planes]

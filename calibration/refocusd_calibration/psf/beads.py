@@ -1,4 +1,4 @@
-"""Finds beads that can be measured: single, in the focus of the series, whole and not saturated."""
+"""Finds beads that can be measured: single, whole, not saturated, and sharpest at the common focus."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from refocusd_calibration.estimates import robust_sigma
 from refocusd_calibration.psf.laws import Floats
 from refocusd_calibration.psf.stack import PlaneStack
 
-#: Sizes (px) at which spots are looked for: from undersampled to 30 px wide.
+#: Scales (px) at which spots are searched: from undersampled ones to 30 px wide.
 _SCALES = (1.0, 1.6, 2.6, 4.0, 6.5, 10.0)
-#: A spot is a bead above this many robust standard deviations of the filtered noise and above this
-#: share of a bright spot; lower limits apply to neighbours that disturb.
+#: A bead is a spot above this many robust standard deviations of the filtered noise and above this
+#: share of a bright spot; lower limits apply to neighbours that disturb a bead.
 _DETECT, _DETECT_SHARE = 8.0, 0.1
 _DISTURB, _DISTURB_SHARE = 6.0, 0.04
 #: Fainter maxima this close to a bead are its own diffraction rings.
 _RING_PX, _RING_SHARE = 12.0, 0.15
-#: Radii below this (px) contain no background; number of beads that are enough.
+#: Radii below this (px) contain no background; and number of beads that are enough.
 _SMALLEST_RADIUS, _ENOUGH = 8, 8
 #: A bead is isolated if its nearest neighbour is this many radii away.  If few are, closer
 #: neighbours are accepted, and their light is subtracted (`average`).
@@ -48,7 +48,7 @@ class Beads:
     found : int
         Spots found in all.
     dropped : dict of str to int
-        How many were left out, and why.
+        Number of spots left out, by reason.
     spots, brightness : ndarray of float64, shape (spots, 2) and (spots,)
         All spots whose light may reach a bead's surroundings, including the beads, and their
         brightness in units of the beads' mean.
@@ -71,12 +71,12 @@ class Beads:
 def sharpness(stack: PlaneStack) -> Floats:
     """Energy of each plane's fine structure above its noise, shape (planes,).
 
-    Mean square of the Laplacian of Gaussian, less that of its noise by the robust width.
+    It is the mean square of the Laplacian of Gaussian, minus that of its noise.
     """
     scores = []
     for plane in stack.pixels:
         smooth = ndimage.gaussian_laplace(plane, 1.0)
-        # The noise is the robust width, because most of a bead sample is background.
+        # A robust estimate gives the noise, because most of a bead sample is background.
         noise = robust_sigma(smooth)
         scores.append(max(0.0, float(np.mean(smooth**2)) - noise**2))
     return np.asarray(scores)
@@ -109,9 +109,9 @@ def sharpest_plane(stack: PlaneStack) -> int:
 def find_beads(stack: PlaneStack, *, reach_um: float | None = None, at_least: int = 1) -> Beads:
     """Find the beads of a series that can be measured.
 
-    Spots are maxima of the Laplacian of Gaussian over several sizes, in the sharpest
-    plane.  Left out are spots at the frame's edge, near another spot, saturated in any
-    plane, sharpest at another plane than most, and much brighter than most (clumps).
+    Spots are maxima of the Laplacian of Gaussian over several scales in the sharpest
+    plane.  Spots are left out if they are at the frame's edge, near another spot, saturated in any
+    plane, sharpest at another plane than most, or much brighter than most (clumps).
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def find_beads(stack: PlaneStack, *, reach_um: float | None = None, at_least: in
     Raises
     ------
     InputError
-        If there are too few; the message says why the others were left out.
+        If there are too few beads; the message says why the others were left out.
     """
     plane = sharpest_plane(stack)
     spots = _spots(stack.pixels[plane])
@@ -259,7 +259,7 @@ def _elsewhere(
 
 
 def _centre(image: NDArray[np.float32], spot: Floats) -> Floats:
-    """Sub-pixel centre: least squares of a Gaussian on the pixels around."""
+    """Sub-pixel centre, from a least-squares fit of a Gaussian to the surrounding pixels."""
     y, x = spot.astype(int)
     reach = 4
     y0, x0 = max(0, y - reach), max(0, x - reach)
@@ -307,13 +307,13 @@ def _radius_needed(stack: PlaneStack, plane: int, spots: _Spots) -> int:
 
 
 def distances(radius: int, y: float = 0.0, x: float = 0.0) -> Floats:
-    """Distance of each pixel of a square from a place (y, x) off its centre, px."""
+    """Distance, px, of each pixel of a square of side 2 radius + 1 from the point (y, x) off its centre."""
     offsets = np.arange(-radius, radius + 1)
     return np.asarray(np.hypot(offsets[:, None] - y, offsets[None, :] - x))
 
 
 def _end_of_light(stack: PlaneStack, beads: Beads, order: range) -> int:
-    """Radius of 95 % of the light in the first plane, in this order, that shows the beads."""
+    """Radius that holds 95 % of the light, px, in the first plane, in this order, that shows the beads."""
     radius = beads.radius_px
     far = distances(radius)
     for plane in order:

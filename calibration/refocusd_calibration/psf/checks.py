@@ -16,17 +16,17 @@ from refocusd_calibration.psf.width import Widths, sign_of_defocus
 
 #: Largest misfit beyond noise, relative to the kernels' energy.
 _MISFIT = {"beads": 0.15, "planes": 0.3}
-#: An NA further from the nominal one means another objective, or a wrong pixel size or z step.
+#: Largest relative difference from the nominal NA; more means another objective, or a wrong pixel size or z step.
 _NA_APART = 0.15
-#: The same of an apodised pupil, whose edge is hard to see.
+#: The same for an apodised pupil, whose edge is hard to determine.
 _APODISED_APART = 0.3
-#: A pixel size that differs more from the stated one is wrong, whatever its uncertainty.
+#: Relative difference from the stated pixel size that is accepted whatever its uncertainty.
 _PIXEL_APART = 0.03
 #: Fewest planes on each side of focus.
 _PLANES_A_SIDE = 2
 #: Fewest beads that show how beads differ.
 FEWEST_BEADS = 5
-#: Kernels must widen by this factor over the series, otherwise no law can be seen.
+#: Kernels must widen by this factor over the series, otherwise they do not show a law.
 _WIDENING = 1.3
 #: A larger change of brightness over the series is due to bleaching or a drifting lamp.
 _FLUX = 0.25
@@ -41,7 +41,7 @@ def psf_checks(
     stated_na: float | None,
     field_um: float | None,
 ) -> tuple[list[Check], list[str]]:
-    """Checks of a measurement, and remarks without influence on them."""
+    """Checks of a measurement, and remarks that do not affect them."""
     checks = [_focus(observed, section), _widening(widths), _misfit(observed, fit)]
     if section.method == "beads":
         detail = f"{section.beads} beads were averaged; at least {FEWEST_BEADS} are needed to see how they differ"
@@ -78,7 +78,7 @@ def psf_checks(
 
 
 def _effective_na(section: PsfSection) -> float:
-    """The NA of the uniform pupil that is as wide (second moment of intensity) as the apodised one."""
+    """The NA of the uniform pupil with the same width (second moment of intensity) as the apodised one."""
     assert section.na is not None
     fall = 2 * section.apodisation.value if section.apodisation else 0.0
     if abs(fall) < 1e-3:

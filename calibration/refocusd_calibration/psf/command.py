@@ -1,6 +1,6 @@
-"""`refocusd calibrate psf`: beads or matched planes, taken now or recorded before.
+"""`refocusd calibrate psf`: measures beads or matched planes, recorded ones or ones taken now.
 
-Only what parses is imported here: every `refocusd` command loads this file.
+At the top, only what the parser needs is imported, because every `refocusd` command loads this file.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuse numbers that make no sense.
+    """Refuse numbers that are not plausible.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def _law(fit: LawFit) -> dict[str, Any]:
 
 
 def _in_focus(text: str) -> int | NDArray[np.float32] | None:
-    """What ``--in-focus`` names: a plane, the sharpest one, or a frame of its own."""
+    """The plane that ``--in-focus`` names: its index, None for the sharpest, or a separate frame."""
     import numpy as np
 
     from refocusd.formats.open_dataset import open_dataset

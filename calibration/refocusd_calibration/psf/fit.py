@@ -1,4 +1,4 @@
-"""Fits a law of blur to what was observed, with uncertainties from the replicates."""
+"""Fits a law of blur to the observed values, with uncertainties from the replicates."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ class LawFit:
     influence : ndarray of float64, shape (replicates, parameters)
         Contribution of each replicate to the error of the values.
     covariance : ndarray of float64, shape (parameters, parameters)
-        Of the values; from the replicates where there are enough.
+        Covariance of the values, from the replicates if there are enough.
     replicates_decide : bool
-        False if there are too few; the covariance then follows from the weights.
+        False if there are too few replicates; the covariance then follows from the weights.
     chi2 : float
-        Weighted sum of squares.
+        Weighted sum of the squared residuals.
     freedom : int
-        Values less parameters, amplitudes and backgrounds.
+        Degrees of freedom: values minus parameters, amplitudes and backgrounds.
     residual_rms : float
-        Square root of the energy of the residuals relative to the fitted values, weighted by area.
+        Root mean square of the residuals over that of the fitted values, weighted by area.
     shown : Weighted
+        The law's values with amplitudes and backgrounds, and the residuals.
     at_bound : tuple of str
         Parameters that ended at a bound and are not reliable.
     """
@@ -69,19 +70,19 @@ class LawFit:
         return measured(self.values[place], self.uncertainty[place])
 
     def spread(self, errors: Floats) -> Floats:
-        """Standard uncertainty of quantities from their error in each replicate (first axis)."""
+        """Standard uncertainty of quantities, from their error in each replicate (first axis)."""
         count = len(errors)
         variance = (errors**2).sum(0) * count / max(1, count - 1)
         return np.asarray(_student(count) * np.sqrt(variance), np.float64)
 
 
 def fit_law(observed: Observed, law: BlurLaw, starts: Sequence[Floats] = ()) -> LawFit:
-    """Weighted least squares of a law, amplitudes and backgrounds eliminated at each step.
+    """Fit a law by weighted least squares, eliminating amplitudes and backgrounds at each step.
 
     The uncertainty is the infinitesimal jackknife over the replicates (beads, or sectors
-    of the spectrum): it includes all variation between them, whether or not it is correlated from
+    of the spectrum).  It includes all variation between them, whether or not this is correlated from
     plane to plane and whether or not the weights are right (White 1982, Econometrica 50:1; Efron
-    1982, The Jackknife).  It is widened by Student's t for their number.
+    1982, The Jackknife), and is widened by Student's t for their number.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ def fit_law(observed: Observed, law: BlurLaw, starts: Sequence[Floats] = ()) -> 
 
 
 def _residual_rms(observed: Observed, shown: Weighted) -> float:
-    """Root mean square of what a law leaves, over that of what it fits."""
+    """Root mean square of the residuals over that of the fitted values, weighted by area."""
     area = observed.area_um2 if observed.method == "beads" else observed.bins
     fitted = shown.amplitude[:, None] * shown.shape
     return math.sqrt(float((area * shown.residual**2).sum()) / float((area * fitted**2).sum()))

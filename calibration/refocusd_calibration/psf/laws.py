@@ -1,6 +1,6 @@
-"""How a point blurs with defocus: three laws, as radial functions that can be fitted.
+"""Three laws of how a point blurs with defocus, as radial functions that can be fitted.
 
-| law | parameters | where it serves |
+| law | parameters | used for |
 |---|---|---|
 | `WaveLaw` | NA, spherical aberration, apodisation | a widefield microscope: `refocusd.imaging.optics` in radial form |
 | `GaussianLaw` | blur in focus, blur per um | simulators, strongly aberrated or scattering specimens |
@@ -11,8 +11,8 @@ hundred times at all planes, so the wave law is computed here with Hankel transf
 Gauss-Legendre quadrature.  This takes milliseconds for a whole series, is smooth in every parameter
 and has no periodic borders.
 
-The refractive index is held, not fitted: except for the largest apertures, defocus depends on
-``NA^2 / n`` and the focused spot only on NA, so that n could not be separated from the pixel size
+The refractive index is held, not fitted.  Except for the largest apertures, defocus depends on
+``NA^2 / n`` and the focused spot only on NA, so n could not be separated from the pixel size
 and the scale of the stage, which a user can check.
 """
 
@@ -94,12 +94,10 @@ class GaussianLaw(BlurLaw):
 
     Parameters
     ----------
-    focus_um : float
-        Where the fit starts.
-    blur_focus_um, blur_um_per_um : float
-        Where the fit starts.
+    focus_um, blur_focus_um, blur_um_per_um : float
+        Values at which the fit starts.
     hold_focus_blur : bool
-        Do not fit `blur_focus_um`, which a ratio of spectra does not show.
+        Do not fit `blur_focus_um`, which a ratio of spectra does not determine.
     span_um : (float, float)
         Stage positions between which the focus lies.
     """
@@ -146,8 +144,8 @@ class GaussianLaw(BlurLaw):
 class DiscLaw(GaussianLaw):
     """Uniform disc of radius ``disc_um_per_um * |defocus|``, smoothed by the blur in focus.
 
-    Parameters as `GaussianLaw`, with the disc's radius per um of defocus (the tangent of
-    the half angle of the light cone) in place of the Gaussian's slope.
+    The parameters are those of `GaussianLaw`, with the disc's radius per um of defocus (the tangent
+    of the half angle of the light cone) instead of the Gaussian's slope.
     """
 
     name = "disc"
@@ -165,7 +163,7 @@ class DiscLaw(GaussianLaw):
     def kernel(self, values: Floats, z_um: Floats, radius_um: Floats) -> Floats:
         """See `BlurLaw`."""
         blur, slope, focus = self._full(values)
-        # exp(-2 (pi 0.85)^2) = 6e-7: nothing is left beyond.
+        # exp(-2 (pi 0.85)^2) = 6e-7: higher frequencies are negligible.
         highest = 0.85 / blur
         reach = float(radius_um.max()) + slope * float(np.abs(z_um - focus).max())
         nodes, weights = _legendre(40 + math.ceil(_NODES_PER_CYCLE * highest * reach), highest)
@@ -178,16 +176,16 @@ class WaveLaw(BlurLaw):
 
     The pupil function at ``s = rho / rho_max`` is ``exp(-apodisation s^2)`` in amplitude
     and ``2 pi (defocus axial(s) + spherical_waves s^4)`` in phase; without apodisation it
-    is `refocusd.imaging.optics.Optics`.  Camera pixels integrate (their square's transfer
-    function is averaged over angles), and so does a bead that is not small: a sphere,
-    evenly dyed.
+    is `refocusd.imaging.optics.Optics`.  The kernel is integrated over camera pixels (the transfer
+    function of a square, averaged over angles) and over beads that are not small (evenly dyed
+    spheres).
 
     Parameters
     ----------
     na, wavelength_um, refractive_index, pixel_um : float
-        `na`, below the refractive index, is where the fit starts; the others are held.
+        The fit starts at `na`, which is below the refractive index; the others are held.
     focus_um : float
-        Where the fit starts.
+        Stage position of focus at which the fit starts.
     span_um : (float, float)
         Stage positions between which the focus lies.
     reach_um : float
@@ -195,12 +193,12 @@ class WaveLaw(BlurLaw):
     defocus_um : float
         Largest distance from focus that will be evaluated.
     bead_um : float
-        Diameter of the beads, 0 for points; where the fit starts if it is free.
+        Diameter of the beads, 0 for points; the fit starts there if it is free.
     free : collection of str
         Parameters fitted in addition to NA, spherical aberration and focus: any of ``apodisation``,
         ``bead_um`` and ``pixel_scale`` (the true pixel size divided by `pixel_um`).
     start : mapping of str to float
-        Where the fit starts, for any parameter.
+        Values at which the fit starts, for any parameters.
     """
 
     name = "wave"
@@ -232,7 +230,7 @@ class WaveLaw(BlurLaw):
             "focus_um": focus_um,
             **(start or {}),
         }
-        # An apodised pupil may be much larger than the aperture that it works with.
+        # An apodised pupil may be much larger than its effective aperture.
         most = 1.9 if "apodisation" in free else 1.4
         self._highest = min(most * na, 0.995 * refractive_index)
         bounds = {
@@ -263,14 +261,14 @@ class WaveLaw(BlurLaw):
         self._to_frequency: Floats | None = None
 
     def transfer(self, values: Floats, z_um: Floats, frequency: Floats) -> Floats:
-        """See `BlurLaw`.  Pixel integration included, the bead not."""
+        """See `BlurLaw`.  It includes integration over pixels, but not over the bead."""
         optics = self._named(values)
         scaled = frequency / optics["pixel_scale"]
         otf = self._otf(optics, z_um, scaled)
         return np.asarray(otf * _pixel_transfer(frequency * self.pixel_um), np.float64)
 
     def kernel(self, values: Floats, z_um: Floats, radius_um: Floats) -> Floats:
-        """See `BlurLaw`.  Pixel integration and the bead included."""
+        """See `BlurLaw`.  It includes integration over pixels and over the bead."""
         optics = self._named(values)
         scale, edge = optics["pixel_scale"], optics["na"] / self.wavelength_um
         nodes = self._frequency * edge
@@ -286,7 +284,7 @@ class WaveLaw(BlurLaw):
 
     def _otf(self, optics: Mapping[str, float], z_um: Floats, frequency: Floats) -> Floats:
         cycles = frequency * self.wavelength_um / optics["na"]
-        passed = cycles <= 2  # the nodes do not resolve what no pupil passes
+        passed = cycles <= 2  # the cut-off; the nodes do not resolve higher frequencies
         otf = np.zeros((len(z_um), len(frequency)))
         otf[:, passed] = self._weighted(optics, z_um) @ j0(
             2 * np.pi * np.outer(self._radius, cycles[passed])
@@ -294,7 +292,7 @@ class WaveLaw(BlurLaw):
         return otf
 
     def _weighted(self, optics: Mapping[str, float], z_um: Floats) -> Floats:
-        """Light of the rings at the radial nodes, in all 1 by Parseval's theorem."""
+        """Light of the ring at each radial node; its sum is 1 by Parseval's theorem."""
         s, weights = self._pupil
         edge = optics["na"] / self.wavelength_um
         axial = np.sqrt((self.refractive_index / self.wavelength_um) ** 2 - (edge * s) ** 2)
@@ -310,9 +308,9 @@ class WaveLaw(BlurLaw):
 
 
 def kernel_sigma_um(law: BlurLaw, values: Floats, z_um: Floats) -> Floats:
-    """Width of the kernel at each stage position: the equivalent Gaussian's sigma.
+    """Width of the kernel at each stage position: the sigma of the equivalent Gaussian.
 
-    ``sigma = 1 / (2 pi f)`` at the lowest frequency f where the transfer function falls
+    ``sigma = 1 / (2 pi f)`` with the lowest frequency f at which the transfer function falls
     to ``exp(-1/2)``: exactly sigma for a Gaussian, 0.522 R for a disc of radius R.
     The alternative, the second moment, does not exist for a diffraction-limited kernel (its tails
     fall as 1/r^3) and is unstable if the tails are cut off.
@@ -327,9 +325,9 @@ def kernel_sigma_um(law: BlurLaw, values: Floats, z_um: Floats) -> Floats:
     Returns
     -------
     ndarray of float64, shape (planes,)
-        In um; NaN where the transfer function does not fall that far.
+        In um; NaN if the transfer function does not fall that far.
     """
-    # Logarithmic, because widths in focus and far from it differ by two orders of magnitude.
+    # Logarithmic, because widths in focus and far from focus differ by two orders of magnitude.
     frequency = np.geomspace(1e-3, 20.0, 600)
     otf = law.transfer(values, z_um, frequency)
     sigma = np.full(len(z_um), np.nan)
@@ -346,7 +344,7 @@ def kernel_sigma_um(law: BlurLaw, values: Floats, z_um: Floats) -> Floats:
 def _legendre(count: int, end: float) -> tuple[Floats, Floats]:
     """At least `count` nodes and weights of Gauss-Legendre quadrature on [0, end].
 
-    In panels, because one rule of a thousand nodes takes seconds to compute.
+    They are computed in panels, because one rule of a thousand nodes would take seconds.
     """
     panels = math.ceil(count / _PANEL)
     nodes, weights = np.polynomial.legendre.leggauss(_PANEL)
@@ -356,7 +354,7 @@ def _legendre(count: int, end: float) -> tuple[Floats, Floats]:
 
 
 def _pixel_transfer(cycles: Floats) -> Floats:
-    """Transfer of a square pixel at frequencies in cycles a pixel, mean over all angles."""
+    """Transfer function of a square pixel, frequencies in cycles per pixel, mean over all angles."""
     angle = np.pi / 4 * (np.arange(8) + 0.5) / 8
     across, along = np.cos(angle)[:, None] * cycles, np.sin(angle)[:, None] * cycles
     mean: Any = np.mean(np.sinc(across) * np.sinc(along), axis=0)
@@ -364,7 +362,7 @@ def _pixel_transfer(cycles: Floats) -> Floats:
 
 
 def _sphere_transfer(cycles: Floats) -> Floats:
-    """Transfer of a sphere's projection at frequencies in cycles a diameter."""
+    """Transfer function of a sphere's projection, frequencies in cycles per diameter."""
     x = np.pi * cycles
     small = x < 1e-2
     safe = np.where(small, 1.0, x)

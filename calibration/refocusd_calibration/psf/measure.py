@@ -1,10 +1,10 @@
-"""The defocus kernel as a function of micrometres, from beads or from matched planes.
+"""Measures the defocus kernel as a function of the distance from focus, from beads or matched planes.
 
 | step | beads | planes |
 |---|---|---|
-| what is observed | `beads`, `average`: radial profiles | `spectra`: ratios of spectra |
-| which law describes it | `fit`: wave optics, Gaussian, disc; by BIC | the same |
-| widths, both sides of focus | `width` | the same |
+| observation | `beads`, `average`: radial profiles | `spectra`: ratios of spectra |
+| choice of the law | `fit`: wave optics, Gaussian, disc; by BIC | the same |
+| widths on both sides of focus | `width` | the same |
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from refocusd_calibration.psf.width import Widths, asymmetry, kernel_widths
 _NA_FLOOR = {"beads": 0.001, "planes": 0.003}
 #: Largest relative uncertainty of a fitted pixel size.
 _PIXEL_KNOWN = 0.02
-#: Misfit beyond noise below which a law describes the kernels: the pixel size is then fitted, but no
-#: further parameter.
+#: Misfit beyond noise up to which a law describes the kernels; the pixel size is then fitted, but no
+#: other parameter is added.
 _CLEAN = 0.05
 #: Misfit of planes (chi² per degree of freedom) up to which the plain wave law describes them.
 _PLAIN_CHI2 = 1.5
@@ -54,11 +54,11 @@ class Stated:
     Parameters
     ----------
     na : float or None
-        Nominal; the fit starts there and its result is compared with this value.
+        Nominal numerical aperture, at which the fit starts and with which its result is compared.
     wavelength_um : float or None
-        Emission; without it, the wave law is not fitted.
+        Emission wavelength; without it, the wave law is not fitted.
     refractive_index : float
-        Of the immersion.
+        Refractive index of the immersion.
     bead_um : float
         Diameter of the beads.
 
@@ -91,7 +91,7 @@ class PsfMeasurement(Measurement):
     section : PsfSection
     observed : Observed
     fits : dict of str to LawFit
-        By the law's name.
+        Fits by the name of the law.
     widths : Widths
     """
 
@@ -157,7 +157,7 @@ def measure_planes(
     stack : PlaneStack
     in_focus : int, ndarray of float32 of shape (height, width), or None
         Index of the in-focus plane in the series, in order of z, or a frame taken
-        apart, at focus; None takes the sharpest plane.
+        separately, at focus; None: the sharpest plane.
     stated : Stated
 
     Raises
@@ -199,7 +199,7 @@ def measure_planes(
 
 
 def _refined(spectra: SpectraRatios, observed: Observed, fit: LawFit) -> tuple[Observed, LawFit]:
-    """The ratios corrected with a law's help, and the law fitted to them."""
+    """The ratios, corrected with a fitted law, and the law fitted to them."""
     for _ in range(_REFINEMENTS):
         observed = spectra.observed(fit.law, fit.values)
         fit = fit_law(observed, fit.law, [fit.values])
@@ -280,7 +280,7 @@ def _fit_wave(
 
 
 def _apodised(observed: Observed, stated: Stated, plain: LawFit, reach_um: float) -> LawFit:
-    """The wave law again, with the pupil's apodisation free."""
+    """Fit the wave law again, with the pupil's apodisation free."""
     na, waves, focus = (float(value) for value in plain.values)
     law = _wave_law(observed, stated, na, focus, reach_um, free=("apodisation",))
     starts = [_changed(law, spherical_waves=waves)]
@@ -328,7 +328,7 @@ def _wave_law(
 
 
 def _changed(law: WaveLaw, **values: float) -> Floats:
-    """Start of the law's fit with some parameters changed."""
+    """The parameters at which a law's fit starts, with some of them changed."""
     start = law.start()
     for name, value in values.items():
         start[law.parameters.index(name)] = value
@@ -336,7 +336,7 @@ def _changed(law: WaveLaw, **values: float) -> Floats:
 
 
 def _core_um(observed: Observed, sharpest: float) -> float:
-    """Full width at half maximum of the sharpest kernel."""
+    """Full width at half maximum of the sharpest kernel, um; 0 if it does not fall that far."""
     core = observed.values[int(np.argmin(np.abs(observed.z_um - sharpest)))]
     below = np.flatnonzero(core < 0.5 * core.max())
     return 2 * float(observed.bins[below[0]]) if below.size else 0.0
@@ -420,7 +420,7 @@ def _measurement(
 
 
 def _scaled(observed: Observed, stated: Stated, fit: LawFit) -> LawFit:
-    """The plain wave law again, with the pixel size free."""
+    """Fit the plain wave law again, with the pixel size free."""
     na, waves, focus = (float(value) for value in fit.values)
     reach_um = _cone_um(observed, stated, na, focus)
     start = {"spherical_waves": waves}
@@ -447,14 +447,14 @@ def _pixel_scale(observed: Observed, fit: LawFit, stated: Stated) -> Measured | 
 def _gaussian_law(
     fit: LawFit | None, defocus: Floats, widths: Widths
 ) -> tuple[Measured | None, Measured | None]:
-    """Blur in focus and per um: as fitted, or from the widths by weighted least squares."""
+    """Blur in focus and per um of defocus: from the fit, or from the widths by weighted least squares."""
     if fit is not None and fit.measured("blur_focus_um") is not None:
         return fit.measured("blur_focus_um"), fit.measured("blur_um_per_um")
     good = np.isfinite(widths.sigma_um)
     if good.sum() < 4:
         return None, None
     variance = widths.sigma_um[good] ** 2
-    # Relative weights: a law that is wrong by a few per cent everywhere is the most useful.
+    # With relative weights, because a law that is off by a few per cent everywhere is the most useful.
     design = np.stack([np.ones_like(variance), defocus[good] ** 2], axis=1)
     found = weighted_fit(design, variance, variance**-2)
     spread = found.sigma * math.sqrt(found.chi2 / (len(variance) - 2))

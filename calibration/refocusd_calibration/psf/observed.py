@@ -54,7 +54,7 @@ class Observed:
     values, variances : ndarray of float64, shape (planes, bins)
         Counts (beads) or ratios (planes).
     deviations : ndarray of float64, shape (replicates, planes, bins)
-        Contribution of each replicate to the error of the values; they sum to zero.
+        Contribution of each replicate to the error of the values; the sum over replicates is zero.
     radius_um : ndarray of float64, shape (radii,)
         Radii at which a law's kernels are evaluated; empty for planes.
     operator : ndarray of float64, shape (planes or 1, bins, radii)
@@ -89,7 +89,7 @@ class Observed:
             return np.asarray((self.operator @ kernel[:, :, None])[..., 0], np.float64)
         transfer = law.transfer(values, np.append(self.z_um, self.reference(values)), self.bins)
         below = transfer[-1]
-        # The in-focus spectrum may vanish beyond the cut-off, where nothing is known.
+        # The in-focus spectrum may vanish beyond the cut-off, where the ratio is unknown.
         safe = np.where(np.abs(below) < 1e-3, np.copysign(1e-3, below), below)
         return np.asarray(transfer[:-1] / safe, np.float64)
 
@@ -98,7 +98,7 @@ class Observed:
         return float(values[-1]) if self.reference_um is None else self.reference_um
 
     def fitted(self, shape: Floats) -> Weighted:
-        """Best amplitude and background of each plane."""
+        """Fit the amplitude and background of each plane to a law's values, shape (planes, bins)."""
         centred, mean_shape = self._centred(shape)
         about, mean_value = self._centred(self.values)
         amplitude = self._amplitude(about, centred, wanted=1.0)
@@ -119,7 +119,7 @@ class Observed:
         return np.asarray(about - self._amplitude(about, centred)[..., None] * centred, np.float64)
 
     def _centred(self, values: Floats) -> tuple[Floats, Floats]:
-        """Values minus the weighted mean of each plane, which is its background; 0 for planes."""
+        """Values minus the weighted mean of each plane, and this mean, which is 0 for matched planes."""
         if self.method == "planes":
             return values, np.zeros(values.shape[:-1])
         weight = 1 / self.variances
@@ -127,7 +127,7 @@ class Observed:
         return values - mean[..., None], mean
 
     def _amplitude(self, values: Floats, shape: Floats, wanted: float = 0.0) -> Floats:
-        """Least-squares scale of `shape` by plane; for matched planes it is held near `wanted`."""
+        """Least-squares scale of `shape` at each plane; for matched planes it is held near `wanted`."""
         weight = 1 / self.variances
         prior = 1 / AMPLITUDE_SPREAD**2 if self.method == "planes" else 0.0
         top = (weight * shape * values).sum(-1) + prior * wanted

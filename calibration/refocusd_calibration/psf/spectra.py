@@ -1,8 +1,8 @@
 """Measures the blur without beads: spectra of defocused planes relative to the in-focus plane.
 
 For one field, the spectrum of a defocused plane is that of the in-focus plane times the ratio of
-their transfer functions.  The ratio is estimated as cross spectrum divided by power spectrum, summed
-over rings of equal frequency.  This is a least-squares estimate, in which each mode is weighted by the
+their transfer functions.  The ratio is estimated as cross spectrum divided by power spectrum, each summed
+over rings of equal frequency.  This is a least-squares estimate in which each mode is weighted by the
 specimen's power.
 
 A window keeps the frame's edges out of the spectra but biases the ratio, because light that left the
@@ -45,18 +45,18 @@ _MODEL_ERROR = 0.004
 
 
 class SpectraRatios:
-    """Spectra of the planes of one field over the in-focus plane's.
+    """Ratios of the spectra of a field's planes to that of the in-focus plane.
 
-    Planes that are shifted sideways against the in-focus one are shifted back.
+    Planes that are shifted sideways relative to the in-focus plane are shifted back.
 
     Parameters
     ----------
     stack : PlaneStack
     in_focus : ndarray of float32, shape (height, width)
-        Counts, of the same field.
+        In-focus plane of the same field, counts.
     reference_um : float or None
         Stage position of the in-focus plane, which is left out of the series; None if
-        it was taken apart, at focus.
+        it was taken separately, at focus.
     cut_off : float, optional
         Highest frequency that the objective passes, cycles per um.
 
@@ -103,11 +103,11 @@ class SpectraRatios:
             self._shifts.append(shift)
 
     def observed(self, law: BlurLaw | None = None, values: Floats | None = None) -> Observed:
-        """The ratios; replicates are sectors of the spectrum.
+        """The ratios; the replicates are sectors of the spectrum.
 
         The window is small and the specimen is not the same everywhere, which together bias the
-        ratio of one field.  The same estimate for the in-focus plane blurred by a fitted law is biased
-        by the same amount: with a law and its values, the ratios are corrected for that.
+        ratio.  The same estimate for the in-focus plane, blurred by a fitted law, has the same
+        bias, so with a law and its values the ratios are corrected for it.
         """
         rows = []
         ratios: Floats | None = None
@@ -212,7 +212,7 @@ class _Field:
         self._total = np.where(good, total, np.inf)
 
     def coherence(self, plane: NDArray[np.float32], shift: tuple[float, float]) -> float:
-        """Of the plane with the in-focus one at the lowest frequencies; 1 if they agree."""
+        """Coherence of a plane with the in-focus plane at the lowest frequencies; 1 if they agree."""
         low = self._rings < 4
         mine, other = self._spectrum(plane, shift)[low], self._in_inner[self._used][low]
         powers = float(np.sum(np.abs(mine) ** 2)) * float(np.sum(np.abs(other) ** 2))
@@ -224,9 +224,9 @@ class _Field:
         shift: tuple[float, float],
         expected: tuple[Floats, Floats] | None,
     ) -> tuple[Floats, Floats, Floats]:
-        """Values, variances, and deviations by sector.
+        """Values, variances, and deviations of each sector.
 
-        `expected` is a law's ratio: frequencies in cycles per um, and its values there.
+        `expected` is the ratio of a law: frequencies in cycles per um, and its values there.
         """
         cross = self._spectrum(plane, shift) * self._in_outer[self._used].conj()
         if expected is None:
@@ -274,7 +274,7 @@ def _inner_window(side: int) -> Floats:
 
 
 def _ring_edges(step: float, highest: float) -> Floats:
-    """Rings as narrow as the window resolves, growing by a tenth at high frequency."""
+    """Edges of rings as narrow as the window resolves; at high frequency, a tenth of the frequency wide."""
     edges = [0.75 * step]
     while edges[-1] < highest:
         edges.append(edges[-1] + max(0.75 * step, 0.1 * edges[-1]))

@@ -50,7 +50,7 @@ def kernel_widths(observed: Observed, fit: LawFit) -> Widths:
     ----------
     observed : Observed
     fit : LawFit
-        Of any law that describes the kernels fairly well.
+        Fit of any law that describes the kernels fairly well.
     """
     model = kernel_sigma_um(fit.law, fit.values, observed.z_um)
     errors = observed.unexplained(fit.shown.shape, observed.deviations)
@@ -101,8 +101,8 @@ def _to_transfer(observed: Observed, fit: LawFit, plane: int, frequency: Floats)
 def asymmetry(observed: Observed, fit: LawFit, widths: Widths) -> Measured | None:
     """Relative difference in width between the sides of focus, mean over equal distances.
 
-    ``2 (above - below) / (above + below)``, from a quarter of the distance that both
-    sides have to all of it.  The uncertainty includes that of the focus position.
+    It is the mean of ``2 (above - below) / (above + below)`` from a quarter of the largest distance that
+    both sides have up to this distance.  The uncertainty includes that of the focus position.
 
     Returns
     -------
@@ -141,12 +141,14 @@ def sign_of_defocus(
 ) -> tuple[bool, str]:
     """Whether a single frame shows on which side of focus it is, and why.
 
-    A frame does not show its distance from focus, so kernels at equal distances are not what counts,
-    but whether kernels of equal width differ between the two sides.
+    A frame does not show its distance from focus.  It therefore matters whether kernels of equal
+    width, not at equal distances, differ between the two sides.
 
     Returns
     -------
-    (bool, str)
+    bool
+    str
+        The reason in words.
     """
     if difference is None:
         return False, "not known: the series covers only one side of focus"
@@ -164,7 +166,7 @@ def sign_of_defocus(
 
 
 def _contrast(observed: Observed, fit: LawFit) -> float:
-    """Largest difference of the transfer functions at the middle distance, at equal width."""
+    """Largest difference of the transfer functions of the two sides at equal width, at half the range."""
     focus = float(fit.values[-1])
     end = min(float(observed.z_um.max()) - focus, focus - float(observed.z_um.min()))
     above = np.array([focus + 0.5 * end])

@@ -12,7 +12,7 @@ from typing import Any
 from refocusd.demo.headless import headless_core
 from refocusd.errors import ConfigError
 
-#: Where Micro-Manager's pycromanager server listens.
+#: Port of Micro-Manager's pycromanager server.
 JAVA_PORT = 4827
 
 
@@ -43,14 +43,14 @@ def microscope_core() -> Any:
 
 
 def strings(vector: Any) -> list[str]:
-    """Micro-Manager's lists of names: a tuple in Python, a StrVector over the bridge."""
+    """Convert a list of names from Micro-Manager: a tuple in Python, a StrVector over the bridge."""
     if hasattr(vector, "size"):
         return [str(vector.get(index)) for index in range(vector.size())]
     return [str(item) for item in vector]
 
 
 def _listens(port: int) -> bool:
-    # The clients wait forever or fail obscurely if nothing answers, so check first.
+    # If nothing answers, the clients wait forever or fail obscurely.
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -66,7 +66,7 @@ def open_microscope(
     ----------
     mm_config : Path, optional
         Hardware configuration to start; a plain name is looked for among `adapters`.
-        None takes the core that runs.
+        None: the running core.
     adapters : Path, optional
         Folder of Micro-Manager's device adapters; by default those of the package
         `mm-test-adapters`.
@@ -135,7 +135,7 @@ def ask(question: str, *, yes: bool) -> None:
     Parameters
     ----------
     question : str
-        About what was done, or is about to be done.
+        Question about what was done, or is about to be done.
     yes : bool
         Do not ask (``--yes``).
 

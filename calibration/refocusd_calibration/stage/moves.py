@@ -1,14 +1,14 @@
 """Runs the moves of a measurement on the microscope, and verifies them.
 
 A measurement is a list of `Move`: stage position, exposure, shutter and number of frames.  The list is
-complete before anything moves, so that a dry run can print all of it and the limits are checked for
-all of it.  `run_series` then lets pycromanager's acquisition engine carry it out and returns the folder
+complete before anything moves, so that a dry run can print all moves, and the limits are checked for
+all of them.  `run_series` then lets pycromanager's acquisition engine carry them out and returns the folder
 of the recording, which is never deleted here.
 
-Each event is handed to the engine separately, because the engine would merge frames at one position
-into a hardware sequence, whose frames do not record when and with which exposure each was taken.
+Each event is passed to the engine separately, because the engine would merge frames at one position
+into a hardware sequence, whose frames do not state the time and exposure of each.
 After each move, stage position and exposure are read back in the engine's hook, because a stage that
-stopped short reports no error.
+stops short reports no error.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from refocusd_calibration.stage.microscope import (
 )
 from refocusd_calibration.stage.plan import Move, MoveLimits, check_axes, check_moves, frame_axes
 
-#: A stage has arrived if it is within this many micrometres...
+#: A stage has arrived if its distance from the target is at most this many micrometres ...
 ARRIVAL_UM = 0.02
-#: ... or within this share of the smallest step of its target, whichever is more.
+#: ... or at most this share of the smallest step, whichever is more.
 ARRIVAL_STEPS = 0.25
 
 
@@ -52,21 +52,21 @@ def run_series(
 ) -> Path:
     """Run a series through pycromanager's acquisition engine and keep its recording.
 
-    Afterwards stage, exposure, shutter and channel are as they were, also when it failed.
+    Afterwards, even after a failure, stage, exposure, shutter and channel are restored.
 
     Parameters
     ----------
     moves : sequence of Move
     directory, name : Path, str
-        The recording lies in a new folder ``<directory>/<name>_N``.
+        The recording is written to a new folder ``<directory>/<name>_N``.
     limits : MoveLimits
         Checked for the whole series before anything moves.
     settle_ms : float
-        Waited after each move of stage or shutter.
+        Time to wait after each move of stage or shutter.
     core : optional
-        The core of a running microscope; by default the one pycromanager finds.
+        The core of a running microscope; by default the one that pycromanager finds.
     on_frame : callable, optional
-        Called for each frame about to be taken.
+        Called before each frame is taken.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def run_series(
         If a move is outside the limits, or there is no microscope, focus stage,
         shutter or channel that it names.
     InputError
-        If the stage does not arrive, the camera does not take the exposure, frames are missing
+        If the stage does not arrive, the camera does not accept the exposure, frames are missing
         from the recording, or the series was interrupted (Ctrl-C).
     """
     check_moves(moves, limits)
@@ -88,8 +88,8 @@ def run_series(
     _check_devices(core, moves)
     watch = _Watch(moves, settle_ms, _arrival_um(moves), on_frame)
     with restored(core), quiet_stage(core), _interruptible(watch):
-        # The engine sets an exposure only where it differs from its last event's,
-        # which may have been another acquisition's.
+        # The engine sets an exposure only if it differs from that of its last event,
+        # which may belong to another acquisition.
         core.set_exposure(moves[0].exposure_ms)
         path = _acquire(core, moves, Path(directory), name, watch)
     if watch.failure:
@@ -106,7 +106,7 @@ def run_shown(
     arguments: argparse.Namespace,
     core: Any,
 ) -> Path:
-    """Run a series as the flags of a measurement say, with a progress bar; see `run_series`."""
+    """Run a series with the flags of a measurement and a progress bar; see `run_series`."""
     with progress() as bar:
         task = bar.add_task(name, total=sum(move.frames for move in moves))
         return run_series(
@@ -122,9 +122,9 @@ def run_shown(
 
 @contextmanager
 def _interruptible(watch: _Watch) -> Iterator[None]:
-    """An interrupt cancels the moves that are left.
+    """Let an interrupt cancel the remaining moves.
 
-    As an exception it would be kept waiting by pycromanager until all of them were carried out.
+    As an exception, pycromanager would handle it only after carrying out all of them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -141,8 +141,8 @@ def _interruptible(watch: _Watch) -> Iterator[None]:
 
 
 def _check_whole(path: Path, moves: Sequence[Move]) -> None:
-    """Check for missing frames: if a device refuses, the engine only prints that and continues."""
-    # Not for every `refocusd --help`.
+    """Check for missing frames: if a device fails, the engine only prints a message and continues."""
+    # Imported here so that `refocusd --help` stays fast.
     from refocusd.formats.open_dataset import open_dataset
 
     with open_dataset(path) as recording:
@@ -157,7 +157,7 @@ def _check_whole(path: Path, moves: Sequence[Move]) -> None:
 
 
 def _arrival_um(moves: Sequence[Move]) -> float:
-    """How far from its target the stage may stop."""
+    """Largest distance from its target at which the stage may stop, um."""
     places = sorted({move.z_um for move in moves if move.z_um is not None})
     steps = [b - a for a, b in pairwise(places)]
     return max(ARRIVAL_UM, ARRIVAL_STEPS * min(steps, default=0.0))
@@ -229,10 +229,10 @@ def _events(move: Move, group: str) -> Iterator[dict[str, Any]]:
 
 
 class _Watch:
-    """Runs in the engine's thread before each exposure: sets the shutter, reads back, waits.
+    """Runs in the engine's thread before each exposure: sets the shutter, waits, and reads back.
 
-    It never raises: the engine would print a traceback and hang on to the event.  A
-    failure is kept, and each later event is cancelled, before it moves anything, by returning None.
+    It raises no error, because the engine would print a traceback and keep the event.  A
+    failure is stored, and each later event is cancelled, before it moves anything, by returning None.
     """
 
     def __init__(
@@ -288,7 +288,7 @@ class _Watch:
         if move.shutter != "as is" and bool(core.get_shutter_open()) != (move.shutter == "open"):
             return f"the shutter {core.get_shutter_device()!r} is not {move.shutter}"
         exposure = float(core.get_exposure())
-        # Cameras round to a line time; a tenth is another exposure.
+        # Cameras round to a line time; a difference of a tenth is another exposure.
         if abs(exposure - move.exposure_ms) > 0.1 * move.exposure_ms:
             return (
                 f"an exposure of {move.exposure_ms:g} ms was set, but the camera reports {exposure:g} ms: "

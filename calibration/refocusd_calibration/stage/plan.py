@@ -16,7 +16,7 @@ from refocusd.frame import AxisValue, canonical_axes
 #: State of the shutter: `as is` leaves it to the user and to Micro-Manager.
 Shutter = Literal["open", "closed", "as is"]
 
-#: Longer exposures are refused as a mistake, milliseconds.
+#: Longer exposures are refused as a mistake, ms.
 LONGEST_EXPOSURE_MS = 10_000.0
 
 
@@ -28,14 +28,14 @@ class Move:
     ----------
     exposure_ms : float
     z_um : float or None
-        Target of the focus stage; None leaves it where it is.
+        Target of the focus stage; None: it does not move.
     frames : int
-        Taken one after the other.
+        Number of frames, taken one after the other.
     shutter : {"open", "closed", "as is"}
     channel : str or None
-        Preset of Micro-Manager's channel group; None leaves it.
+        Preset of Micro-Manager's channel group; None: it does not change.
     axes : tuple of (str, int)
-        Of its frames, in addition to `time` (the number of the frame), e.g. ``(("z", 3),)``.
+        Axes of its frames beside `time` (the number of the frame), e.g. ``(("z", 3),)``.
     """
 
     exposure_ms: float
@@ -53,7 +53,7 @@ class MoveLimits:
     Parameters
     ----------
     low_um, high_um : float
-        Of the focus stage, in its own coordinates.
+        Range of the focus stage, in its own coordinates.
     longest_exposure_ms : float
     """
 
@@ -68,7 +68,7 @@ def check_moves(moves: Sequence[Move], limits: MoveLimits) -> None:
     Raises
     ------
     ConfigError
-        Names the first move outside the limits; also if there is no move.
+        If a move exceeds the limits (the message names the first), or there is no move.
     """
     if not moves:
         raise ConfigError("there is nothing to measure: the series has no move")
@@ -140,9 +140,9 @@ def plane_moves(
     repeats: int = 1,
     channel: str | None = None,
 ) -> list[Move]:
-    """Moves of a z series in the order given; axis `z` is the number of the plane in it.
+    """Moves of a z series in the given order; the axis `z` is the index of the plane in the series.
 
-    A plane may come again, as in a series up and down.
+    A position may occur more than once, as in a series up and down.
     """
     return [
         Move(

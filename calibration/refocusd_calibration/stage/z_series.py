@@ -1,4 +1,4 @@
-"""A z series on the microscope: its flags, its planes, and how it is taken."""
+"""Takes a z series on the microscope: its flags, its planes and its moves."""
 
 from __future__ import annotations
 
@@ -49,21 +49,20 @@ def add_z_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def plane_positions(
     low_um: float, high_um: float, step_um: float, *, least: int, better: str
 ) -> list[float]:
-    """Stage positions from the lower end up.
+    """Stage positions from the lower end up, um.
 
     Parameters
     ----------
     low_um, high_um, step_um : float
-        In um.
     least : int
-        Planes that the measurement needs.
+        Number of planes that the measurement needs.
     better : str
-        How many are better, e.g. ``20 to 40``.
+        Recommended number, e.g. ``20 to 40``.
 
     Raises
     ------
     ConfigError
-        If the range is none, or holds too few planes or far too many.
+        If the range is not valid, or holds too few planes or far too many.
     """
     finite = all(map(math.isfinite, (low_um, high_um, step_um)))
     if not (finite and low_um < high_um and step_um > 0):
@@ -88,34 +87,34 @@ def recorded_or_taken(
     *,
     repeats: int = 1,
 ) -> tuple[Sequence[Path], Microscope | None] | None:
-    """The series to measure: the recorded one, else one that is taken now, every move printed first.
+    """The series to measure: recordings, or a series that is taken now, after printing every move.
 
-    Outputs that could not be written in the end are refused before.
+    Output files that could not be written in the end are refused first.
 
     Parameters
     ----------
     arguments : Namespace
         With the flags of `add_z_flags` and `add_measurement_flags`.
     name : str
-        Of the recording.
+        Name of the new recording.
     recorded : sequence of Path
-        Recordings that were named; empty to measure on the microscope.
+        Existing recordings; empty to measure on the microscope.
     positions : callable
-        Stage positions in um from lower end, upper end and step.
+        Returns the stage positions, um, given lower end, upper end and step.
     repeats : int
-        Frames at each plane.
+        Number of frames at each plane.
 
     Returns
     -------
     (sequence of Path, Microscope or None) or None
-        The recordings, and the microscope if it took them now; None for a dry run.
+        The recordings, and the microscope if they were taken now; None for a dry run.
 
     Raises
     ------
     ConfigError
         If the flags are incomplete, or a move would leave the limits.
     InputError, OutputError
-        As `check_places` and `check_profile`.
+        See `check_places` and `check_profile`.
     """
     if not arguments.dry_run:
         from refocusd_calibration.cli.outcome import check_places
@@ -152,7 +151,7 @@ def recorded_or_taken(
 
 
 def _how_far(z_um: Sequence[float]) -> str:
-    """How far the stage of the running microscope will go from where it stands."""
+    """A sentence that says how far the stage of the running microscope will go from its position."""
     try:
         core = microscope_core()
     except ConfigError:

@@ -1,4 +1,4 @@
-"""Through-focus series: assigns the frames of recordings to planes and sweeps.
+"""Assigns the frames of through-focus recordings to planes and sweeps.
 
 A *sweep* is a run of planes in one direction of the stage.  Recordings are split wherever the stage
 reverses, so a recording that goes up, down and up again gives three sweeps.  Consecutive frames at
@@ -28,9 +28,9 @@ from refocusd.profiles.microscope_metadata import bit_depth_of
 
 #: Fewest planes that show a focus: a peak has three parameters.
 MIN_PLANES = 5
-#: Stage positions closer than this (um) are equal: encoders resolve more than stages repeat.
+#: Stage positions closer than this (um) are equal: encoders resolve smaller distances than stages can repeat.
 SAME_UM = 1e-4
-#: Fewest pixels with the same highest count that show an end of the scale.
+#: The highest count is the end of the scale only if at least this many pixels have it.
 FEWEST_CUT_OFF = 10
 
 
@@ -44,9 +44,9 @@ class Plane:
     reads : tuple of callable
         Each returns the pixels of one frame.
     time_s : float or None
-        When the first was taken, on the series' clock.
+        Time of the first frame, on the series' clock.
     name : str
-        For messages.
+        Name for messages.
     """
 
     z_um: float
@@ -85,11 +85,11 @@ class ZSeries:
     shape : (int, int)
         Height and width of every frame, px.
     pixel_um : float or None
-        As recorded.
+        Pixel size that the recordings state.
     metadata : mapping
-        Of the first frame.
+        Metadata of the first frame.
     channel : str
-        From the frames' axes; "" if they do not name it.
+        Channel according to the frames' axes; "" if they do not name one.
     notes : tuple of str
         What was left out, and why.
     counted : bool
@@ -113,17 +113,17 @@ def open_series(
     channel: str | None = None,
     position: int | str | None = None,
 ) -> Iterator[ZSeries]:
-    """Sweeps of one or several recordings of one field; files stay open meanwhile.
+    """Open one or several recordings of one field as sweeps; the files are closed on leaving.
 
     Parameters
     ----------
     paths : sequence of str or Path
         Recordings, in the order taken.
     z_step_um : float, optional
-        Between neighbouring planes, for recordings without stage positions. If given, it
-        overrides those of the recording.
+        Distance between neighbouring planes, for recordings without stage positions; it
+        overrides the positions of a recording that has them.
     channel, position : optional
-        Required if a recording has several.
+        The one to use; required if a recording has several.
 
     Raises
     ------
@@ -299,7 +299,7 @@ def known_pixel_um(path: str | Path, pixel_um: float | None) -> float:
 
 
 def sweeps_of(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]]:
-    """Runs in one direction; runs that are too short to show a focus are left out and counted."""
+    """Sweeps of the planes, and notes; runs that are too short to show a focus are left out."""
     planes = _merged(planes)
     runs: list[Sweep] = []
     start = 0
@@ -316,7 +316,7 @@ def sweeps_of(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ..
         start = end
     whole = [run for run in runs if len(run.planes) >= MIN_PLANES]
     if not whole:
-        # Not in order, so neither from below nor from above.
+        # The planes were not taken in order, so neither from below nor from above.
         ordered = _merged(sorted(planes, key=lambda plane: plane.z_um))
         return ((Sweep(0, tuple(ordered)),) if len(ordered) >= MIN_PLANES else ()), ()
     left = sum(len(run.planes) for run in runs) - sum(len(run.planes) for run in whole)
@@ -325,7 +325,7 @@ def sweeps_of(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ..
 
 
 def _merged(planes: Sequence[Plane]) -> list[Plane]:
-    """Planes; consecutive frames at one stage position are merged into one."""
+    """Merge consecutive frames at one stage position into one plane."""
     merged: list[Plane] = []
     for plane in planes:
         if merged and abs(merged[-1].z_um - plane.z_um) < SAME_UM:
@@ -355,7 +355,7 @@ def end_of_scale(metadata: Mapping[str, Any], dtype: np.dtype[Any]) -> float:
 
 
 def cut_off_at(pixels: NDArray[Any]) -> float:
-    """The count that many pixels have and none exceeds, as of a camera whose scale nothing states; else infinity."""
+    """The highest count if it seems to be the end of an unstated scale, otherwise infinity."""
     top = float(pixels.max())
     # Without an end of the scale, counts become rarer towards the brightest pixel.
     below = (pixels >= min(0.98 * top, top - 3)) & (pixels < top)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from refocusd.cli.flags import add_setting_flags, settings_of
+from refocusd.cli.flags import Paths, add_setting_flags, settings_of
 from refocusd.cli.offline import Done, process_one, quietly, recorded, report
 from refocusd.daemon.offline import OwnDaemon
 
@@ -30,7 +30,12 @@ JSON = "what was done"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="raw dataset, recording or folder"
+        "paths",
+        nargs="+",
+        type=Path,
+        action=Paths,
+        metavar="PATH",
+        help="raw dataset, recording or folder; may have wildcards",
     )
     parser.add_argument(
         "--output", type=Path, help="folder for <name>_refocused (default: beside each PATH)"

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from refocusd.cli.console import note
-from refocusd.cli.flags import add_setting_flags, given_settings, settings_of
+from refocusd.cli.flags import Paths, add_setting_flags, given_settings, settings_of
 from refocusd.cli.offline import (
     Done,
     check_quickly,
@@ -56,6 +56,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "datasets",
         nargs="+",
         type=Path,
+        action=Paths,
         metavar="DATASET",
         help="raw dataset or recording, or a refocused dataset of it",
     )

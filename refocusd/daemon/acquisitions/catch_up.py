@@ -1,4 +1,4 @@
-"""Catch-up: frames that could not be refocused live, from the raw dataset."""
+"""Catch-up: submits frames that could not be refocused live, from the raw dataset."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def _open_raw(path: str) -> Dataset:
-    """An NDTiff dataset, or image stacks of Micro-Manager, finished or not."""
+    """Open an NDTiff dataset, or image stacks of Micro-Manager, finished or not."""
     if not (Path(path) / INDEX_NAME).exists():
         return open_dataset(path, growing=True)
     try:
@@ -42,11 +42,12 @@ def _open_raw(path: str) -> Dataset:
 
 
 def _refuse_another(raw: Dataset, open_: Open, sample: Sequence[Fate]) -> None:
-    """Refuse what was recorded in the place of an acquisition since an earlier daemon ended.
+    """Refuse a dataset that was recorded in the place of the acquisition since an earlier daemon ended.
 
     Raises
     ------
     InputError
+        If `raw` is another recording.
     """
     known = {fate.axes: fate.raw_checksum for fate in sample if fate.raw_checksum is not None}
     noted_then = noted(msgspec.json.decode(open_.recording or "{}"))
@@ -61,14 +62,14 @@ def _refuse_another(raw: Dataset, open_: Open, sample: Sequence[Fate]) -> None:
 
 @dataclass(slots=True)
 class _Raw:
-    """The raw dataset of an acquisition, between its catch-ups: each reads only what is new.
+    """The raw dataset of an acquisition, kept between its catch-ups so that each reads only new records.
 
-    Its files are closed meanwhile.  The first catch-up compares it with the ledger and the output:
-    both belong to us since.
+    Its files are closed in between.  Only the first catch-up checks that it is the same recording, and that
+    the output has the frames that the ledger lists: after that, nobody but this daemon writes them.
     """
 
     dataset: Dataset
-    #: Frames that had no final state when they were last looked at.
+    #: Canonical axes of the frames that had no final state when last checked.
     pending: list[str] = field(default_factory=list)
     compared: bool = False
 
@@ -78,13 +79,13 @@ class _Raw:
         return cls(dataset, dataset.axes_keys())
 
     def refresh(self) -> None:
-        """Take up what was recorded since the last catch-up."""
+        """Add the frames that were recorded since the last catch-up."""
         try:
             fresh = self.dataset.refresh()
             # A frame may have been written again.
             self.pending = list(dict.fromkeys([*self.pending, *fresh]))
         except InputError:
-            # As in `_open_raw`.
+            # A damaged record, as in `_open_raw`.
             self.dataset.close()
             self.dataset = _open_raw(str(self.dataset.path))
             self.pending = self.dataset.axes_keys()
@@ -99,7 +100,7 @@ class CatchUps:
     token : str
         Lets a catch-up take over an acquisition that its source has closed.
     event_queue : EventQueue
-        Told when one could not be done.
+        Receives `CatchUpFailed`.
     """
 
     def __init__(self, settings: Settings, token: str, event_queue: EventQueue) -> None:
@@ -108,23 +109,23 @@ class CatchUps:
         self._events = event_queue
         self._endpoint = ""
         self._stopping = threading.Event()
-        #: Of acquisitions that were caught up, and may be again.
+        #: The raw datasets of acquisitions that may be caught up again.
         self._raw: dict[str, _Raw] = {}
         self._threads: list[threading.Thread] = []
 
     def listen_on(self, endpoint: str) -> None:
-        """Say where the daemon's socket was bound."""
+        """Set the address at which the daemon's socket was bound."""
         self._endpoint = endpoint
 
     def start(self, open_: Open, run: str, *, last: bool) -> None:
-        """Catch up one acquisition; ends with its `Close`, or with `CatchUpFailed`.
+        """Catch up one acquisition, in a thread that ends with `Close` or with `CatchUpFailed`.
 
         Parameters
         ----------
         open_ : Open
         run : str
         last : bool
-            Whether its source has closed it, so that nothing need be kept for another catch-up.
+            Whether its source has closed it, so that the raw dataset need not be kept for another catch-up.
         """
         arguments = (open_, run, last)
         thread = threading.Thread(target=self._run, args=arguments, name="catch-up", daemon=True)
@@ -132,7 +133,13 @@ class CatchUps:
         thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End all catch-ups; what they did not reach stays pending."""
+        """End all catch-ups; frames that they did not reach stay pending.
+
+        Parameters
+        ----------
+        timeout_s : float
+            Time limit for each thread; after one has exceeded it, the others are not waited for.
+        """
         self._stopping.set()
         for thread in self._threads:
             thread.join(timeout_s)
@@ -182,9 +189,9 @@ class CatchUps:
 def _pending(
     ledger: Ledger, run: str, acquisition: str, keys: Iterable[str], output: Path | None
 ) -> Iterator[str]:
-    """Frames without a final state; with `output` also those that it lost.
+    """Frames without a final state; with `output`, also written frames that it has lost.
 
-    They went with a deleted folder, or a power cut.
+    They are lost if the folder was deleted, or the power failed.
     """
     there: frozenset[str] | None = None
     for key in keys:

@@ -13,7 +13,7 @@ from refocusd.frame import MIN_SIDE, canonical_axes
 from refocusd.transport import messages as wire
 from refocusd.transport.client import MAX_METADATA_CHARS
 
-#: Of the axes of a frame, of the name of an acquisition, and of the reason for a missed frame.
+#: Largest length of a frame's axes, of an acquisition's name, and of the reason for a missed frame.
 MAX_TEXT_CHARS = 4096
 
 
@@ -23,8 +23,9 @@ def check_open(message: wire.Open) -> None:
     Raises
     ------
     InputError
+        With the reason, and what to do.
     """
-    # These are in every `Status`, so they have to be short.
+    # They are part of every `Status`, so they have to be short.
     for what, text in (("name", message.name), ("raw", message.raw), ("output", message.output)):
         if len(text) > MAX_TEXT_CHARS:
             raise InputError(
@@ -67,6 +68,7 @@ def check_same(known: wire.Open, message: wire.Open) -> None:
     Raises
     ------
     InputError
+        If they differ in shape, type or folders.
     """
     for name in ("height", "width", "dtype", "raw", "output"):
         if getattr(known, name) != getattr(message, name):
@@ -76,11 +78,12 @@ def check_same(known: wire.Open, message: wire.Open) -> None:
 
 
 def check_frame(message: wire.Submit) -> None:
-    """Refuse a frame whose header is too large, or whose axes are invalid.
+    """Refuse a frame whose metadata are too large, or whose axes are invalid.
 
     Raises
     ------
     TransportError
+        With the reason.
     """
     if len(message.metadata) > MAX_METADATA_CHARS:
         raise TransportError("the metadata of a frame are larger than 1 MiB")
@@ -88,11 +91,12 @@ def check_frame(message: wire.Submit) -> None:
 
 
 def check_miss(message: wire.Miss) -> None:
-    """Refuse missed frames whose axes are invalid.
+    """Refuse missed frames whose axes are invalid, or whose reason is too long.
 
     Raises
     ------
     TransportError
+        With the reason.
     """
     if len(message.reason) > MAX_TEXT_CHARS:
         raise TransportError("the reason for a missed frame is too long")
@@ -112,7 +116,7 @@ def _check_axes(text: str) -> None:
 
 
 def channel_of(message: wire.Submit, settings: Settings) -> tuple[str, str]:
-    """A frame's channel if it has a model of its own, and the rule that skips it if any."""
+    """A frame's channel if it has a model of its own, and the reason if a rule skips the frame."""
     if not (settings.skip_channels or settings.channel_models):
         return "", ""
     names = _channel_names(message)
@@ -122,7 +126,7 @@ def channel_of(message: wire.Submit, settings: Settings) -> tuple[str, str]:
 
 
 def untrusted_of(message: wire.Submit, settings: Settings) -> Untrusted:
-    """What is written of a frame whose result is not trusted."""
+    """What is written for a frame whose result is not trusted."""
     if settings.channel_untrusted:
         for name in _channel_names(message):
             if name in settings.channel_untrusted:
@@ -131,8 +135,8 @@ def untrusted_of(message: wire.Submit, settings: Settings) -> Untrusted:
 
 
 def _channel_names(message: wire.Submit) -> list[str]:
-    """Names of the channel in axes and metadata: the axes of some hold a number."""
+    """Names of the channel in axes and metadata; both are tried, because some axes hold a number."""
     names = [msgspec.json.decode(message.axes, type=dict[str, int | str]).get("channel")]
-    # The writer reports odd metadata.
+    # The writer reports metadata that are not a JSON object.
     names.append((json_object(message.metadata) or {}).get("Channel"))
     return [name for name in names if isinstance(name, str)]

@@ -36,15 +36,15 @@ from refocusd.transport.ring import SharedRing
 
 log = logging.getLogger(__name__)
 
-#: Acquisitions of earlier daemons that are open at once.
+#: Largest number of earlier daemons' acquisitions that are open at once.
 MAX_PICKED_UP = 8
-#: Characters of the axes of missed frames that wait for the writer: misses need no slot, and
-#: sources have far fewer.
+#: Largest size of the axes of missed frames that wait for the writer, in characters.  Missed frames need no
+#: slot, which would limit their number; usual sources have far fewer.
 MAX_MISSED_CHARS = 32 << 20
-#: Acquisitions that are open at once, and the metadata that came with them, in characters.
+#: Largest number of acquisitions that are open at once, and of the characters of their metadata.
 MAX_OPEN = 256
 MAX_ANNOUNCED_CHARS = 64 << 20
-#: Acquisitions of which no frame could be had that are counted.
+#: Largest number of acquisitions that are counted although no frame of them could be read.
 MAX_UNSEEN = 10_000
 
 NO_RAW = "no raw data on disk: what live cannot do is skipped"
@@ -56,14 +56,15 @@ class Intake:
 
     Parameters
     ----------
-    ring, lifecycle, saved_frames
-        See their classes.
+    ring : SharedRing
+    lifecycle : Lifecycle
+    saved_frames : SavedFrames
     """
 
     ring: SharedRing
     lifecycle: Lifecycle
     saved_frames: SavedFrames
-    #: Acquisitions of an earlier daemon that are not picked up yet.
+    #: Acquisitions of earlier daemons that are not picked up yet.
     _unfinished: deque[LeftUnfinished] = field(default_factory=deque)
     #: What the models were trained for, by channel.
     _trained: dict[str, Trained] = field(default_factory=dict)
@@ -76,12 +77,12 @@ class Intake:
     def receive(
         self, identity: bytes, message: wire.Message, part: memoryview | None, *, trusted: bool
     ) -> None:
-        """A message of a source, or of a trusted catch-up.
+        """Process a message of a source, or of a trusted catch-up.
 
         Raises
         ------
         TransportError
-            If it is not done, and why.
+            If it cannot be processed, with the reason.
         """
         match message:
             case wire.Open():
@@ -105,7 +106,7 @@ class Intake:
     # -- acquisitions -----------------------------------------------------------------------
 
     def open(self, identity: bytes, message: wire.Open, *, trusted: bool) -> None:
-        """A source announces an acquisition, or a trusted catch-up joins one."""
+        """Open an acquisition that a source announces, or let a trusted catch-up join one."""
         if self.lifecycle.stopping:
             raise TransportError("the daemon is stopping")
         known = self.lifecycle.acquisitions.get(message.acquisition)
@@ -138,7 +139,7 @@ class Intake:
         self._calibrate(acquisition)
         if not (message.raw or message.preview):
             acquisition.warnings.append(NO_RAW)
-            # Once: at every acquisition it would hide what is new.
+            # A warning only once, because one at every acquisition would hide new ones.
             log.log(
                 logging.INFO if self._said_no_raw else logging.WARNING,
                 "%s: %s",
@@ -150,13 +151,13 @@ class Intake:
 
     def _join_catch_up(self, acquisition: Acquisition | None, identity: bytes) -> None:
         if acquisition is None or not acquisition.state.catching_up or acquisition.catch_up:
-            # A catch-up that was presumed failed: it must not pass for the source.
+            # A catch-up that was presumed to have failed must not take the place of the source.
             raise InputError("this catch-up is too late")
         acquisition.catch_up = Lane(identity, live=False)
         self.lifecycle.report_opened(acquisition, acquisition.catch_up)
 
     def _return(self, acquisition: Acquisition, identity: bytes, message: wire.Open) -> None:
-        """A source that lost its link, or whose daemon was restarted, goes on where it was."""
+        """Let a source continue that lost its link, or whose daemon was restarted."""
         check_same(acquisition.open, message)
         if acquisition.state is State.CLOSING:
             refused = wire.Refused("being closed; try again", acquisition.id, again=True)
@@ -169,12 +170,12 @@ class Intake:
             self.lifecycle.report_opened(acquisition, acquisition.live)
 
     def left_unfinished(self, event: LeftUnfinished) -> None:
-        """An earlier daemon left an acquisition: finish it in its turn, from its raw dataset."""
+        """Queue an acquisition that an earlier daemon left, to be finished from its raw dataset."""
         self._unfinished.append(event)
         self.pick_up()
 
     def pick_up(self) -> None:
-        """Pick up a few unfinished acquisitions at a time: each takes files, a thread and slots."""
+        """Pick up a few unfinished acquisitions at a time, because each needs files, a thread and slots."""
         while self._unfinished and self.lifecycle.acquisitions.picked_up < MAX_PICKED_UP:
             event = self._unfinished.popleft()
             try:
@@ -186,7 +187,7 @@ class Intake:
         if message.acquisition in self.lifecycle.acquisitions or self.lifecycle.stopping:
             return
         if message.profiles is None:
-            # Left by a version that knew no profiles.
+            # It was left by a version without calibration profiles.
             message = msgspec.structs.replace(message, profiles=[])
         acquisition = Acquisition.left_unfinished(message)
         self._calibrate(acquisition)
@@ -204,12 +205,12 @@ class Intake:
         self.lifecycle.begin(acquisition)
 
     def _calibrate(self, acquisition: Acquisition) -> None:
-        """Find the profiles that apply to it, and keep their ids with its announcement.
+        """Find the profiles that apply to an acquisition, and keep their ids with its announcement.
 
         Raises
         ------
         InputError
-            If it was begun with profiles that are gone, or its announcement is damaged.
+            If it was started with profiles that no longer exist, or its announcement is damaged.
         """
         message = acquisition.open
         try:
@@ -239,10 +240,11 @@ class Intake:
     # -- frames -----------------------------------------------------------------------------
 
     def submit(self, identity: bytes, message: wire.Submit, part: memoryview | None) -> None:
-        """Queue a frame that lies in a slot, or whose pixels are `part`."""
+        """Queue a frame whose pixels are in a slot, or are `part`, or are read from raw into a slot."""
         acquisition, lane = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
         if message.slot in lane.taken:
-            # It was asked for long ago; what was written there now is noticed by the checksum.
+            # The slot was recalled long ago, and may belong to another frame now; if the source has written
+            # over that one, the checksum shows it.
             refused = wire.Refused(
                 f"slot {message.slot} was neither used nor given back: it was reclaimed",
                 acquisition.id,
@@ -289,7 +291,7 @@ class Intake:
         if message.live:
             self.lifecycle.last_live = time.monotonic()
             self.lifecycle.statistics.raw_nbytes += message.slot.nbytes
-            # Sent twice it is still one frame; where the catch-up has it, it is not counted yet.
+            # A frame that is sent twice counts once; one that the catch-up has submitted is not counted yet.
             acquisition.submitted += not acquisition.active.get(message.axes, False)
         if message.axes in acquisition.active:
             self.lifecycle.scheduler.recycle(acquisition, lane, message.slot)
@@ -297,7 +299,7 @@ class Intake:
         channel, rule = channel_of(message, self.lifecycle.settings)
         task = self.lifecycle.acquisitions.begin_task(acquisition, lane, message, channel)
         if rule:
-            # It keeps its slot until it is recorded, so that the ring bounds how many wait for it.
+            # The frame keeps its slot until it is recorded, so that the ring limits how many frames wait.
             lane.in_flight += 1
             axes, live = (message.axes,), message.live
             self.lifecycle.writer.put(
@@ -316,7 +318,7 @@ class Intake:
         view[0] = np.frombuffer(part, np.uint8)
 
     def behind(self, identity: bytes, message: wire.Behind) -> None:
-        """The source itself leaves frames to the catch-up."""
+        """Count frames that the source itself leaves to the catch-up."""
         acquisition, _ = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
         acquisition.acquired = max(acquisition.acquired, message.acquired)
         if acquisition.open.raw:
@@ -324,7 +326,7 @@ class Intake:
             acquisition.deferred += message.frames
 
     def miss(self, identity: bytes, message: wire.Miss) -> None:
-        """Frames will not come: record why."""
+        """Record the reason for frames that will not come."""
         acquisition, lane = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
         if not acquisition.state.opened:
             raise TransportError(
@@ -339,20 +341,20 @@ class Intake:
         self.lifecycle.writer.put(RecordFrames(acquisition.id, axes, state, reason, live=lane.live))
 
     def close(self, identity: bytes, message: wire.Close) -> None:
-        """No more frames come from this peer."""
+        """Close the lane of a peer that sends no more frames."""
         acquisition, lane = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
         acquisition.closed_by(lane, message.acquired)
         self.lifecycle.close_lane(acquisition, lane)
 
     def unseen(self, message: wire.Unseen) -> None:
-        """An acquisition has run of which no frame could be had: say so, once."""
+        """Count and log, once, an acquisition that ran although no frame of it could be read."""
         unseen = self.lifecycle.statistics.unseen
         if message.acquisition not in unseen and len(unseen) < MAX_UNSEEN:
             unseen[message.acquisition] = message.says
             log.warning("%s", message.says)
 
     def lost(self, identity: bytes) -> None:
-        """A source has gone without a word: close its acquisitions for it."""
+        """Close the acquisitions of a source that has disappeared; fail those of a catch-up."""
         for acquisition in self.lifecycle.acquisitions:
             if lane := acquisition.lane_of(identity):
                 if not lane.live:
@@ -373,6 +375,7 @@ def trained_models(settings: Settings) -> dict[str, Trained]:
     Raises
     ------
     BundleError
+        If a model's bundle cannot be loaded.
     """
     if settings.backend in WITHOUT_MODEL:
         return {}

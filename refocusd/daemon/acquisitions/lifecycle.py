@@ -1,6 +1,6 @@
-"""From the announcement of an acquisition to its end: what follows from each event.
+"""Moves acquisitions from their announcement to their end, in response to each event.
 
-`Intake` takes what sources send, and `workers.dispatcher` follows single frames to the
+`Intake` receives what sources send, and `workers.dispatcher` follows single frames to the
 workers and on to their final state.
 """
 
@@ -34,15 +34,15 @@ from refocusd.transport.outcome_log import OutcomeLog
 
 log = logging.getLogger(__name__)
 
-#: What those who follow are told of a frame.
+#: The facts of a frame that peers receive with `Follow`.
 _OF_FACTS = (
     *("verdict", "reasons", "written", "error_chance"),
     *("blur_px", "defocus_um", "defocus_uncertainty_um"),
 )
 #: Without a live frame for this long, idle workers catch up.
 IDLE_S = 1.0
-#: A catch-up may take so many times as long to open raw as a source may be silent: its index can be
-#: long, and its share slow.
+#: A catch-up may take this many times as long to open raw as a source may be silent (`source_timeout_s`),
+#: because its index can be long, and its share slow.
 OPENING = 20
 
 
@@ -70,12 +70,13 @@ class Lifecycle:
     Attributes
     ----------
     engine : Engines or None
-        Of the first worker that was ready.
+        Engines of the first worker that was ready; None before that.
     last_live : float
-        When a live frame last came (`time.monotonic`).
+        When the last live frame arrived (`time.monotonic`).
     catch_up_when_idle : bool
         Whether idle workers catch up while acquisitions are live.
     stopping : bool
+        Whether the daemon is stopping.
     """
 
     settings: Settings
@@ -97,14 +98,14 @@ class Lifecycle:
     # -- the beginning --------------------------------------------------------------------
 
     def begin(self, acquisition: Acquisition) -> None:
-        """Take in an acquisition; its output is opened once its run has an id."""
+        """Add an acquisition; its output is opened once an engine is ready, which gives its run an id."""
         self.acquisitions.add(acquisition)
         self.scheduler.add(acquisition)
         if self.engine is not None:
             self._open_output(acquisition, self.engine)
 
     def engine_ready(self, engine: wire.Engines) -> None:
-        """A worker is ready: acquisitions that waited for the first one can be opened."""
+        """Open the acquisitions that have waited for the first worker."""
         if self.engine is None:
             self.engine = engine
             for acquisition in self.acquisitions:
@@ -130,7 +131,7 @@ class Lifecycle:
     # -- what the writer and the catch-up report --------------------------------------------
 
     def output_opened(self, acquisition: Acquisition, event: OutputOpened) -> None:
-        """Tell the source, and give it slots."""
+        """Tell the source that its output is open and give it slots, or that it cannot be opened."""
         name = acquisition.open.name
         if event.error:
             log.error("%s: %s", name, event.error)
@@ -162,7 +163,7 @@ class Lifecycle:
             self.settle(acquisition)
 
     def catch_up_failed(self, acquisition: Acquisition, event: CatchUpFailed) -> None:
-        """A catch-up ended early: what it could not do stays pending."""
+        """End a catch-up that failed; the frames that it did not reach stay pending."""
         level = logging.INFO if self.stopping else logging.ERROR
         log.log(level, "catching up %s: %s", acquisition.open.name, event.error)
         if acquisition.live.closed:
@@ -174,7 +175,7 @@ class Lifecycle:
             self.settle(acquisition)
 
     def output_closed(self, acquisition: Acquisition, event: OutputClosed) -> None:
-        """An acquisition is over."""
+        """End an acquisition whose output is closed, and tell its source."""
         acquisition.incomplete = acquisition.incomplete or event.error
         counts = acquisition.counts()
         self.acquisitions.end(acquisition)
@@ -190,7 +191,7 @@ class Lifecycle:
             self.calibrations.ended(acquisition)
 
     def note_outcome(self, acquisition: Acquisition, event: FramesWritten) -> None:
-        """Tell those who follow what became of frames."""
+        """Log the outcomes of frames for the peers that follow them."""
         if event.state is None or acquisition.open.preview:
             return
         facts, now = event.facts, time.time()
@@ -203,21 +204,21 @@ class Lifecycle:
     # -- on the way to the end --------------------------------------------------------------
 
     def give_up(self, acquisition: Acquisition, task: Task) -> None:
-        """Leave a frame that is no longer queued to the catch-up, and pass its slot on."""
+        """Leave a frame that was removed from its queue to the catch-up, and pass on its slot."""
         self.acquisitions.give_up(acquisition, task)
         self.scheduler.recycle(acquisition, task.lane, task.submit.slot)
 
     def close_lane(self, acquisition: Acquisition, lane: Lane) -> None:
-        """No more frames come through this lane."""
+        """Close a lane through which no more frames come, and reclaim its slots."""
         acquisition.lane_closed(lane)
         self.scheduler.reclaim(lane)
         self.settle(acquisition)
         self.scheduler.top_up()
 
     def tick(self, *, workers_idle: bool) -> None:
-        """While no live frame has come for a moment, catch up what is behind.
+        """Start catch-ups while no live frames arrive; call it a few times a second.
 
-        A catch-up that does not come to its first frame is given up: its disk hangs.
+        A catch-up that takes too long to open raw is abandoned, because its disk hangs.
         """
         opening_s = OPENING * self.settings.source_timeout_s
         for acquisition in self.acquisitions:
@@ -234,18 +235,18 @@ class Lifecycle:
 
     def _start_catch_up(self, acquisition: Acquisition) -> None:
         acquisition.catch_up_started()
-        # What is pending is what raw holds and the ledger does not.
+        # Frames are pending if raw holds them and the ledger does not.
         self.catch_up(acquisition.open, acquisition.run, last=acquisition.live.closed)
 
     def settle(self, acquisition: Acquisition) -> None:
-        """Once a closed acquisition is idle: catch up what is pending, then close its output."""
+        """If a closed acquisition is idle, catch up its pending frames, and then close its output."""
         lane = acquisition.catch_up
         if lane is not None and lane.closed and lane.idle:
             acquisition.catch_up_ended()
         if acquisition.state is not State.DRAINING or not acquisition.idle:
             return
         if acquisition.needs_catch_up and not (self.stopping or acquisition.incomplete):
-            if not acquisition.stalled:  # else once there is room on its disk
+            if not acquisition.stalled:  # otherwise when there is room on its disk
                 self._start_catch_up(acquisition)
             return
         acquisition.change(Change.ALL_WRITTEN)
@@ -256,7 +257,7 @@ class Lifecycle:
         self.writer.put(CloseOutput(acquisition.id, counts.acquired if complete else None))
 
     def stop(self) -> None:
-        """Close every acquisition: what is queued is done, the rest stays pending."""
+        """Close every acquisition: frames that are queued are refocused, the others stay pending."""
         self.stopping = True
         self.scheduler.paused = False
         for acquisition in self.acquisitions:
@@ -267,13 +268,13 @@ class Lifecycle:
                 acquisition.incomplete = acquisition.incomplete or "the daemon was stopped"
             if acquisition.state.catching_up and acquisition.catch_up is None:
                 acquisition.catch_up_ended()  # its disk may hang
-            # What a catch-up has not sent yet stays pending, too.
+            # The catch-up's lane first; frames that it has not sent yet stay pending, too.
             for lane in reversed(acquisition.lanes):
                 self.close_lane(acquisition, lane)
             self.settle(acquisition)
 
     def abandon(self) -> None:
-        """The time for a stop is over: record frames without raw that will never be done."""
+        """Record as skipped, when the time for a stop is over, the frames in memory that have no raw data."""
         for acquisition in self.acquisitions:
             about = acquisition.open
             if acquisition.state.opened and acquisition.active and not (about.raw or about.preview):
@@ -282,7 +283,7 @@ class Lifecycle:
                 self.writer.put(RecordFrames(acquisition.id, axes, "skipped", reason))
 
     def _drop(self, acquisition: Acquisition) -> None:
-        """The daemon stops, and nothing more can be done for this acquisition."""
+        """End an acquisition for which a stopping daemon can do nothing more."""
         if acquisition.source:
             refused = wire.Refused("the daemon is stopping", acquisition.id, again=True)
             self.send(acquisition.source, refused, None)

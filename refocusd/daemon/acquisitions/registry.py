@@ -1,4 +1,4 @@
-"""All open acquisitions and the frames in the daemon: the one owner of their state."""
+"""Owns the state of all open acquisitions and of the frames in the daemon."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from refocusd.daemon.acquisitions.state import Acquisition, Change, Lane, State,
 from refocusd.errors import TransportError
 from refocusd.transport.messages import AcquisitionStatus, Counts, Submit
 
-#: Ended acquisitions that `Status` still reports.
+#: Largest number of ended acquisitions that `Status` still reports.
 REMEMBERED = 32
-#: The states of the wire protocol, which are fewer.
+#: The names of the states in messages, which distinguish fewer.
 _REPORTED: dict[State, Literal["waiting", "live", "catching up", "closing", "ended"]] = {
     State.WAITING: "waiting",
     State.ORPHANED: "waiting",
@@ -27,9 +27,9 @@ _REPORTED: dict[State, Literal["waiting", "live", "catching up", "closing", "end
 
 
 class Acquisitions:
-    """Open acquisitions, their tasks, and the last ones that ended.
+    """Open acquisitions, their tasks, and the last acquisitions that ended.
 
-    Iterates over the open ones, oldest first.  Belongs to the broker's thread.
+    Iterates over the open ones, oldest first.  Only the broker's thread uses it.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Acquisitions:
         return key in self._open
 
     def get(self, key: str) -> Acquisition | None:
-        """The open acquisition of this id."""
+        """The open acquisition with this id, if there is one."""
         return self._open.get(key)
 
     def of_peer(self, identity: bytes, key: str) -> tuple[Acquisition, Lane]:
@@ -58,7 +58,7 @@ class Acquisitions:
         Raises
         ------
         TransportError
-            If it is not open for this peer.
+            If the acquisition is not open for this peer.
         """
         acquisition = self._open.get(key)
         lane = acquisition.lane_of(identity) if acquisition else None
@@ -67,71 +67,71 @@ class Acquisitions:
         return acquisition, lane
 
     def add(self, acquisition: Acquisition) -> None:
-        """An acquisition was announced."""
+        """Add an acquisition that was announced."""
         self._open[acquisition.id] = acquisition
 
     def end(self, acquisition: Acquisition) -> None:
-        """An acquisition is over; `Status` reports it for a while."""
+        """Remove an acquisition that has ended; `Status` still reports the last of these."""
         self._unfinished += acquisition.unfinished
         self.remove(acquisition)
         self._ended.append(describe_acquisition(acquisition))
 
     def drop(self, acquisition: Acquisition) -> None:
-        """The daemon stops before an acquisition is complete."""
+        """Remove an acquisition that is not complete when the daemon stops."""
         self._unfinished += max(acquisition.unfinished, 1)
         self.remove(acquisition)
 
     def remove(self, acquisition: Acquisition) -> None:
-        """Forget an acquisition as if it had not been announced: its output cannot be opened."""
+        """Remove an acquisition without a trace, as if it had not been announced."""
         acquisition.change(Change.ENDED)
         del self._open[acquisition.id]
 
     # -- frames ---------------------------------------------------------------------------
 
     def task(self, number: int) -> Task | None:
-        """The task of this number, if its frame has no final state yet."""
+        """The task with this number, if its frame has no final state yet."""
         return self._tasks.get(number)
 
     def begin_task(
         self, acquisition: Acquisition, lane: Lane, message: Submit, channel: str
     ) -> Task:
-        """A frame was submitted."""
+        """Create the task of a frame that was submitted."""
         task = Task(next(self._numbers), acquisition.id, message, lane, channel)
         self._tasks[task.number] = task
         acquisition.active[message.axes] = message.live
         return task
 
     def end_task(self, acquisition: Acquisition, task: Task) -> None:
-        """A frame has a final state, or is left to the catch-up."""
+        """Remove the task of a frame that has a final state, or is left to the catch-up."""
         self._tasks.pop(task.number, None)
         acquisition.active.pop(task.submit.axes, None)
 
     def give_up(self, acquisition: Acquisition, task: Task) -> None:
-        """Leave a frame to the catch-up: it stays pending."""
+        """Leave a frame to the catch-up, which means that it stays pending."""
         self.end_task(acquisition, task)
         acquisition.behind += 1
         acquisition.deferred += task.submit.live
 
     @property
     def missed_chars(self) -> int:
-        """Characters of the axes of missed frames that wait for the writer."""
+        """Number of characters of the axes of missed frames that wait for the writer."""
         return sum(acquisition.recorded_chars for acquisition in self._open.values())
 
     @property
     def announced_chars(self) -> int:
-        """Characters of the announcements of the open acquisitions."""
+        """Number of characters of the open acquisitions' announcements."""
         return sum(acquisition.announced_chars for acquisition in self._open.values())
 
     # -- reports --------------------------------------------------------------------------
 
     @property
     def picked_up(self) -> int:
-        """Open acquisitions that an earlier daemon left, without a source."""
+        """Number of open acquisitions that an earlier daemon left, which have no source."""
         return sum(not acquisition.source for acquisition in self)
 
     @property
     def unfinished(self) -> int:
-        """Frames of all acquisitions so far that failed or have no final state."""
+        """Number of frames of all acquisitions so far that failed or have no final state."""
         return self._unfinished + sum(acquisition.unfinished for acquisition in self)
 
     def counts(self) -> dict[str, Counts]:

@@ -1,4 +1,4 @@
-"""What identifies a run: everything that determines the pixels of its frames."""
+"""Identifies a run by everything that determines the pixels of its frames."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def models_named(sums: Mapping[str, str]) -> str:
 
 
 def run_id(engine: Engines, settings: Settings, calibration: str | None = None) -> str:
-    """Id of a run: model, settings that change pixels, calibration.
+    """Id of a run: a hash of models, settings that change pixels, and calibration.
 
-    Device and precision are not part of it: a run that one machine began may be
+    Device and precision are not part of it: a run that was started on one computer may be
     finished on another, and each frame's metadata name the engine that made it.
 
     Parameters
     ----------
     engine : Engines
-        Of any worker of the run.
+        Engines of any worker of the run.
     settings : Settings
     calibration : str, optional
-        Content key of the calibration profile.
+        Content key of the calibration profiles.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def run_id(engine: Engines, settings: Settings, calibration: str | None = None) 
     """
     parts: list[object] = [models_of(engine), settings.pass_in_focus, calibration]
     policies = [settings.untrusted, sorted(settings.channel_untrusted.items())]
-    # Runs of versions that had no such setting keep their id.
+    # Default values are left out, so that runs of versions without these settings keep their ids.
     if policies != [Settings().untrusted, []]:
         parts.append(policies)
     blur = [settings.blur_px, settings.defocus_um, settings.na]

@@ -1,4 +1,4 @@
-"""Frames that sources have on disk: read into their slots, by one thread an acquisition."""
+"""Reads frames that sources have on disk into their slots, in one thread per acquisition."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from refocusd.transport.ring import SharedRing
 
 log = logging.getLogger(__name__)
 
-#: Pauses before a frame is looked for again that is not in its file yet, in s.
+#: Pauses before another attempt at a frame that is not in its file yet, in s.
 LAG_S = (0.02, 0.1, 0.5)
-#: A thread without a frame for so long ends.
+#: A thread that has had no frame for this long ends, in s.
 IDLE_S = 10.0
-#: A disk is waited for so long; until it answers, its frames are left to the catch-up.
+#: Time limit for an answer of the disk, in s; after that, frames are left to the catch-up until it answers.
 HANGS_S = 5.0
 HANGS = "the disk does not answer"
 
 
 class SavedFrames:
-    """Reads frames for the broker, which is told of each by an event.
+    """Reads frames for the broker, which receives a `SavedFrameRead` event for each.
 
-    A disk that hangs holds up its own acquisition only, and that for some seconds.
+    A disk that hangs holds up only its own acquisition, and only for `HANGS_S`.
 
     Parameters
     ----------
@@ -48,11 +48,11 @@ class SavedFrames:
         self._ring = ring
         self._events = event_queue
         self._lock = threading.Lock()
-        #: By acquisition; their slots bound how many frames wait.
+        #: Frames that wait, by acquisition; their number is bounded by the slots.
         self._waiting: dict[str, queue.SimpleQueue[Submit]] = {}
 
     def read(self, open_: Open, frame: Submit) -> None:
-        """Have a frame read into its slot."""
+        """Queue a frame to be read into its slot."""
         with self._lock:
             waiting = self._waiting.get(open_.acquisition)
             if waiting is None:
@@ -67,7 +67,7 @@ class SavedFrames:
         patient = True
         answered = threading.Event()
         answered.set()
-        # A read that was given up may end later, when its slot is somebody else's.
+        # Not directly into the slot: a read that was abandoned may end when the slot belongs to another frame.
         shape = open_.height, open_.width
         array = np.empty(shape, open_.dtype)
         while True:
@@ -86,7 +86,7 @@ class SavedFrames:
                 metadata, error = answer_of(ask, (metadata, error), HANGS_S)
             if error is HANGS:
                 array = np.empty(shape, open_.dtype)
-            # Where files lag behind for good, not every frame is waited for.
+            # If files always lag behind, not every frame is waited for.
             patient = not error
             if not error:
                 slot: Any = self._ring.view(frame.slot.offset, shape, open_.dtype)
@@ -101,7 +101,7 @@ class SavedFrames:
 def _read(
     open_: Open, frame: Submit, into: Pixels, answered: threading.Event, *, patient: bool
 ) -> tuple[str, str]:
-    """Read a frame; its metadata as JSON, and why it could not be read."""
+    """Read a frame; return its metadata as JSON, and why it could not be read."""
     saved = frame.saved
     assert saved is not None
     form = PageFormat(open_.height, open_.width, np.dtype(open_.dtype))

@@ -1,16 +1,16 @@
-"""Who gets the ring's slots, and which of the waiting frames goes to a worker next.
+"""Decides who gets the ring's slots, and which of the waiting frames goes to a worker next.
 
-A slot is credit.  A source cannot send a frame without one, so what waits here
+A slot is credit.  A source cannot send a frame without one, so the number of waiting frames
 is bounded by the ring, whatever the length of an acquisition.
 
-Policy ``defer``: the newest live frame goes first.  One that is older than what went before it is
-late, and the live image does not go back to it.  When a source has used up its slots, its oldest waiting frame is left to the catch-up and the slot goes
-back to the source at once, so that live never waits for a slow engine.  Policy
-``complete``: in order, and the source waits.  Without raw data there is nothing
-to catch up from, so such acquisitions are always served in order.
+Policy ``defer``: the newest live frame goes first.  A frame that goes to a worker after a newer one
+is late, and the live image does not go back to it.  When a source has used up its slots, its oldest
+waiting frame is left to the catch-up, and the slot goes back to the source at once, so that live frames
+never wait for a slow engine.  Policy ``complete``: frames are refocused in order, and the source waits.
+Without raw data there is nothing to catch up from, so such acquisitions are always served in order.
 
-A source that is open and sends nothing (a slow time lapse, say) keeps its slots only as long as
-nobody else needs them: they are recalled then, and taken if it does not answer.
+A source that is open but sends nothing (a slow time lapse, say) keeps its slots only as long as
+nobody else needs them: then they are recalled, and withdrawn if the source does not return them.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from refocusd.transport.ring import Slot, SlotAllocator
 
 log = logging.getLogger(__name__)
 
-#: Slots of a live lane at most: more only adds latency.
+#: Largest number of slots of a live lane: more would only add latency.
 MAX_LIVE_SLOTS = 32
-#: Slots of a catch-up: enough to keep the workers busy.
+#: Largest number of slots of a catch-up: enough to keep the workers busy.
 MAX_CATCH_UP_SLOTS = 8
-#: Slots with which a lane that is used works at full speed.
+#: Number of slots with which a lane reaches full speed.
 ENOUGH_SLOTS = 4
-#: A lane that has not used a slot for so long may lose it to others.
+#: A lane that has not used a slot for this long may lose it to others.
 IDLE_S = 3.0
 #: How long a source may take to give slots back.
 RECALL_S = 3.0
@@ -75,7 +75,7 @@ class Scheduler:
         self._turn.append(acquisition.id)
 
     def remove(self, acquisition: Acquisition) -> list[Task]:
-        """Serve an acquisition no more; its frames that were still waiting are returned."""
+        """Stop serving an acquisition, and return its frames that were still waiting."""
         waiting = [task for lane in acquisition.lanes for task in lane.queue]
         for task in waiting:
             self._slots.give(task.submit.slot)
@@ -88,7 +88,7 @@ class Scheduler:
     # -- slots --------------------------------------------------------------------------
 
     def fits(self, acquisition: Acquisition) -> bool:
-        """Whether one frame, before and after, fits what a source may take of the ring."""
+        """Whether a raw frame and its refocused frame fit into the part of the ring that a source may use."""
         return Slot(0, acquisition.frame_nbytes).span <= self._source_nbytes
 
     @property
@@ -97,7 +97,7 @@ class Scheduler:
         return min(self._settings.source_mib or ring_mib, ring_mib) << 20
 
     def grant(self, acquisition: Acquisition, lane: Lane, least: int = 1) -> None:
-        """Give a lane its fair share of the free ring: `least` slots in all, if there are so many."""
+        """Give a lane its fair share of the free ring; at least `least` slots in all, if there are enough."""
         span = Slot(0, acquisition.frame_nbytes).span
         most = min(MAX_LIVE_SLOTS if lane.live else MAX_CATCH_UP_SLOTS, self._source_nbytes // span)
         if lane.lost_at > lane.used_at:
@@ -115,7 +115,7 @@ class Scheduler:
             self._send(lane.peer, wire.Credit(acquisition.id, slots), None)
 
     def reclaim(self, lane: Lane) -> None:
-        """Free the slots that a lane's peer has not used: it is gone, or done."""
+        """Free the slots that a lane's peer has not used, because it is gone or has finished."""
         for slot in lane.granted:
             self._slots.give(slot)
         lane.granted.clear()
@@ -123,9 +123,9 @@ class Scheduler:
         lane.taken.clear()
 
     def top_up(self) -> None:
-        """Share freed memory among the lanes that use it, those without a slot first.
+        """Share free memory among the lanes that use their slots.
 
-        Of these first come those that have not lost one for longest.
+        Lanes without a slot come first, and among these, those that lost one longest ago.
         """
         for acquisition, lane in sorted(
             self._open_lanes(), key=lambda pair: (pair[1].slots > 0, pair[1].lost_at)
@@ -134,7 +134,7 @@ class Scheduler:
                 self.grant(acquisition, lane)
 
     def tick(self) -> None:
-        """Recall slots that are not used where others have too few; take those not given back."""
+        """Recall unused slots if other lanes have too few; withdraw those that were not returned in time."""
         now = time.monotonic()
         lanes = list(self._open_lanes())
         for acquisition, lane in lanes:
@@ -159,17 +159,17 @@ class Scheduler:
     def _recall(
         self, short: list[tuple[Acquisition, Lane]], lanes: list[tuple[Acquisition, Lane]]
     ) -> None:
-        """Ask the lanes that were idle longest for what the short ones need."""
+        """Recall what the short lanes need from the lanes that were idle for longest."""
         now = time.monotonic()
         spans = [Slot(0, acquisition.frame_nbytes).span for acquisition, _ in short]
         missing = [ENOUGH_SLOTS - lane.slots for _, lane in short]
         needed = sum(span * slots for span, slots in zip(spans, missing, strict=True))
         needed -= sum(slot.span for _, lane in lanes for slot in lane.recalled)
-        # What is free helps only those whose frames fit into a gap of it.
+        # Free memory helps only if frames fit into one of its gaps.
         needed -= self._slots.free if self._slots.largest >= max(spans) else 0
         keep = 0 if any(not lane.slots for _, lane in short) else 1
         for acquisition, lane in lanes:
-            # Neighbours first: they make a gap.
+            # Neighbours first, because together they make a larger gap.
             unused = sorted(lane.granted - lane.recalled.keys(), key=lambda slot: slot.offset)
             if needed <= 0:
                 return
@@ -183,7 +183,7 @@ class Scheduler:
             self._send(lane.peer, wire.Recall(acquisition.id, some), None)
 
     def given_back(self, lane: Lane, slots: list[Slot]) -> None:
-        """A source has given back slots that were recalled."""
+        """Free recalled slots that a source has returned."""
         self._free(lane, [slot for slot in slots if slot in lane.recalled])
 
     def _free(self, lane: Lane, slots: list[Slot]) -> None:
@@ -193,13 +193,13 @@ class Scheduler:
         self.top_up()
 
     def recycle(self, acquisition: Acquisition, lane: Lane, slot: Slot) -> None:
-        """Give a slot back to its peer, unless that is done or another lane has none."""
+        """Give a slot back to its peer, unless the peer has finished or another lane has no slot."""
         starving = [
             pair for pair in self._open_lanes() if pair[1] is not lane and not pair[1].slots
         ]
         if lane.closed or starving:
             self._slots.give(slot)
-            # Before this lane, which may have no other slot either: the last one goes round.
+            # Before this lane, which may have no other slot either: lanes take turns with the last slot.
             for other, its_lane in starving:
                 self.grant(other, its_lane)
             self.top_up()
@@ -221,7 +221,7 @@ class Scheduler:
 
     @property
     def stays_fresh(self) -> bool:
-        """Whether a live frame may come that has to go before all others."""
+        """Whether a live frame may arrive that has to go before all others."""
         return any(
             self._freshest_first(acquisition, acquisition.live)
             and not (acquisition.live.closed and acquisition.live.idle)
@@ -229,7 +229,7 @@ class Scheduler:
         )
 
     def put(self, acquisition: Acquisition, task: Task) -> Task | None:
-        """Queue a frame; returns the frame that has to be left to the catch-up for it, if any."""
+        """Queue a frame, and return the frame that must be left to the catch-up in its place, if any."""
         lane = task.lane
         lane.queue.append(task)
         out_of_slots = not (lane.granted or lane.closed) and len(lane.queue) > 1
@@ -270,7 +270,7 @@ def _taken_ns(task: Task) -> int:
 
 
 def _take_newest(lane: Lane) -> Task:
-    """Take the newest frame, wherever it stands: a source that had no slot may send it first."""
+    """Take the newest frame, wherever it is in the queue: a source without a slot may send frames out of order."""
     task = max(reversed(lane.queue), key=_taken_ns)
     lane.queue.remove(task)
     task.late = task.submit.taken_ns < lane.newest_ns

@@ -14,9 +14,10 @@ from refocusd.transport.messages import Open
 
 log = logging.getLogger(__name__)
 
-#: The PSF cannot be measured on thick or moving specimens: after this many failed stacks, similar ones are not tried.
+#: The PSF cannot be measured on thick or moving specimens: after this many failures, stacks with the same
+#: microscope settings are not tried again.
 _MOST_FAILURES = 3
-#: How long a stop waits for the end of a measurement that was killed, s.
+#: How long a stop waits for the end of a measurement that was killed, in s.
 _STOP_S = 5.0
 
 
@@ -34,13 +35,13 @@ class SelfCalibrations:
         self._thread: threading.Thread | None = None
 
     def ended(self, acquisition: Acquisition) -> None:
-        """An acquisition has ended: measure it, unless its PSF is known.  Returns at once."""
+        """Measure an acquisition that has ended, unless its PSF is known; return at once."""
         about, known = acquisition.open, acquisition.applied.selection
         busy = self._thread is not None and self._thread.is_alive()
         told = any(profile.psf for profile in known.profiles)
         if busy or not self._calibrator.on or not about.raw or told:
             return
-        # Other acquisitions are known to be of the same microscope by its camera and pixels.
+        # Without camera and pixel size, it is unknown which acquisitions are of the same microscope.
         if not (camera_of(known.metadata) and pixel_um_of(known.metadata)):
             return
         few = len(acquisition.planes) < FEWEST_PLANES

@@ -1,4 +1,4 @@
-"""An acquisition while it is open: its state machine, its lanes, its frames, its counts.
+"""State of an open acquisition: its state machine, lanes, frames and counts.
 
 ::
 
@@ -11,8 +11,8 @@
                     closing ──────▶ ended
 
 An acquisition is *waiting* until its output is open, and *orphaned* if its source has gone
-by then (or never was: an earlier daemon left it unfinished).  When the source closes it, the
-frames in flight are drained, what is pending is caught up from raw, and the writer closes it.
+by then (or if it has none, because an earlier daemon left it unfinished).  When the source closes it,
+the frames in flight are drained, pending frames are caught up from raw, and the writer closes it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from refocusd.profiles.applied import Applied
 from refocusd.transport.messages import Counts, FocusAdvice, Message, Open, Submit
 from refocusd.transport.ring import Slot
 
-#: Sends a message, with pixels if any, to the peer of that identity.
+#: Sends a message, with pixels if any, to the peer with that identity.
 Send = Callable[[bytes, Message, Pixels | None], None]
 
 
 class State(Enum):
-    """Where an acquisition is between its announcement and its end."""
+    """State of an acquisition, between its announcement and its end."""
 
     WAITING = auto()
     ORPHANED = auto()
@@ -60,7 +60,7 @@ class State(Enum):
 
 
 class Change(Enum):
-    """What moves an acquisition from one state to the next."""
+    """An event that moves an acquisition from one state to the next."""
 
     OUTPUT_OPENED = auto()
     SOURCE_CLOSED = auto()
@@ -95,8 +95,8 @@ TRANSITIONS: dict[Change, dict[State, State]] = {
     # A stopping daemon, or an output that cannot be opened, ends it from any state.
     Change.ENDED: {state: State.ENDED for state in State if state is not State.ENDED},
 }
-#: What may be reported again where it changes nothing: a link repeats, a source that was
-#: closed for the daemon's stop closes as well.
+#: Changes that may be reported again in these states, where they have no effect: a link repeats a
+#: message, or a source closes after the daemon's stop has closed its lane.
 _REPEATABLE = {
     Change.SOURCE_CLOSED: {State.ORPHANED, State.DRAINING, State.CATCHING_UP, State.CLOSING},
     Change.SOURCE_RETURNED: {State.WAITING, State.LIVE, State.LIVE_CATCHING_UP},
@@ -130,32 +130,32 @@ class Task:
     lane: Lane
     #: A channel that has a model of its own; "" for any other.
     channel: str = ""
-    #: What is written where the result is not trusted.
+    #: What is written if the result is not trusted.
     untrusted: Untrusted = "deconvolve"
-    #: Workers that died, and links to workers that were lost, while they worked on it.
+    #: Number of workers that died, and of links to workers that were lost, while they worked on it.
     deaths: int = 0
     cuts: int = 0
     #: When a worker started on it (`time.monotonic`), and how long it had waited until then.
     sent_at: float = 0.0
     waited_ms: float = 0.0
-    #: A newer live frame went to a worker before it: the live image is past it.
+    #: A newer live frame went to a worker before it, so the live image does not show it.
     late: bool = False
 
 
 @dataclass(slots=True)
 class Lane:
-    """One way into an acquisition: its source's, or the catch-up's.
+    """One way into an acquisition: that of its source, or that of the catch-up.
 
-    A slot of the ring that belongs to the lane is granted (the peer fills it),
+    A slot of the ring that belongs to the lane is granted (the peer may fill it),
     queued, or in flight (at a worker or the writer).
     """
 
     peer: bytes
     live: bool
     granted: set[Slot] = field(default_factory=set)
-    #: Of these, what its peer was asked to give back, and by when (`time.monotonic`).
+    #: Granted slots that its peer was asked to return, and by when (`time.monotonic`).
     recalled: dict[Slot, float] = field(default_factory=dict)
-    #: Slots that its peer did not give back in time: it may fill one late.
+    #: Slots that its peer did not return in time, and may still fill.
     taken: set[Slot] = field(default_factory=set)
     #: When it last used a slot, got one after it had none, and lost one because it did not use it
     #: (`time.monotonic`).
@@ -166,7 +166,7 @@ class Lane:
     in_flight: int = 0
     #: When the newest frame that went to a worker was taken (`Submit.taken_ns`).
     newest_ns: int = 0
-    #: Its peer sends no more frames.
+    #: Whether its peer sends no more frames.
     closed: bool = False
 
     @property
@@ -175,69 +175,70 @@ class Lane:
         return not self.queue and self.in_flight == 0
 
     def spend(self, slot: Slot) -> None:
-        """Its peer has filled a slot."""
+        """Note that the peer has filled a slot."""
         self.granted.discard(slot)
         self.recalled.pop(slot, None)
         self.used_at = time.monotonic()
 
     def lose(self, slot: Slot) -> None:
-        """A slot that its peer has not filled is needed elsewhere."""
+        """Withdraw a slot that the peer has not filled, because it is needed elsewhere."""
         self.granted.discard(slot)
         self.recalled.pop(slot, None)
         self.lost_at = time.monotonic()
 
     def unused_for(self, seconds: float) -> bool:
-        """Whether it has slots, and has used none for so long."""
+        """Whether it has slots, and has used none of them for this long."""
         since = max(self.used_at, self.got_at)
         return self.slots > 0 and self.idle and time.monotonic() - since > seconds
 
     @property
     def slots(self) -> int:
-        """Slots that it holds, wherever they are."""
+        """Number of slots that it holds: granted, queued or in flight."""
         return len(self.granted) + len(self.queue) + self.in_flight
 
 
 @dataclass(slots=True)
 class Acquisition:
-    """One open acquisition.  Only its own methods and those of `Acquisitions` count or move it."""
+    """One open acquisition.  Only its own methods and those of `Acquisitions` change its counts and state."""
 
     open: Open
-    #: Its source, which is told about it (b"" if an earlier daemon left it unfinished).
+    #: Identity of its source (b"" if an earlier daemon left it unfinished).
     source: bytes
     live: Lane
     catch_up: Lane | None = None
-    #: The calibration profiles that apply; the id of its run, once an engine is ready.
+    #: The calibration profiles that apply.
     applied: Applied = field(default_factory=Applied)
+    #: Id of its run, once an engine is ready.
     run: str = ""
-    #: Where its frames are written, once the writer has said so.
+    #: Where its frames are written, once the writer has opened it.
     output: str = ""
-    #: Whether we see its raw dataset.
+    #: Whether the daemon can read its raw dataset.
     reads_raw: bool = False
-    #: Canonical axes of the frames that the daemon holds, and whether they came live: no frame
-    #: is worked on twice at a time.
+    #: Canonical axes of the frames that the daemon holds, and whether they came live: so that no frame
+    #: is processed twice at the same time.
     active: dict[str, bool] = field(default_factory=dict)
-    #: Jobs without pixels that the writer has not answered yet, oldest first: characters of
-    #: the axes in each.  They take no slot, so nothing else bounds them.
+    #: For each job without pixels that the writer has not answered yet, oldest first, the characters of its
+    #: axes.  These jobs need no slot, so the ring does not bound them.
     records: deque[int] = field(default_factory=deque)
     recorded_chars: int = 0
-    #: Frames in raw that the daemon gave up or never got: left to the catch-up.
+    #: Number of frames in raw that were left to the catch-up since its last start, and of live frames in all.
     behind: int = 0
     deferred: int = 0
     #: When its last catch-up was started (`time.monotonic`).
     catch_up_at: float = 0.0
     #: Whether it has been compared with the raw dataset after its last frame.
     caught_up: bool = False
-    #: Its disk is full: none of its frames is worked on until there is room.
+    #: Whether its disk is full: none of its frames is processed until there is room.
     stalled: bool = False
     #: Why it is not known to be complete; empty if it is.
     incomplete: str = ""
     submitted: int = 0
     missed: int = 0
-    #: Frames acquired, at least, as the source or the raw dataset said.
+    #: Least number of acquired frames, according to the source or the raw dataset.
     acquired: int = 0
-    #: Whether that is final: its source closed it, or raw was read to the end since.
+    #: Whether that number is final: its source closed it, or raw was read to its end after the last frame.
     end_known: bool = False
-    #: Planes of its z-stacks, or the first of them.
+    #: Planes of its z-stacks; only the first few are noted.
     planes: set[int] = field(default_factory=set)
     states: dict[FinalState, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -247,16 +248,16 @@ class Acquisition:
 
     @classmethod
     def announced(cls, message: Open, source: bytes) -> Acquisition:
-        """One that a source has just announced."""
+        """An acquisition that a source has just announced."""
         return cls(message, source, Lane(source, live=True))
 
     @classmethod
     def left_unfinished(cls, message: Open) -> Acquisition:
-        """One that an earlier daemon left: it has no source, only raw data."""
+        """An acquisition that an earlier daemon left: it has no source, only raw data."""
         return cls(message, b"", Lane(b"", live=True, closed=True), state=State.ORPHANED)
 
     def note_plane(self, axes: str) -> None:
-        """Note a frame's plane, until there are enough of them to recognise a stack."""
+        """Note a frame's plane, until there are enough planes to recognise a stack."""
         if len(self.planes) < FEWEST_PLANES and '"z"' in axes:
             plane = json.loads(axes).get("z")
             self.planes |= {plane} if isinstance(plane, int) else set()
@@ -268,7 +269,7 @@ class Acquisition:
 
     @property
     def announced_chars(self) -> int:
-        """Characters of its announcement."""
+        """Number of characters of its announcement."""
         return len(self.open.summary) + len(self.open.first) + len(self.open.recording)
 
     @property
@@ -308,7 +309,7 @@ class Acquisition:
 
     @property
     def unfinished(self) -> int:
-        """Frames that failed or have no final state; at least one if it is not complete."""
+        """Number of frames that failed or have no final state; at least one if it is not complete."""
         counts = self.counts()
         return max(counts.failed + counts.pending, 1 if self.incomplete else 0)
 
@@ -325,14 +326,14 @@ class Acquisition:
         self.state = next_state(self.state, change)
 
     def output_opened(self, output: str, before: dict[FinalState, int]) -> None:
-        """The writer has opened its output, which holds `before` frames already."""
+        """Note that the writer has opened its output, which already holds the frames of `before`."""
         self.change(Change.OUTPUT_OPENED)
         self.output = output
         self.states = before
         self.submitted = sum(before.values())
 
     def source_returned(self, identity: bytes) -> None:
-        """Its source has a new connection and goes on."""
+        """Let its source continue over a new connection."""
         self.change(Change.SOURCE_RETURNED)
         self.live.peer = self.source = identity
         self.live.closed = False
@@ -340,41 +341,41 @@ class Acquisition:
         self.incomplete = ""
 
     def lane_closed(self, lane: Lane) -> None:
-        """No more frames come through this lane."""
+        """Note that no more frames come through this lane."""
         lane.closed = True
         if lane.live:
             self.change(Change.SOURCE_CLOSED)
 
     def catch_up_started(self) -> None:
-        """A thread starts to read what is pending from raw."""
+        """Note that a thread starts to read pending frames from raw."""
         self.change(Change.CATCH_UP_STARTED)
         self.catch_up_at = time.monotonic()
-        # Where its source has closed it, that comparison with raw is the last one.
+        # If its source has closed it, this comparison with raw is the last one.
         self.caught_up |= self.live.closed
         self.behind = 0
 
     def catch_up_ended(self) -> None:
-        """That thread has ended, and nothing of it is in flight."""
+        """Note that this thread has ended, and that none of its frames is in flight."""
         self.change(Change.CATCH_UP_ENDED)
         self.catch_up = None
 
     def closed_by(self, lane: Lane, acquired: int) -> None:
-        """The peer of a lane says that this many frames were acquired in all."""
+        """Note the number of acquired frames that the peer of a lane has reported."""
         self.acquired = max(self.acquired, acquired)
-        # A catch-up that started before the last frame does not know the end.
+        # A catch-up that started before the last frame does not know the final number.
         self.end_known |= lane.live or self.caught_up
         if self.live.closed and self.caught_up and not lane.live:
-            # Raw has been counted, which replaces the live counts (frames sent twice included).
+            # The count of raw replaces the live counts, which include frames that were sent twice.
             self.acquired = acquired
             self.submitted = self.missed = 0
 
     def recording(self, axes: tuple[str, ...]) -> None:
-        """The writer is asked to record frames without pixels."""
+        """Note that the writer was asked to record frames without pixels."""
         self.records.append(sum(map(len, axes)))
         self.recorded_chars += self.records[-1]
 
     def written(self, event: FramesWritten, task: Task | None) -> None:
-        """Frames have a final state: count them."""
+        """Count frames that have reached a final state."""
         if task is None:
             self.recorded_chars -= self.records.popleft()
             known = event.known + (event.replaced if event.replaces is not None else 0)

@@ -12,14 +12,14 @@ from refocusd.transport.messages import DoubtedFrame, Histogram
 #: Upper bounds of the latency buckets, ms.
 BOUNDS_MS = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 6e4]
 STAGES = ("queue", "worker", "engine", "total")
-#: Reasons that are counted separately; all later ones are counted together.
+#: Largest number of reasons that are counted separately; all later ones are counted together.
 MAX_REASONS = 64
-#: Frames to look at that are remembered.
+#: Largest number of doubtful and untrusted frames that are remembered.
 MAX_DOUBTED = 30
 
 
 class Statistics:
-    """Frames by final state and reason; durations by stage, of live frames."""
+    """Numbers of frames by final state, reason and verdict; durations of live frames by stage."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
@@ -29,7 +29,7 @@ class Statistics:
         self.doubted: deque[DoubtedFrame] = deque(maxlen=MAX_DOUBTED)
         self._counts = {stage: [0] * (len(BOUNDS_MS) + 1) for stage in STAGES}
         self._sums = dict.fromkeys(STAGES, 0.0)
-        #: Acquisitions of which no frame could be had, and what is known of each.
+        #: Acquisitions of which no frame could be read: id and description.
         self.unseen: dict[str, str] = {}
         #: Bytes of raw pixels received.
         self.raw_nbytes = 0
@@ -41,12 +41,12 @@ class Statistics:
 
     @property
     def frames(self) -> dict[str, int]:
-        """Frames by ``state`` or ``state: reason``."""
+        """Number of frames by ``state`` or ``state: reason``."""
         return dict(self._frames)
 
     @property
     def verdicts(self) -> dict[str, int]:
-        """Frames by verdict."""
+        """Number of frames by verdict."""
         return dict(self._verdicts)
 
     @property
@@ -58,10 +58,10 @@ class Statistics:
         }
 
     def note(self, event: FramesWritten, waited_ms: float | None) -> None:
-        """Count frames that reached a final state; `waited_ms` is given for live frames only."""
+        """Count frames that reached a final state; `waited_ms` is None for frames that are not live."""
         if event.state is None:
             return
-        # What follows the colon or bracket names a frame or a file.
+        # The text after a colon or bracket names a frame or a file.
         reason = event.reason.split(":")[0].split("(")[0].strip()[:60]
         key = f"{event.state}: {reason}" if reason else event.state
         if key not in self._frames and len(self._frames) >= MAX_REASONS:

@@ -1,4 +1,4 @@
-"""Acquisitions that an earlier daemon left unfinished, from the marks beside the ledgers."""
+"""Finds acquisitions that an earlier daemon left unfinished, by the marks beside the ledgers."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from refocusd.transport.messages import Open
 log = logging.getLogger(__name__)
 
 
-#: How often raw data that are not there are looked for, s: their share may be mounted later.
+#: Interval at which missing raw data are looked for, in s: their share may be mounted later.
 AGAIN_S = 10.0
 
 
 def find_unfinished(ledgers: str, events: EventQueue) -> None:
-    """Report acquisitions that can be finished, in a thread of its own.
+    """Report acquisitions that can be finished, from a separate thread.
 
-    Their raw data may be on a share that does not answer: then neither the broker
-    nor the end of this process waits for it.
+    Their raw data may be on a share that does not answer: neither the broker nor the end of this
+    process waits for that.
     """
 
     def find() -> None:
@@ -44,17 +44,17 @@ def find_unfinished(ledgers: str, events: EventQueue) -> None:
 def left_unfinished(
     ledgers: str, stopped: Callable[[float], bool] = lambda _: True
 ) -> Iterator[tuple[Open, str]]:
-    """Announcements of acquisitions whose raw data are there, each with the id of its run.
+    """Yield the announcements of acquisitions whose raw data exist, each with the id of its run.
 
-    Those whose raw data are not there are looked at again and again: a share may be mounted late.
-    Marks of acquisitions whose raw data were deleted are removed: nothing can be done for them.
+    If raw data are missing, they are looked for again and again, because a share may be mounted late.
+    Marks of acquisitions whose raw data were deleted are removed, because they cannot be finished.
 
     Parameters
     ----------
     ledgers : str
         Folder of the ledgers.
     stopped : callable
-        Waits for so many seconds; True if nothing need be looked at any more.
+        Waits for the given number of seconds, and returns True to end the search.
     """
     marks, first = marked(ledgers), True
     while marks:
@@ -83,7 +83,7 @@ def left_unfinished(
                     )
         if not away or stopped(AGAIN_S):
             return
-        # Others may have been finished by a command, or gone on by themselves.
+        # The others may have been finished by a command, or continued by their sources.
         marks, first = [mark for mark in away if is_marked(ledgers, mark.acquisition)], False
 
 
@@ -100,13 +100,13 @@ def _forget(ledgers: str, message: Open) -> None:
 
 
 def _standing(message: Open) -> Literal["there", "gone", "away"]:
-    """Whether the raw data of an acquisition are there, were deleted, or lie on a disk that is away."""
+    """Whether the raw data of an acquisition exist, were deleted, or are on a disk that is not mounted."""
     raw, output = Path(message.raw), output_of(message.raw, message.output)
     try:
         if message.raw and raw.exists():
             return "there"
-        # What was refocused from it lies beside it, so that this is its disk.
+        # If the refocused dataset exists beside it, its disk is mounted.
         gone = not message.raw or (output.parent == raw.parent and output.is_dir())
-    except ValueError:  # a name that nothing can have
+    except ValueError:  # not a possible file name
         gone = True
     return "gone" if gone else "away"

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class AcquisitionWriter:
-    """Writes a frame, then records it, then tells the broker: in that order.
+    """Writes each frame, then records it, and then tells the broker.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ class AcquisitionWriter:
     ring : SharedRing
         Holds the refocused pixels.
     event_queue : EventQueue
-        Of the broker.
+        The broker's events.
     preview : Preview
-        Given the newest frame.
+        Receives the newest frame.
 
     Attributes
     ----------
     output : OutputDataset or None
-        While it is open.
+        None while it is not open.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class AcquisitionWriter:
         self._ring = ring
         self._events = event_queue
         self._preview = preview
-        # Frames are bounded by the ring's slots; this limit is a backstop for the rest.
+        # The ring's slots bound the number of frames; this limit is a backstop for other jobs.
         self._jobs: queue.Queue[Job | None] = queue.Queue(maxsize=100_000)
-        #: It is shown, and not written.
+        #: The announcement of a preview, which is shown but not written.
         self._shown_only: Open | None = None
-        #: Its disk is full.
+        #: Whether its disk is full.
         self._full = False
         #: Kinds of errors that were logged.
         self._complained: set[str] = set()
@@ -75,11 +75,11 @@ class AcquisitionWriter:
         self._thread.start()
 
     def put(self, job: Job) -> None:
-        """Have a job done after those before it; its answer is an event."""
+        """Queue a job; its answer is an event."""
         self._jobs.put(job)
 
     def end(self) -> None:
-        """Have the jobs so far done, and the output closed."""
+        """Let the thread end after the jobs so far, and close the output."""
         self._jobs.put(None)
 
     def join(self, timeout_s: float) -> bool:
@@ -101,7 +101,7 @@ class AcquisitionWriter:
             if job is None:
                 break
             over = isinstance(job, CloseOutput)
-            # Whatever is wrong with one job, the others are done.
+            # An error in one job must not affect the others.
             try:
                 self._do(job)
             except Exception as error:
@@ -128,7 +128,7 @@ class AcquisitionWriter:
                     self._events.put(events.OutputClosed(job.acquisition, error))
 
     def _report_error(self, job: Job, error: str) -> None:
-        """Answer a job that could not be done, so that nobody waits for it."""
+        """Answer a job that failed, so that nobody waits for it."""
         if isinstance(job, WriteFrame):
             self._events.put(events.FrameNotWritten(job.submit.acquisition, job.task, error))
         elif isinstance(job, RecordFrames) and job.task:
@@ -170,7 +170,7 @@ class AcquisitionWriter:
         output = self.output
         try:
             full = output is not None and output.is_full()
-        except OSError as error:  # a disk that was taken away
+        except OSError as error:  # the disk was removed
             log.error("%s: %s", self.acquisition, error)
             return
         if not full:
@@ -196,7 +196,7 @@ class AcquisitionWriter:
             return
         output = self._opened()
         if submit.axes in output.sink:
-            # Sent again after the first answer was lost: written once is enough.
+            # The frame was written, but the answer was lost, and the frame was sent again.
             self._events.put(
                 events.FramesWritten(submit.acquisition, job.task, (submit.axes,), None)
             )
@@ -207,12 +207,12 @@ class AcquisitionWriter:
         try:
             pixels = self._pixels(output.message, submit.slot.refocused_offset)
             if checksum(pixels) != job.checksum:
-                raise TransportError("the refocused pixels changed on their way (checksum)")
+                raise TransportError("the refocused pixels changed in transit (checksum)")
             persistently(lambda: output.write(pixels, job, state, reason))
         except DiskFullError as error:
             self._put_off(output, job, str(error))
             return
-        except Exception as error:  # noqa: BLE001 (whatever it is, this frame is failed and the next is written)
+        except Exception as error:  # noqa: BLE001 (any error fails this frame only, and the next is written)
             self._complain(submit.axes, output.message.name, error)
             state, reason = "failed", str(error) or type(error).__name__
         written = output.record_written(job, state, reason)
@@ -222,7 +222,7 @@ class AcquisitionWriter:
             output.trust_maps.write(job)
 
     def _complain(self, axes: str, name: str, error: Exception) -> None:
-        """Log why a frame is not written: once, as thousands may fail for one reason."""
+        """Log why a frame is not written; once per cause, because thousands may fail for one cause."""
         cause = f"{type(error).__name__}: {getattr(error.__cause__, 'strerror', None) or ''}"
         if cause in self._complained:
             return
@@ -235,7 +235,7 @@ class AcquisitionWriter:
         )
 
     def _put_off(self, output: OutputDataset, job: WriteFrame, why: str) -> None:
-        """The disk is full: raw has the frame, and it is caught up once there is room."""
+        """Leave a frame to the catch-up because the disk is full, or skip it if there is no raw."""
         key = job.submit.acquisition
         if not output.message.raw:
             skipped = RecordFrames(

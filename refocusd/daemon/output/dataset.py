@@ -45,10 +45,10 @@ from refocusd.transport.messages import Open
 
 log = logging.getLogger(__name__)
 
-#: How often the free disk space is checked, and the ledger copied beside the output.
+#: Intervals at which free disk space is checked, and the ledger is copied into the output.
 CHECK_DISK_S = 1.0
 COPY_LEDGER_S = 60.0
-#: Number of attempts that are kept while the ledger cannot record them; with more, it stays incomplete.
+#: Largest number of attempts that are kept while the ledger cannot record them; with more, it stays incomplete.
 MOST_UNRECORDED = 10_000
 
 
@@ -63,11 +63,11 @@ class OutputDataset:
     reserve_nbytes: int
     ledgers: str
     trust_maps: TrustMaps
-    #: Frames by final state that were there when it was opened.
+    #: Number of frames by final state when it was opened.
     before: dict[FinalState, int] = field(default_factory=dict)
-    #: Attempts that the ledger could not take; they are recorded with the next one.
+    #: Attempts that the ledger could not record; they are recorded together with the next one.
     unrecorded: list[Attempt] = field(default_factory=list)
-    #: There were too many of these.
+    #: Whether there were too many of these to keep.
     incomplete: bool = False
     full: bool = False
     checked_at: float = 0.0
@@ -78,12 +78,16 @@ class OutputDataset:
 
     @classmethod
     def open(cls, settings: Settings, job: OpenOutput) -> Self:
-        """Create an acquisition's dataset, or go on with what exists of the same run.
+        """Create an acquisition's dataset, or continue an existing one of the same run.
 
         Raises
         ------
-        InputError, LedgerError, OutputError
-            The latter also if it holds frames of another recording of this name.
+        InputError
+            If the announcement cannot be used.
+        LedgerError
+            If the ledger cannot be opened or restored.
+        OutputError
+            If the output cannot be written, or holds frames of another recording with this name.
         """
         message = job.open
         summary = json.loads(message.summary or "{}")
@@ -132,18 +136,21 @@ class OutputDataset:
         return dataset
 
     def repair(self) -> None:
-        """Record frames that a killed writer had written, and not recorded yet."""
+        """Record frames that a killed writer had written but not recorded yet."""
         record_frames(self.ledger, self.sink.path, self.run, self.message.acquisition)
 
     def _state_of(self, axes: str) -> str | None:
-        """State of a frame after the latest attempt; asked for each, as a run may have millions."""
+        """State of a frame after the latest attempt; looked up one by one, because a run may have millions."""
         for attempt in reversed(self.unrecorded):
             if attempt.axes == axes:
                 return attempt.state
         return self.ledger.state_of(self.run, self.message.acquisition, axes)
 
     def _count_before(self) -> None:
-        """Frames with a final state; not those whose pixels a deleted folder or power cut took."""
+        """Count the frames with a final state, except written ones that the dataset has lost.
+
+        They are lost if its folder was deleted, or the power failed.
+        """
         ended: Counter[FinalState] = Counter()
         gone = 0
         for fate in self.ledger.fates(self.run, self.message.acquisition):
@@ -161,7 +168,7 @@ class OutputDataset:
         Parameters
         ----------
         acquired : int or None
-            None for an acquisition that is not complete.
+            Number of acquired frames; None for an acquisition that is not complete.
 
         Returns
         -------
@@ -172,7 +179,7 @@ class OutputDataset:
             self._append([])
         incomplete = bool(self.unrecorded) or self.incomplete
         if incomplete and self.message.raw:
-            acquired = None  # its mark stays, so that the next daemon puts the ledger right
+            acquired = None  # its mark stays, so that the next daemon completes the ledger
         self.trust_maps.take_in()
         self.trust_maps.close()
         try:
@@ -183,7 +190,7 @@ class OutputDataset:
                 self.copying.join()
             _copy_ledger(self.ledger, self.sink.path)
             if acquired is not None or not self.message.raw:
-                # Without raw there is nothing that a later daemon could do.
+                # Without raw data, a later daemon could do nothing more.
                 unmark(self.ledgers, self.message.acquisition)
         except (RefocusdError, OSError) as error:
             log.error("%s was not closed in full: %s", self.sink.path, error)
@@ -194,7 +201,7 @@ class OutputDataset:
     # -- frames -------------------------------------------------------------------------
 
     def is_full(self) -> bool:
-        """Whether the disk's reserve is touched: what is left belongs to the raw data."""
+        """Whether free space is below the reserve, which is kept for the raw data."""
         now = time.monotonic()
         if now - self.checked_at > CHECK_DISK_S:
             self.checked_at = now
@@ -202,11 +209,14 @@ class OutputDataset:
         return self.full
 
     def write(self, pixels: Pixels, job: WriteFrame, state: FinalState, reason: str) -> None:
-        """Write a frame; `record_written` follows.
+        """Write a frame; the caller then calls `record_written`.
 
         Raises
         ------
-        DiskFullError, OutputError
+        DiskFullError
+            If free space is below the reserve, or the disk is full.
+        OutputError
+            If the frame cannot be written.
         """
         if self.is_full():
             free_mib = self.reserve_nbytes >> 20
@@ -215,7 +225,7 @@ class OutputDataset:
         self.sink.write(pixels, json.loads(job.submit.axes), metadata)
 
     def record_written(self, job: WriteFrame, state: FinalState, reason: str) -> FramesWritten:
-        """Record what became of a frame that was to be written."""
+        """Record the outcome of a frame that was to be written."""
         attempt = attempt_of(self.run, job, state, reason)
         replaces = self._earlier(attempt.axes)
         self._append([attempt])
@@ -231,7 +241,7 @@ class OutputDataset:
         )
 
     def record(self, job: RecordFrames) -> FramesWritten:
-        """Record frames without pixels, except those that have been written already."""
+        """Record frames without pixels, except those that are written or skipped already."""
         earlier = {
             axes: self._earlier(axes) for axes in dict.fromkeys(job.axes) if axes not in self.sink
         }
@@ -254,19 +264,19 @@ class OutputDataset:
         )
 
     def record_attempts(self, attempts: list[Attempt]) -> None:
-        """Record what other processes than the writer did."""
+        """Record attempts of other processes."""
         self._append(attempts)
 
     def _earlier(self, axes: str) -> Literal["failed", "skipped"] | None:
         """State of the earlier attempt at a frame that a later one replaces."""
         try:
             state = self._state_of(axes)
-        except LedgerError:  # recording will fail as well, and says so
+        except LedgerError:  # recording will fail as well, and report the error
             return None
         return state if state in ("failed", "skipped") else None  # type: ignore[return-value]
 
     def _append(self, attempts: list[Attempt]) -> None:
-        """Record attempts, and those before that could not be."""
+        """Record attempts, and earlier ones that could not be recorded."""
         waiting = [*self.unrecorded, *attempts]
         try:
             self.ledger.record(waiting)
@@ -281,10 +291,10 @@ class OutputDataset:
             self._copy_now_and_then()
 
     def _copy_now_and_then(self) -> None:
-        """Copy the ledger beside the output, in a thread: a long one takes seconds to copy.
+        """Copy the ledger into the output, in a thread, because copying a long one takes seconds.
 
-        The copy is one step of SQLite's backup: it reads a snapshot of the write-ahead log, so it
-        does not hold up the writer; in several steps, each frame recorded would start it anew.
+        The copy is a single step of SQLite's backup: it reads a snapshot of the write-ahead log, so it
+        does not block the writer.  With several steps, each recorded frame would restart it.
         """
         now = time.monotonic()
         if now - self.copied_at > COPY_LEDGER_S and not (self.copying and self.copying.is_alive()):
@@ -297,7 +307,7 @@ class OutputDataset:
 
 
 def _made(settings: Settings, job: OpenOutput) -> dict[str, Any]:
-    """What makes the frames: for the dataset's summary and the run file."""
+    """Describe what makes the frames, for the dataset's summary and the run file."""
     message, applied = job.open, job.applied
     return {
         "version": __version__,
@@ -326,13 +336,14 @@ def _made(settings: Settings, job: OpenOutput) -> dict[str, Any]:
 
 
 def _refuse_another(ledger: Ledger, message: Open, output: Path) -> None:
-    """Refuse what was recorded under the name of an acquisition since it was refocused.
+    """Refuse a recording that has taken the place of the one that was refocused into this output.
 
-    The sources ask the output and the copy of the ledger in it, which may not be there yet.
+    Sources check this in the output and its copy of the ledger, which may not be complete yet.
 
     Raises
     ------
     OutputError
+        If a frame of the recording differs from the one that the ledger records.
     """
     recording = noted(json.loads(message.recording or "{}"))
     for axes, mark in recording.frames.items():

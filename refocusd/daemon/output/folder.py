@@ -1,4 +1,4 @@
-"""Which folder a run is written to, and the file in it that says what made it."""
+"""Chooses the folder that a run is written to, and writes the file in it that says what made it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from refocusd.transport.messages import Open
 
 log = logging.getLogger(__name__)
 
-#: How long another process may take to begin an output.
+#: Time limit for another process to create an output.
 BEGIN_S = 10.0
-#: Files that a sink makes before its first frame is in it, and ours beside them.
+#: Files that a sink creates before its first frame, and refocusd's own files beside them.
 _BEGUN = re.compile(
     r"NDTiff\.index|NDTiffStack(_\d+)?\.tif(\.part)?|zarr\.json|frames\.\w+|refocusd.*|\..*\.new|.*\.xml"
 )
@@ -34,12 +34,12 @@ _BEGUN = re.compile(
 
 @contextmanager
 def beginning(settings: Settings, acquisition: str) -> Iterator[None]:
-    """Only one process at a time begins the output of an acquisition, or takes up what one left.
+    """Let only one process at a time create the output of an acquisition, or continue an existing one.
 
     Raises
     ------
     OutputError
-        If another one is at it, and does not end.
+        If another process does not finish this in time.
     """
     deadline = time.monotonic() + BEGIN_S
     with ExitStack() as stack:
@@ -47,7 +47,7 @@ def beginning(settings: Settings, acquisition: str) -> Iterator[None]:
         with suppress(OSError):
             place = begin_lock(settings.ledgers, acquisition)
             place.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(io.FileIO(place, "a+"))
+            file = stack.enter_context(files.open_file(place, "a+"))
             while not _locked(file, acquisition, deadline):
                 time.sleep(0.05)
         yield
@@ -67,10 +67,10 @@ def _locked(file: io.FileIO, acquisition: str, deadline: float) -> bool:
 
 
 def choose_folder(settings: Settings, message: Open, run: str) -> tuple[Path, bool]:
-    """The folder for a run, and whether frames of that run are in it already.
+    """The folder for a run, and whether it already holds that run.
 
-    A second run of an acquisition gets a folder of its own beside the first.  A run that was begun
-    elsewhere goes on there, unless a folder was named.
+    A second run of an acquisition gets its own folder beside the first.  A run that was started in
+    another folder is continued there, unless a folder was named.
 
     Raises
     ------
@@ -108,14 +108,14 @@ def choose_folder(settings: Settings, message: Open, run: str) -> tuple[Path, bo
 
 
 def _unlabelled(output: Path) -> dict[str, Any]:
-    """What made a dataset without a run file: the daemon was killed while it created the folder.
+    """What made a dataset without a run file, whose daemon was killed while it created the folder.
 
     If the folder is not a dataset yet, it is moved aside.
 
     Raises
     ------
     OutputError
-        If there is something else in it as well.
+        If the folder contains anything that refocusd did not create.
     """
     try:
         with append_sink(output) as sink:
@@ -133,12 +133,12 @@ def _unlabelled(output: Path) -> dict[str, Any]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a sink makes such a file, or folder, when it begins."""
+    """Whether a path may be a file or folder that refocusd creates at the beginning."""
     return path.is_dir() or bool(_BEGUN.fullmatch(path.name))
 
 
 def write_run_file(output: Path, made: dict[str, Any]) -> None:
-    """Write what made the frames beside them, unless it is there."""
+    """Write what made the frames into a file beside them, unless it exists."""
     if made_by(output):
         return
     path = notes_of(output) / RUN_FILE

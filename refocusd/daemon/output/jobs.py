@@ -1,4 +1,4 @@
-"""What the writer is asked to do, one frozen object each."""
+"""The writer's jobs, one frozen object each."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class WriteFrame(msgspec.Struct, frozen=True):
 
     @property
     def in_live_image(self) -> bool:
-        """Whether the live image is to show it: it came live, and no newer frame went before it."""
+        """Whether the live image may show it: it came live, and no newer frame was sent before it."""
         return self.submit.live and not self.late
 
     @property

@@ -1,4 +1,4 @@
-"""What is recorded of a refocused frame: its metadata, and its attempt in the ledger."""
+"""Builds what is recorded of a refocused frame: its metadata, and its attempt in the ledger."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refocusd.transport.messages import FocusAdvice, FrameFacts
 
 
 def frame_metadata(run: str, job: WriteFrame, state: FinalState, reason: str) -> dict[str, Any]:
-    """The microscope's metadata of a frame, and one ``refocusd`` object of ours.
+    """The microscope's metadata of a frame, with a ``refocusd`` object added.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def frame_metadata(run: str, job: WriteFrame, state: FinalState, reason: str) ->
         "latency_ms": round((time.perf_counter_ns() - submit.taken_ns) / 1e6, 3),
         "checksum": job.checksum,
         "raw_checksum": submit.checksum,
-        "calibration": None,  # replaced by the facts where a profile applied
+        "calibration": None,  # replaced by the facts if a profile applied
         **_known_values(job.facts),
     }
     if job.focus is not None:
@@ -54,7 +54,7 @@ def frame_metadata(run: str, job: WriteFrame, state: FinalState, reason: str) ->
 
 
 def attempt_of(run: str, job: WriteFrame, state: FinalState, reason: str) -> Attempt:
-    """The attempt at a frame that was to be written, as the ledger records it; it ends now."""
+    """The attempt at a frame that was to be written, as the ledger records it; its latency ends now."""
     submit, facts = job.submit, job.facts
     return Attempt(
         run=run,
@@ -72,7 +72,7 @@ def attempt_of(run: str, job: WriteFrame, state: FinalState, reason: str) -> Att
 
 
 def _known_values(facts: FrameFacts | FocusAdvice) -> dict[str, Any]:
-    """Plain values, floats with six significant digits; without None and NaN (not JSON)."""
+    """Facts as plain values: floats have six significant digits; None and NaN (not JSON) are left out."""
     return {
         name: float(f"{value:.6g}") if isinstance(value, float) else value
         for name, value in msgspec.structs.asdict(facts).items()

@@ -1,4 +1,4 @@
-"""Calls to disks that may hang, made in a thread and abandoned after a time limit."""
+"""Calls functions that access disks in a thread, and abandons them after a time limit: disks may hang."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ ANSWERS_S = 1.0
 
 
 def answer_of(ask: Callable[[], T], otherwise: T, within_s: float = ANSWERS_S) -> T:
-    """The result of a call; `otherwise` if it raises, or does not return in time (its thread then goes on).
+    """The result of a call; `otherwise` if it raises, or does not return in time.
 
     Parameters
     ----------
     ask : callable
+        Called in a thread, which continues after the time limit.
     otherwise : object
     within_s : float
-        How long it may take.
+        Time limit, in seconds.
     """
     found: list[T] = []
 

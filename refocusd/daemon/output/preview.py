@@ -1,6 +1,6 @@
-"""The newest refocused frame, reduced, for views.
+"""Keeps the newest refocused frame, reduced, for views.
 
-A writer takes it, the broker sends it.  This costs one small copy a second, and
+A writer takes the preview, and the broker sends it.  This costs one small copy per second, and
 at most 30 while a view waits for the next frame.
 """
 
@@ -26,7 +26,7 @@ LIVE_S = 1.0
 
 
 class Preview:
-    """One frame, the latest; safe to use from the writers' and the broker's threads."""
+    """The newest frame; safe to use from the writers' and the broker's threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,11 +39,11 @@ class Preview:
 
     @property
     def serial(self) -> int:
-        """Number of the newest frame."""
+        """Serial of the newest frame."""
         return self._serial
 
     def ask(self, max_side: int) -> None:
-        """A view waits for the next frame, with at most `max_side` px a side."""
+        """Take the next frame sooner, because a view waits for it, with sides of at most `max_side` px."""
         with self._lock:
             self._wanted = True
             self._max_side = max_side
@@ -63,7 +63,7 @@ class Preview:
         job: WriteFrame,
         written: FramesWritten,
     ) -> None:
-        """Keep a reduced copy of a frame that was written, raw above refocused."""
+        """Keep a reduced copy of a frame that was written, raw and then refocused."""
         assert written.state is not None
         step = max(1, -(-max(raw.shape) // self._max_side))
         pixels = np.stack([raw[::step, ::step], refocused[::step, ::step]])

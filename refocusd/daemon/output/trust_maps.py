@@ -1,4 +1,4 @@
-"""The trust maps of an output: a small dataset of their own inside of it."""
+"""Writes the trust maps of an output, into a small dataset inside it."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from refocusd.imaging.trust_map import AS_ACQUIRED, CELL_PX, pixels_per_cell, tr
 
 log = logging.getLogger(__name__)
 
-#: What a reader needs to know of the values; stands in the summary metadata.
+#: Description of the values for readers, in the summary metadata.
 ABOUT = {
     "values": "probability in percent that the error of a cell is above the bound of the verdict",
     "as_acquired": AS_ACQUIRED,
 }
 
 
-#: Folder beside the maps in which jobs of a cluster leave those of their positions.
+#: Folder beside the maps, in which jobs of a cluster write the maps of their positions.
 PARTS = "trust-parts"
 
 
 class TrustMaps:
-    """Writes the map of each frame after the frame itself; whatever goes wrong costs maps only.
+    """Writes the map of each frame after the frame itself; errors affect only maps.
 
     The dataset has the format of the output: NDTiff in the folder ``trust``, OME-Zarr in the group
-    ``refocusd/trust``.  It is made with the first map; its frames have the axes of the output's.
-    Only one process may write it, so each job of a cluster writes a dataset of its own (`of_position`),
-    which `take_in` moves into that of the output.
+    ``refocusd/trust``.  It is created with the first map; its frames have the same axes as the output's.
+    Only one process may write it, so each job of a cluster writes its own dataset (`of_position`), and
+    `take_in` moves the maps into the dataset of the output.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class TrustMaps:
     summary : mapping
         Summary metadata of the output.
     shape : (int, int)
-        Of the frames.
+        (height, width) of the frames, px.
     enabled : bool
         See `refocusd.config.Settings.trust_map`.
     """
@@ -79,7 +79,7 @@ class TrustMaps:
         *,
         enabled: bool,
     ) -> Self:
-        """For a job of a cluster, which writes the maps of one position; see `TrustMaps`."""
+        """The maps of one position, for a job of a cluster; parameters as for `TrustMaps`."""
         maps = cls(output, summary, shape, enabled=enabled)
         maps._place = _parts(output) / f"{quote(position or 'image', safe='')}.maps"
         maps._kind = "ndtiff"
@@ -91,11 +91,11 @@ class TrustMaps:
             self._try(partial(self._write, job))
 
     def take_in(self) -> None:
-        """Take in the maps that jobs of a cluster left, except those of jobs that still run."""
+        """Move the maps of a cluster's jobs into the dataset, except those of jobs that still run."""
         parts = _parts(self._output)
         for part in sorted(parts.glob("*.maps")):
             self._try(partial(self._move, part))
-        with suppress(OSError):  # most outputs have none; others keep what a job still writes
+        with suppress(OSError):  # the folder does not exist, or a job still writes into it
             parts.rmdir()
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class TrustMaps:
             return
         try:
             do()
-        except Exception as error:  # noqa: BLE001 (the frame is written, and the next one is)
+        except Exception as error:  # noqa: BLE001 (frames are written nevertheless)
             log.error("no more trust maps are written beside %s: %s", self._output, error)
             self._enabled = False
             self.close()
@@ -126,7 +126,7 @@ class TrustMaps:
         about = {"verdict": facts.verdict, "reasons": facts.reasons, "chance": facts.error_chance}
         scale = {"PixelSizeUm": pixel_um * CELL_PX / self._repeats} if pixel_um else {}
         if (z_um := z_position_um(metadata)) is not None:
-            scale["ZPositionUm"] = z_um  # gives the distance of planes where the summary does not
+            scale["ZPositionUm"] = z_um  # gives the distance of planes if the summary does not
         self._put(job.submit.axes, cells, {**scale, "refocusd": about})
 
     def _move(self, part: Path) -> None:
@@ -139,7 +139,7 @@ class TrustMaps:
             for key in maps.axes_keys():
                 frame = maps.read(key)
                 self._put(key, frame.pixels, frame.metadata)
-        # If a scanner holds a file of it, the next to take maps in deletes it: they are there already.
+        # If a virus scanner holds a file, the folder is deleted the next time maps are moved.
         remove_tree(part)
 
     def _put(self, key: str, cells: Pixels, metadata: Metadata) -> None:
@@ -152,7 +152,7 @@ class TrustMaps:
             return append_sink(self._place)
         about = {"cell_px": CELL_PX, "pixels_per_cell": self._repeats, **ABOUT}
         summary = {**self._summary, "refocusd": {"trust_map": about}}
-        # A pixel of the frame is not one of the map.
+        # The pixel size of the frames is not that of the maps.
         summary.pop("PixelSize_um", None)
         return create_sink(self._kind, self._place, summary)
 

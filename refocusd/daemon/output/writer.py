@@ -1,6 +1,6 @@
-"""Has every open acquisition written, each by a thread of its own.
+"""Writes every open acquisition, each in its own thread.
 
-A disk or share that hangs then holds up the acquisition that is written there, and no other.
+A disk or share that hangs therefore holds up only the acquisition that is written there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class Writer:
     """Gives each job to the thread of its acquisition.
 
-    Used by the broker's thread, and once that has ended by the one that stops the daemon.
+    The broker's thread uses it, and after its end the thread that stops the daemon.
 
     Parameters
     ----------
@@ -41,12 +41,12 @@ class Writer:
         self._ring = ring
         self._events = event_queue
         self._writers: dict[str, AcquisitionWriter] = {}
-        #: Those that close their output, or could not.
+        #: Writers that close their output, or could not close it.
         self._closing: list[AcquisitionWriter] = []
         self.preview = Preview()
 
     def put(self, job: Job) -> None:
-        """Have a job done after those of its acquisition before it; its answer is an event."""
+        """Queue a job of an acquisition; its answer is an event."""
         key = job.of
         writer = self._writers.get(key)
         if writer is None:
@@ -59,7 +59,7 @@ class Writer:
             self._closing = [each for each in self._closing if not each.join(0.0)] + [writer]
 
     def stop(self, timeout_s: float) -> None:
-        """Do the jobs so far, close everything, end the threads."""
+        """Finish the jobs so far, close everything, and end the threads."""
         for writer in self._writers.values():
             writer.end()
         deadline = time.monotonic() + timeout_s

@@ -1,10 +1,10 @@
-"""The daemon's workers.
+"""The daemon's side of the workers.
 
 ============  ======================================================================================
-`describe`    A worker as `Status` and the log report it
-`dispatcher`  Frames on their way to the workers, back, and to the writer; workers that are lost or hang
-`pool`        The workers as the broker sees them: who is ready, who holds which frame
-`processes`   The worker processes of a daemon: one supervisor each
-`worker`      One worker, as the broker sees it
+`describe`    Describes a worker for `Status` and the log
+`dispatcher`  Sends frames to workers and their results to the writer; handles workers that are lost or hang
+`pool`        The broker's records of its workers: which are ready, and which frames they hold
+`processes`   Runs the worker processes of a daemon, each with a supervisor
+`worker`      The broker's record of one worker
 ============  ======================================================================================
 """

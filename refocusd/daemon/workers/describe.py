@@ -1,4 +1,4 @@
-"""A worker as `Status` and the log report it."""
+"""Describes a worker for `Status` and the log."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from refocusd.daemon.workers.worker import WorkerPeer
 from refocusd.transport.messages import EngineInfo, WorkerStatus
 
-#: A worker's rate is an average over this long.
+#: Time over which a worker's rate is averaged.
 RATE_S = 10.0
 
 
 def describe_worker(worker: WorkerPeer) -> WorkerStatus:
-    """One worker."""
+    """One worker, for `Status`."""
     now = time.monotonic()
     recent = sum(now - answered < RATE_S for answered in worker.recent)
     return WorkerStatus(

@@ -1,4 +1,4 @@
-"""Frames on their way to the workers, back, and to the writer; workers that are lost or hang."""
+"""Sends frames to workers and their results to the writer; handles workers that are lost or hang."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from refocusd.transport.secure.endpoints import Endpoints
 
 log = logging.getLogger(__name__)
 
-#: Workers that may die on one frame; and links that may be lost meanwhile, which proves less.
+#: A frame fails after this many workers died on it, or this many links were lost, which proves less.
 MAX_DEATHS = 2
 MAX_CUTS = 10
 
 
 @dataclass(slots=True)
 class Dispatcher:
-    """Gives frames to free workers, their answers to the writer, and its answers to the source.
+    """Sends frames to free workers, their results to the writer, and the writer's answers to the source.
 
-    A task of an acquisition that a stopping daemon has dropped stays pending.
+    Frames of an acquisition that a stopping daemon has dropped stay pending.
 
     Parameters
     ----------
     endpoints, ring, lifecycle, pool, processes
         See their classes.
     on_ready : callable
-        Called whenever a worker has become ready.
+        Called whenever a worker becomes ready.
     """
 
     endpoints: Endpoints
@@ -49,7 +49,7 @@ class Dispatcher:
     on_ready: Callable[[], None]
 
     def dispatch(self) -> None:
-        """Send waiting frames to workers, as far as there are free ones."""
+        """Send waiting frames to workers while there are free ones."""
         scheduler = self.lifecycle.scheduler
         while (worker := self.pool.free(fresh=scheduler.stays_fresh)) and (
             found := scheduler.next_task()
@@ -60,17 +60,17 @@ class Dispatcher:
             self.pool.assign(worker, task, acquisition, focus, blur)
 
     def join(self, identity: bytes, message: wire.Hello, remote: str | None) -> None:
-        """A worker has connected; one that lost its link holds no frames any more."""
+        """Add a worker that has connected; if it is known, requeue the frames that it held before."""
         self._requeue(self.pool.lose(identity))
         inline = message.inline or bool(remote)
         self.pool.join(identity, pid=message.pid, inline=inline, remote=remote or "")
 
     def lose(self, identity: bytes, *, cut: bool = False) -> None:
-        """A worker is gone, or (`cut`) its link is: its frames go to others."""
+        """Requeue the frames of a worker that is gone, or (`cut`) whose link was lost."""
         self._requeue(self.pool.lose(identity, cut=cut))
 
     def receive(self, identity: bytes, message: wire.Message, part: memoryview | None) -> None:
-        """A message of a worker.
+        """Process a message of a worker.
 
         Raises
         ------
@@ -81,7 +81,7 @@ class Dispatcher:
             case wire.Ready():
                 self._ready(identity, message)
             case wire.Result():
-                # Nobody waits for the answer of a worker that was presumed hung.
+                # The answer of a worker that was presumed hung is ignored.
                 if task := self.pool.take_back(identity, message.task):
                     try:
                         self.pool.fill(identity, task, part)
@@ -106,7 +106,7 @@ class Dispatcher:
         self.on_ready()
 
     def tick(self) -> list[bytes]:
-        """Replace workers that hang or are silent; returns those whose link is lost."""
+        """Replace workers that hang or are silent; return the identities of those whose link is lost."""
         for identity in self.pool.hung(self.lifecycle.settings.task_timeout_s):
             self._replace(identity, "holds one frame too long")
         for identity in self.pool.silent(SILENCE_S):
@@ -128,7 +128,7 @@ class Dispatcher:
     # -- what becomes of a frame ------------------------------------------------------------
 
     def _write(self, task: Task, result: wire.Result, engine: wire.EngineInfo) -> None:
-        """A worker has filled the slot: have it written."""
+        """Send a frame to the writer after a worker has filled its slot."""
         acquisition = self.lifecycle.acquisitions.get(task.acquisition)
         if acquisition is None:
             return
@@ -137,7 +137,7 @@ class Dispatcher:
         if advice := self.lifecycle.focus.note(acquisition.open, task.submit, result.facts):
             focus = acquisition.focus = advice.focus
             wanted = self.lifecycle.settings.correct_focus and acquisition.open.advise
-            # A pause by the user holds the stage as well.
+            # While the user pauses the daemon, the stage is not moved either.
             if wanted and acquisition.source and not self.lifecycle.scheduler.paused:
                 self.lifecycle.send(acquisition.source, advice, None)
         job = WriteFrame(
@@ -147,12 +147,12 @@ class Dispatcher:
         self.lifecycle.writer.put(job)
 
     def _fail(self, task: Task, reason: str) -> None:
-        """A frame could not be refocused."""
+        """Record that a frame could not be refocused."""
         acquisition, submit = self.lifecycle.acquisitions.get(task.acquisition), task.submit
         if acquisition is None:
             return
         if acquisition.open.raw and submit.live and self._overwritten(acquisition, submit):
-            # By a source that was presumed gone and still had the slot: raw has the frame.
+            # A source that was presumed gone has written into the slot; raw still has the frame.
             log.warning("frame %s was overwritten in the ring: left to the catch-up", submit.axes)
             self._put_off(acquisition, task)
             return
@@ -163,7 +163,7 @@ class Dispatcher:
         )
 
     def _requeue(self, tasks: list[Task]) -> None:
-        """Queue frames whose worker is gone again, in front, unless they kill workers."""
+        """Put frames whose worker is gone at the front of the queue, unless they have cost too many workers."""
         for task in reversed(tasks):
             if task.deaths >= MAX_DEATHS:
                 self._fail(task, "two workers died on this frame")
@@ -173,7 +173,7 @@ class Dispatcher:
                 self.lifecycle.scheduler.requeue(task)
 
     def written(self, acquisition: Acquisition, event: FramesWritten) -> None:
-        """Count frames that have a final state, and pass the slot on."""
+        """Count frames that have a final state, and pass on the slot."""
         task = self.lifecycle.acquisitions.task(event.task)
         acquisition.written(event, task)
         live = task is not None and task.submit.live
@@ -190,9 +190,9 @@ class Dispatcher:
         self.lifecycle.settle(acquisition)
 
     def not_written(self, acquisition: Acquisition, event: FrameNotWritten) -> None:
-        """A frame could not be written: leave it to the catch-up."""
+        """Leave a frame that could not be written to the catch-up."""
         if task := self.lifecycle.acquisitions.task(event.task):
-            # The same would fail the same way again: what is left is for the next daemon.
+            # After an error, another attempt would fail as well: pending frames are left to the next daemon.
             acquisition.incomplete = acquisition.incomplete or event.error
             self._put_off(acquisition, task)
 

@@ -1,4 +1,4 @@
-"""The workers as the broker sees them: who is ready, who holds which frame."""
+"""The broker's records of its workers: which are ready, and which frames they hold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from refocusd.transport.ring import SharedRing
 
 log = logging.getLogger(__name__)
 
-#: Frames that a worker holds: one at work, and the next, so that it never waits for the wire.
+#: Largest number of frames that a worker holds: the current one, and the next, for which it need not wait.
 MAX_TASKS = 2
 
 
@@ -34,12 +34,12 @@ class WorkerPool:
     ring : SharedRing
         Read and filled on behalf of workers that cannot map it.
     models : str
-        Models (`models_named`) that our own workers are about to run, if they are known.
+        Models (`models_named`) that the daemon's own workers are about to run; "" if not known.
 
     Attributes
     ----------
     engine : Engines or None
-        Of the first worker that was ready.
+        Engines of the first worker that was ready; None before that.
     """
 
     def __init__(self, send: Send, ring: SharedRing, models: str = "") -> None:
@@ -51,16 +51,16 @@ class WorkerPool:
 
     @property
     def ready(self) -> int:
-        """Workers that take frames."""
+        """Number of workers that can take frames."""
         return sum(worker.ready for worker in self._workers.values())
 
     @property
     def idle(self) -> bool:
-        """Whether at least one worker takes frames, and none holds one."""
+        """Whether at least one worker can take frames, and none holds one."""
         return self.ready > 0 and not any(worker.tasks for worker in self._workers.values())
 
     def describe(self) -> list[WorkerStatus]:
-        """Every worker, as `Status` reports it."""
+        """Every worker, for `Status`."""
         return [describe_worker(worker) for worker in self._workers.values()]
 
     def __contains__(self, identity: bytes) -> bool:
@@ -73,21 +73,21 @@ class WorkerPool:
     # -- the life of a worker -------------------------------------------------------------
 
     def join(self, identity: bytes, *, pid: int, inline: bool, remote: str = "") -> None:
-        """A worker process has connected."""
+        """Add a worker that has connected."""
         self._workers[identity] = WorkerPeer(identity, pid, inline, remote)
 
     def heard(self, identity: bytes) -> None:
-        """Any message is a heartbeat."""
+        """Note that a worker was heard: any message is a heartbeat."""
         if worker := self._workers.get(identity):
             worker.heard_at = time.monotonic()
 
     def set_ready(self, identity: bytes, message: wire.Ready) -> None:
-        """A worker has built and warmed its engine.
+        """Note that a worker has built its engines and warmed them up.
 
         Raises
         ------
         TransportError
-            If it runs other models than the first: one model refocuses all frames of a channel.
+            If it runs other models than the first worker: one model must refocus all frames of a channel.
         """
         engine = message.engine
         ours = models_of(self.engine) if self.engine else self._models
@@ -105,10 +105,10 @@ class WorkerPool:
             self.engine = self.engine or engine
 
     def lose(self, identity: bytes, *, cut: bool = False) -> list[Task]:
-        """A worker is gone; returns the tasks that it held, oldest first.
+        """Remove a worker that is gone, and return the tasks that it held, oldest first.
 
-        Only the oldest was at work, so only that frame may have killed the worker.  With
-        `cut` only its link is known to be lost, which proves little.
+        It was working on the oldest only, so only that frame may have killed the worker.  With
+        `cut`, only its link is known to be lost, which proves little.
         """
         worker = self._workers.pop(identity, None)
         if worker is None:
@@ -120,7 +120,7 @@ class WorkerPool:
         return list(worker.tasks)
 
     def hung(self, timeout_s: float) -> list[bytes]:
-        """Workers that spend much longer on a frame than usual, or longer than `timeout_s`."""
+        """Workers that have spent much longer on a frame than usual, or longer than `timeout_s`."""
         return [key for key, worker in self._workers.items() if worker.is_hung(timeout_s)]
 
     def silent(self, timeout_s: float) -> list[bytes]:
@@ -137,8 +137,8 @@ class WorkerPool:
     def free(self, *, fresh: bool) -> WorkerPeer | None:
         """The ready worker with the fewest frames, if any can take one more.
 
-        With `fresh` a slow worker gets its next frame only when it is idle: what is sent ahead
-        waits for the frame before it, while newer ones come.
+        With `fresh`, a slow worker gets its next frame only when it is idle: a frame that is sent ahead
+        would wait for the one before it, while newer ones arrive.
         """
         able = [
             worker
@@ -156,7 +156,7 @@ class WorkerPool:
         focus: wire.FocusOptics | None = None,
         blur: wire.KnownBlur | None = None,
     ) -> None:
-        """Send a frame to a worker, with what is known of its blur; with `focus` it estimates the defocus as well."""
+        """Send a frame to a worker, with its known blur; with `focus`, the worker estimates the defocus as well."""
         about, submit = acquisition.open, task.submit
         pixels: Pixels | None = None
         if worker.inline:
@@ -183,7 +183,7 @@ class WorkerPool:
         self._send(worker.identity, message, pixels)
 
     def _calibrate(self, worker: WorkerPeer, task: Task, acquisition: Acquisition) -> str:
-        """Key of the frame's calibration, which the worker knows from then on; "" for none."""
+        """Key of the frame's calibration, which is sent to the worker if it does not have it; "" for none."""
         submit, shape = task.submit, acquisition.shape
         found = acquisition.applied.of_frame(submit.axes, submit.metadata, shape)
         if found is None:
@@ -191,7 +191,7 @@ class WorkerPool:
         if found.key not in worker.calibrations:
             message = wire.Calibration(found.key, found.profile, *shape, list(found.hot_pixels))
             self._send(worker.identity, message, None)
-            # The worker forgets its oldest as well.
+            # The worker forgets its oldest calibration likewise.
             worker.calibrations.append(found.key)
         return found.key
 
@@ -207,7 +207,7 @@ class WorkerPool:
         return engine.of_channel(channel)
 
     def fill(self, identity: bytes, task: Task, part: memoryview | None) -> None:
-        """Copy the pixels that a worker without the ring sent back into the slot.
+        """Copy the pixels that a worker without the ring has returned into the slot.
 
         Raises
         ------
@@ -224,6 +224,6 @@ class WorkerPool:
 
 
 def stream_of(acquisition: str, axes: str) -> str:
-    """What a frame has in common with those before and after it: everything but the time."""
+    """Name of the stream of frames that differ only in time: acquisition, and all axes but time."""
     shared = {name: value for name, value in json.loads(axes).items() if name != "time"}
     return f"{acquisition} {json.dumps(shared, separators=(',', ':'))}"

@@ -1,4 +1,4 @@
-"""The worker processes of a daemon: one supervisor each."""
+"""Runs the worker processes of a daemon, each with a supervisor."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from refocusd.worker.order import WorkerOrder
 log = logging.getLogger(__name__)
 
 FIRST_BACK_OFF_S = 0.1
-#: After a worker that could start: the next frame is promised within five seconds of its end,
-#: which includes the start.
+#: Longest back-off after a worker that had become ready: the next frame must be done within five seconds
+#: of its end, including the start of the new worker.
 MAX_BACK_OFF_READY_S = 2.0
-#: A worker that lived this long was healthy.
+#: A worker that ran for this long counts as healthy.
 HEALTHY_S = 10.0
-#: A worker that ends this many times in a row before it can take a frame is broken.
+#: The daemon gives up if workers end this many times in a row before they can take a frame.
 MAX_FAILED_STARTS = 3
-#: How long a worker that was told to stop may take.
+#: Time limit for a worker that was told to stop.
 STOP_S = 5.0
 
 
@@ -36,9 +36,9 @@ class WorkerProcesses:
     ----------
     settings : Settings
     endpoint, token : str
-        Where the workers find the daemon, and what they prove themselves with.
+        The daemon's address, and the proof that it started the workers.
     event_queue : EventQueue
-        Told when a worker has ended, or none can be started.
+        Receives `WorkerGone` and `WorkersGaveUp`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class WorkerProcesses:
         )
         self._ready: set[str] = set()
         self._killed: set[str] = set()
-        #: A worker could start once: later failures are the machine's, and may pass.
+        #: Whether a worker has become ready once: later failures are due to the machine, and may pass.
         self._proved = False
         self._lock = threading.Lock()
         self._supervisors = [self._supervisor(number) for number in range(settings.workers)]
@@ -74,14 +74,14 @@ class WorkerProcesses:
                 supervisor.kill()
 
     def was_ready(self, identity: str) -> None:
-        """Note that a worker could start: its end is then no failed start."""
+        """Note that a worker has become ready, so that its end is not a failed start."""
         if identity in self.pids():
             with self._lock:
                 self._ready.add(identity)
                 self._proved = True
 
     def no_more(self) -> None:
-        """Start no worker again."""
+        """Start no more workers."""
         for supervisor in self._supervisors:
             supervisor.no_more()
 
@@ -97,7 +97,7 @@ class WorkerProcesses:
         """Wait for workers that were told to stop, and kill those that do not."""
         self.no_more()
         for identity in set(self.pids()) - self._ready:
-            # Nobody is left to tell it to stop, and it holds no frame.
+            # A worker that is not ready may not have been told to stop, and holds no frame.
             self.kill(identity)
         deadline = time.monotonic() + STOP_S
         for supervisor in self._supervisors:
@@ -132,7 +132,8 @@ class WorkerProcesses:
             return Action.GIVE_UP
 
         return Supervisor(
-            # Nobody can have taken the name of a worker before that connects: ZeroMQ would not hear it.
+            # A random name, so that no other process can connect with it first: ZeroMQ would then ignore
+            # the worker.
             f"worker-{number}-{secrets.token_hex(4)}",
             ["-m", "refocusd.worker"],
             order=lambda identity: msgspec.structs.replace(self._order, identity=identity),

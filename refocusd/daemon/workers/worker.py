@@ -1,4 +1,4 @@
-"""One worker, as the broker sees it."""
+"""The broker's record of one worker."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from refocusd.daemon.acquisitions.state import Task
 from refocusd.transport.messages import MAX_CALIBRATIONS, Engines
 
-#: A worker is presumed hung once a frame takes this many times longer than its slowest recent
-#: one, and at least this long.
+#: A worker is presumed hung if a frame takes this many times longer than its slowest recent time
+#: per byte suggests, and at least this long.
 HUNG_FACTOR = 10.0
 HUNG_AT_LEAST_S = 5.0
 #: A worker that needs less than this for a frame gets the next one in advance; otherwise it would spend a
@@ -20,26 +20,27 @@ QUICK_S = 0.01
 
 @dataclass(slots=True)
 class WorkerPeer:
-    """What a worker is, which frames it holds, and how fast it is."""
+    """A worker's identity, the frames that it holds, and its speed."""
 
     identity: bytes
     pid: int
     inline: bool
-    #: Name of its key, for one on another host; "" for the daemon's own.
+    #: Name of its key if it is on another host; "" for the daemon's own.
     remote: str = ""
     ready: bool = False
     engine: Engines | None = None
     tasks: deque[Task] = field(default_factory=deque)
-    #: When a message from it last came (`time.monotonic`).
+    #: When its last message arrived (`time.monotonic`).
     heard_at: float = field(default_factory=time.monotonic)
-    #: Frames answered; when the last ones were, for its rate.
+    #: Number of frames that it has answered.
     answered: int = 0
+    #: When it answered the last of them (`time.monotonic`).
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=256))
     #: Keys of the calibrations that it knows, the oldest first.
     calibrations: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_CALIBRATIONS))
-    #: The longest that a byte of a frame has taken recently; 0 before its first answer.
+    #: Slowest recent time per byte of a frame; 0 before its first answer.
     s_per_byte: float = 0.0
-    #: Mean of the last few frames' times; 0 before its first answer.
+    #: Mean time of the last few frames; 0 before its first answer.
     mean_s: float = 0.0
 
     @property
@@ -48,7 +49,7 @@ class WorkerPeer:
         return bool(self.remote) or 0.0 < self.mean_s < QUICK_S
 
     def finish(self, number: int) -> Task | None:
-        """The task that it answers; None if it does not hold it (any more)."""
+        """Remove and return the task that it answers; None if it does not hold it (any more)."""
         task = next((task for task in self.tasks if task.number == number), None)
         if task is None:
             return None
@@ -65,7 +66,7 @@ class WorkerPeer:
         return task
 
     def is_hung(self, timeout_s: float) -> bool:
-        """Whether one frame takes much longer than those before, or than `timeout_s`."""
+        """Whether its current frame takes much longer than recent ones, or longer than `timeout_s`."""
         if not self.tasks:
             return False
         if self.s_per_byte:
@@ -74,6 +75,6 @@ class WorkerPeer:
         return time.monotonic() - self.tasks[0].sent_at > timeout_s
 
     def is_silent(self, timeout_s: float) -> bool:
-        """Whether it is idle, and no heartbeat of it has come for `timeout_s`."""
+        """Whether it is idle, and has sent no heartbeat for `timeout_s`."""
         expected = (self.ready or bool(self.remote)) and not self.tasks
         return expected and time.monotonic() - self.heard_at > timeout_s

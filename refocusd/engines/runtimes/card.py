@@ -1,4 +1,4 @@
-"""The NVIDIA card of this machine, as its driver describes it."""
+"""The NVIDIA card of this machine, as described by its driver."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Card:
     driver : str
         Version, e.g. ``580.82.07``.
     free_mib : int
-        Memory that nobody uses now.
+        Free memory, MiB.
     draws_display : bool
-        Whether the desktop is drawn by it: the system then ends kernels that run for long.
+        Whether the card draws the desktop: the system then stops kernels that run for long.
     """
 
     name: str
@@ -42,7 +42,7 @@ def find_card(bus_id: str = "") -> Card:
     Parameters
     ----------
     bus_id : str
-        Its PCI bus id; empty for the first.
+        PCI bus id of the card; empty for the first card.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""A network as ONNX with its convolutions in half precision.
+"""Converts the convolutions of an ONNX network to half precision.
 
-TensorRT computes in the types that the network states.  What costs the time, layers that mix
-channels and what merely passes their results on, is stated in f16; everything else stays f32, above
-all Richardson-Lucy, whose iterations drift when they are rounded.  Inputs and outputs stay f32.
+TensorRT computes in the types that the network states.  Layers that mix channels take most of the time:
+they, and the operators that pass on their results, become f16.  Everything else stays f32, above all
+Richardson-Lucy, whose iterations drift with rounding.  Inputs and outputs stay f32.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 def halved(model: ModelProto, source: Path) -> ModelProto:
-    """The same network with layers that mix channels in f16.
+    """Convert the layers that mix channels to f16.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        Changed in place.
+        Changed in place, and returned.
     source : Path
-        Where it comes from, for errors.
+        File that it comes from, for error messages.
 
     Raises
     ------
@@ -91,7 +91,7 @@ class _Halving:
         if node.op_type in _MIXING:
             weights = self._constants.get(node.input[1])
             together = weights.dims[0 if node.op_type == "ConvTranspose" else 1] if weights else 0
-            # Weights used by several nodes are the filter of an iteration, not those of a layer.
+            # Weights that several nodes use are the filter of an iteration, not a layer's weights.
             layer = together > 1 and self._uses[node.input[1]] == 1
             return tuple(range(len(node.input))) if layer else ()
         places = _FOLLOWING.get(node.op_type, ())

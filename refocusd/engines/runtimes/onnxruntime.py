@@ -1,7 +1,7 @@
-"""A bundle's ONNX run by ONNX Runtime, through one of its execution providers.
+"""Runs a bundle's ONNX with ONNX Runtime, through one of its execution providers.
 
 `refocusd.engines.runtimes.tensorrt` has the provider for NVIDIA cards.  The tests have one for the processor,
-which runs the very same code: what can be tested without a card is tested with it.
+which runs the same code without a card.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from refocusd.errors import EngineError
 from refocusd.files import reading
 from refocusd.models.bundle import ModelBundle
 
-#: What messages of ONNX Runtime and its providers say when memory ran out,
+#: Messages of ONNX Runtime and its providers that mean that memory ran out.
 OUT_OF_MEMORY = re.compile(
     r"out.of.memory|bad.alloc|failed to allocate|alloc\w* (\w+ )?failed|cudamalloc", re.IGNORECASE
 )
-#: and when a card no longer works.
+#: Messages that mean that the card no longer works.
 LOST = re.compile(
     r"illegal (memory access|address|instruction)|launch (failure|timed out)|device.{0,20}lost|"
     r"ecc error|misaligned address|driver shutting down|context is destroyed",
@@ -41,7 +41,7 @@ class Shapes:
     Parameters
     ----------
     least, best, largest : tuple of int
-        Of each side by itself; kernels are chosen for `best`.
+        Limits of each side by itself; kernels are chosen for `best`.
     """
 
     least: tuple[int, int, int, int]
@@ -50,7 +50,11 @@ class Shapes:
 
     @classmethod
     def of(cls, step: int, channels: int, batch: int, best_px: int, largest_px: int) -> Shapes:
-        """Shapes whose sides are multiples of `step`; the largest has as many pixels for every batch."""
+        """Shapes whose sides are multiples of `step`.
+
+        `largest_px` is the largest side for one tile; it is smaller for larger batches, so that the number
+        of pixels stays the same.
+        """
         largest = max(int(largest_px / math.sqrt(batch)) // step, 1) * step
         best = min(max(best_px // step, 1) * step, largest)
         return cls(
@@ -70,9 +74,9 @@ class Graph:
     Parameters
     ----------
     model : bytes
-        ONNX; sides are dynamic, types as computed.
+        ONNX with dynamic sides, in the types in which it is computed.
     source_sha256 : str
-        Of the bundle's file that it was made from.
+        SHA-256 of the bundle's file that it was made from.
     precision : {"f32", "f16"}
     input : str
         Name of the only input.
@@ -87,7 +91,7 @@ class Graph:
 
 
 class Provider(Protocol):
-    """What runs graphs on one device."""
+    """Runs graphs on one device."""
 
     #: Names of the backend and of the device.
     backend: str
@@ -116,7 +120,7 @@ class OnnxRuntimeNetwork:
         Precision ``auto`` is the provider's first.
     provider : Provider
     shapes : Shapes
-        That it will be run with.
+        Shapes of its batches.
 
     Raises
     ------
@@ -145,8 +149,8 @@ class OnnxRuntimeNetwork:
         )
 
     def run(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        """All outputs; see `Network.run`."""
-        if self._session is None:  # memory ran out, and may be back
+        """Run the network; see `Network.run`."""
+        if self._session is None:  # memory ran out, and may be free again
             self._session = self._loaded()
         try:
             return tuple(self._session.run(None, {self._graph.input: batch}))
@@ -177,7 +181,7 @@ class OnnxRuntimeNetwork:
 
 
 def runtime_errors() -> tuple[type[BaseException], ...]:
-    """The exceptions of ONNX Runtime, which have no common base but `Exception`."""
+    """The exceptions of ONNX Runtime, whose only common base is `Exception`."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = (kind for kind in vars(state).values() if isinstance(kind, type))
@@ -195,7 +199,7 @@ def graph_of(bundle: ModelBundle, precision: str, shapes: Shapes) -> Graph:
     Raises
     ------
     EngineError
-        If the file is no network that takes one frame, or a weight is beyond f16.
+        If the file is not a network that takes one frame, or a weight is beyond the range of f16.
     """
     import onnx
     from google.protobuf.message import DecodeError

@@ -1,4 +1,4 @@
-"""The embedded engine: a bundle's ONNX, compiled by OpenVINO for the CPU or another of its devices."""
+"""The default engine: a bundle's ONNX, compiled by OpenVINO for the CPU or another of its devices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refocusd.engines.tiled import OUTPUT, TiledEngine, pixel_bytes
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
 
-#: Memory that one frame may take in the engine, unless the settings say otherwise.
+#: Memory that one frame may take in the engine by default, MiB.
 DEFAULT_ENGINE_MIB = 2048
 DEFAULTS = EngineOptions()
 #: Number of sizes, beside the one in use, for which a network at the scale of the blur stays compiled.
@@ -25,27 +25,27 @@ _SIZES = 2
 #: Frames whose blur is narrower than the network's by at least this (natural logarithm) were not reduced; smaller
 #: differences come from rounding the size.
 _NOT_REDUCED = -0.05
-#: Compiling for a size takes as long as it saves on about 35 frames.  A camera's size stays, so that its second frame
-#: is reason enough.  The size of reduced frames depends on their blur: it has to come so often among so many frames.
+#: Compiling for a size takes as long as it saves on about 35 frames.  A camera's size does not change, so its second
+#: frame is reason enough.  The size of reduced frames depends on their blur: it must occur this often among the last
+#: frames, of which this many count.
 _OFTEN, _LATELY = 8, 24
-#: No network returns this value; where it is still present, nothing was computed.
+#: A value that no network returns: if it is still present, nothing was computed.
 UNANSWERED = np.finfo(np.float32).min
-#: What OpenVINO's messages say when memory ran out (not all of them do).
+#: OpenVINO's messages that mean that memory ran out (others may mean it, too).
 OUT_OF_MEMORY = re.compile(r"alloc|out of memory|not enough memory", re.IGNORECASE)
 
 Computed = Literal["f32", "f16", "bf16", "int8"]
 
 
 def engine_threads(wanted: int = 0) -> int:
-    """Threads for a CPU engine: as wanted, or all cores but one where there are more than two.
+    """Threads for a CPU engine: as wanted, or all cores but one if there are more than two.
 
-    The core left over is the acquisition's.  On two cores the engine's
-    threads are better kept and the scheduler left to choose: the worker runs at
-    a low priority.
+    The remaining core is left to the acquisition.  With two cores, it is better to use both and leave
+    the choice to the scheduler, because the worker runs at a low priority.
     """
     cores = os.cpu_count() or 1
     if sys.platform == "linux":
-        # Only those that this process may use; a container or a scheduler may reserve the others.
+        # Only those that this process may use: a container or a scheduler may reserve the others.
         cores = len(os.sched_getaffinity(0))
     return wanted or (cores - 1 if cores > 2 else cores)
 
@@ -65,17 +65,17 @@ class OpenVinoNetwork:
     ----------
     bundle : ModelBundle
     options : EngineOptions
-        Precision ``auto`` on the CPU is bf16 where the processor computes in it, else int8 where the
-        bundle has an accepted int8 network and the processor is able, else f32; on a GPU or NPU it is
-        f16.  Always set explicitly: left alone, OpenVINO picks bf16 silently.  ``int8`` computes what
-        is not quantised in bf16, f16 or f32, likewise.  Threads: see `engine_threads`; OpenVINO's
-        threads inherit the priority of the thread that builds the engine.
+        Precision ``auto`` on the CPU is bf16 if the processor supports it, otherwise int8 if the
+        bundle has an accepted int8 network and the processor supports int8, otherwise f32; on a GPU or NPU it
+        is f16.  The precision is always set explicitly, because OpenVINO would use bf16 without saying so.
+        With ``int8``, layers that are not quantised compute in bf16, f16 or f32.  Threads: see
+        `engine_threads`; OpenVINO's threads inherit the priority of the thread that builds the engine.
 
     Raises
     ------
     EngineError
         If OpenVINO has no such device or cannot compile the network, or the device or the bundle
-        lacks the precision asked for.
+        does not support the chosen precision.
     """
 
     def __init__(self, bundle: ModelBundle, options: EngineOptions = DEFAULTS) -> None:
@@ -83,12 +83,12 @@ class OpenVinoNetwork:
 
         self._model_id = bundle.model_id
         self._core = openvino.Core()
-        # A mapped file cannot be replaced on Windows: a model could not be updated under a
-        # running worker.  (Weights inside an ONNX file are never mapped, those beside it are.)
+        # On Windows, a mapped file cannot be replaced, so a model could not be updated while a worker
+        # runs.  (Weights inside an ONNX file are never mapped, those beside it are.)
         self._core.set_property({"ENABLE_MMAP": sys.platform != "win32"})
         self._device = _checked_device(self._core, options.device)
         chosen, hint = openvino_precision(self._core, bundle, options.precision, self._device)
-        #: Bytes of a number that is not quantised.
+        #: Bytes per value that is not quantised.
         self.number_bytes = 4 if hint == "f32" else 2
         self.onnx = bundle.variants["int8"] if chosen == "int8" else bundle.onnx
         self._how = _how(self._device, hint, engine_threads(options.threads))
@@ -103,8 +103,8 @@ class OpenVinoNetwork:
         self.description = EngineDescription.of_bundle(bundle, "openvino", chosen, device, runtime)
 
     def run(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        """All outputs, in OpenVINO's own memory; see `Network.run`."""
-        if self._request is None:  # memory ran out, and may be back
+        """Run the network; the outputs are in OpenVINO's own memory.  See `Network.run`."""
+        if self._request is None:  # memory ran out, and may be free again
             self._load_again()
         ports = self._compiled.outputs
         self._infer(self._request, ports[self._checked], self._inputs(batch))
@@ -129,18 +129,18 @@ class OpenVinoNetwork:
                 f"OpenVINO failed on {width}×{height} px of a frame: {error}"
             ) from error
         checked = request.get_tensor(port).data
-        # On one thread, OpenVINO (2026.4) fails to allocate without an error, and leaves the result
-        # of another frame in place.
+        # With one thread, OpenVINO (2026.4) raises no error if an allocation fails, and leaves the
+        # result of another frame in place.
         if not checked.size or checked.flat[0] == UNANSWERED:
             raise self._out_of_memory("OpenVINO computed nothing")
 
     def _out_of_memory(self, why: str) -> MemoryError:
-        """After a failed allocation the network fails on every frame, or returns wrong ones."""
+        """The error to raise; the network is closed, as it would now fail or return wrong frames."""
         self.close()
         return MemoryError(why)
 
     def _loaded(self, count: int = -1, height: int = -1, width: int = -1) -> tuple[Any, Any]:
-        """The network compiled for frames of this size or of any, and a request to run it."""
+        """The network compiled for frames of this size (-1: any), and a request to run it."""
         try:
             model = self._core.read_model(str(self.onnx))
             if len(model.inputs) != 1:
@@ -171,19 +171,19 @@ class OpenVinoNetwork:
 class OpenVinoScaleNetwork(OpenVinoNetwork):
     """A network at the scale of the blur in two parts: deconvolution, and the layers after it.
 
-    Deconvolution takes half of the time and does not depend on what is said of the blur.
-    Where a frame goes through twice with another blur, at the same size, it is deconvolved once.
-    It computes in f32 whatever the layers after it compute in, as by torch: rounded, the iterations
-    drift (0.15 dB on the demo's frames).
+    Deconvolution takes half of the time and does not depend on the stated blur, so a frame that is processed
+    twice at the same size, with another blur, is deconvolved only once.  It is computed in f32, whatever the
+    precision of the layers after it, as with torch: with rounding, the iterations drift (0.15 dB on the demo's
+    frames).
 
-    Where a size comes again and again, the network is compiled for it: OpenVINO then computes chains of operations at
-    once, in four fifths of the time.  The values differ in rounding alone.
+    If a size occurs often, the network is compiled for it: OpenVINO then fuses chains of operations and takes
+    four fifths of the time.  The values differ only by rounding.
     """
 
     _frame: NDArray[np.float32] | None = None
     _deconvolution: Any = None
     _bank: Any = None
-    #: What is compiled by size, None for any: those that are not in use, oldest first.
+    #: Compiled networks that are not in use, by size (None for any), oldest first.
     _others: dict[tuple[int, ...] | None, tuple[Any, ...]]
     _size: tuple[int, ...] | None = None
 
@@ -193,7 +193,7 @@ class OpenVinoScaleNetwork(OpenVinoNetwork):
         super().__init__(bundle, options)
 
     def run(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        """All outputs; see `OpenVinoNetwork.run`."""
+        """Run the network; see `OpenVinoNetwork.run`."""
         size = self._size_of(batch)
         if size != self._size and self._request is not None:
             self._change_to(size)
@@ -206,7 +206,7 @@ class OpenVinoScaleNetwork(OpenVinoNetwork):
         self._others.clear()
 
     def _size_of(self, batch: NDArray[np.float32]) -> tuple[int, ...] | None:
-        """The size for which to compile the network: one that comes often."""
+        """The size for which to compile the network if it occurs often; None for any size."""
         if self._device != "CPU":
             return None
         size = (1, *batch.shape[2:])
@@ -230,7 +230,7 @@ class OpenVinoScaleNetwork(OpenVinoNetwork):
             try:
                 self._compiled, self._request = self._loaded(*size or ())
             except BaseException:
-                self.close()  # or the parts of two sizes would be mixed
+                self.close()  # otherwise, the parts of two sizes would be mixed
                 raise
         self._size, self._frame = size, None
 
@@ -256,14 +256,14 @@ class OpenVinoScaleNetwork(OpenVinoNetwork):
         if self._deconvolution is None:
             return [batch]
         if self._frame is None or not np.array_equal(self._frame, batch[:, 0]):
-            self._frame = None  # until it is there
+            self._frame = None  # in case the deconvolution fails
             self._infer(self._deconvolution, self._bank.outputs[0], [batch])
             self._frame = batch[:, 0].copy()
         return [batch, self._deconvolution.get_output_tensor().data]
 
 
 def _after_deconvolution(model: Any) -> Any:
-    """Where the frame (4 channels), the deconvolved frames and the blur (2) meet; None if nowhere."""
+    """The node that concatenates the frame (4 channels), the deconvolved frames and the blur (2), or None."""
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Concat" or node.get_input_size() != 3:
             continue
@@ -275,7 +275,7 @@ def _after_deconvolution(model: Any) -> Any:
 
 
 class OpenVinoEngine(TiledEngine):
-    """Runs a bundle by OpenVINO, in 2048 MiB unless ``engine_mib`` says otherwise.
+    """Runs a bundle with OpenVINO, in at most 2048 MiB unless ``engine_mib`` is set.
 
     Parameters
     ----------
@@ -299,7 +299,7 @@ class OpenVinoEngine(TiledEngine):
 def openvino_precision(
     core: Any, bundle: ModelBundle, wanted: str, device: str = "CPU"
 ) -> tuple[Computed, Computed]:
-    """The precision of the computation, and OpenVINO's hint for layers that are not quantised."""
+    """The precision to report, and OpenVINO's precision hint for layers that are not quantised."""
     able = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
     hint: Computed = "bf16" if "BF16" in able else "f32"
     if device != "CPU" and "FP16" in able:
@@ -324,7 +324,7 @@ def openvino_precision(
 
 
 def _checked_device(core: Any, wanted: str) -> str:
-    """A device that OpenVINO finds here; ``GPU`` also stands for the first of several."""
+    """The name of a device that OpenVINO finds here; ``GPU`` also means the first of several."""
     device = wanted.upper()
     found = [str(name) for name in core.available_devices]
     if device == "AUTO" or device in found or any(n.startswith(f"{device}.") for n in found):
@@ -336,7 +336,7 @@ def _checked_device(core: Any, wanted: str) -> str:
 
 
 def _how(device: str, hint: str, threads: int) -> dict[str, str]:
-    """How to compile for a device."""
+    """OpenVINO's properties for compiling for a device."""
     how = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
     # Threads are not pinned, because the acquisition may run on any core.
     cpu = {"INFERENCE_NUM_THREADS": str(threads), "ENABLE_CPU_PINNING": "NO"}

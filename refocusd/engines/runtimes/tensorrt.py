@@ -1,9 +1,9 @@
 """Engines on NVIDIA cards: compiled by TensorRT for RTX, run through ONNX Runtime's plug-in for it.
 
-The plug-in (``onnxruntime-ep-nv-tensorrt-rtx``) brings TensorRT along and takes GeForce and RTX
-cards from Ampere on.  An engine is compiled from the bundle's ONNX when it is first needed, and kept
-as an ONNX file with the engine inside.  TensorRT completes its kernels when a shape is first run;
-what it made then is kept too, for one driver.
+The plug-in (``onnxruntime-ep-nv-tensorrt-rtx``) contains TensorRT and supports GeForce and RTX
+cards from Ampere on.  An engine is compiled from the bundle's ONNX when it is first needed, and stored
+as an ONNX file that contains the engine.  TensorRT completes the kernels when a shape is first run;
+they are stored, too, for this version of the driver.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ INSTALL = 'pip install "refocusd[tensorrt]"'
 PROVIDER = "NvTensorRTRTXExecutionProvider"
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 _NEEDED = {"onnxruntime": "onnxruntime", PLUGIN: PLUGIN.replace("_", "-"), "onnx": "onnx"}
-#: First ONNX Runtime with the interface that the plug-in needs.
+#: First version of ONNX Runtime with the interface that the plug-in needs.
 _LEAST_RUNTIME = (1, 24)
-#: Compute capabilities that the plug-in takes; beside these, all from Blackwell (12.0) on.
+#: Compute capabilities that the plug-in supports, beside all from Blackwell (12.0) on.
 _CAPABILITIES = {(8, 6), (8, 9)}
 _BLACKWELL = (12, 0)
-#: Version of the graph's preparation; changing it makes new engines.
+#: Version of the graph's preparation; if it changes, engines are built again.
 _FORM = 1
-#: Side of the frames that kernels are optimised for, and of the largest that is processed whole, px: for
+#: Side of the frames for which kernels are optimised, and of the largest frame that is processed whole, px: for
 #: networks at full size, and for those at the scale of the blur.
 _FULL_PX, _SCALED_PX = (2048, 4096), (1024, 2048)
 #: Largest side of a tile on a card that draws the desktop, px: the desktop stutters while a kernel runs, and
-#: the system ends kernels that run for long.
+#: the system stops kernels that run for long.
 _DISPLAY_PX = 1024
-#: Share of the card's free memory that is used unless the settings say otherwise, as other programs use it too.
+#: Share of the card's free memory that is used by default, because other programs need some, too.
 _SHARE = 0.6
 DEFAULTS = EngineOptions()
 
@@ -63,7 +63,7 @@ def unsupported(card: Card) -> str:
 
 
 def probe() -> str:
-    """Why TensorRT does not work on this machine, and what installs it; empty if it does."""
+    """Why TensorRT does not work on this machine, and what to install; empty if it works."""
     try:
         card = find_card()
     except EngineError as error:
@@ -84,15 +84,15 @@ def _missing() -> str:
 
 
 def engine_shapes(bundle: ModelBundle, batch: int = 1) -> Shapes:
-    """Shapes that engines of a bundle are built for."""
+    """Shapes for which engines of a bundle are built."""
     channels, sides = (1, _FULL_PX) if bundle.fine_sigma_px is None else (3, _SCALED_PX)
     return Shapes.of(bundle.size_multiple, channels, batch, *sides)
 
 
 def engine_key(graph: Graph, sm: str) -> EngineKey:
-    """The key under which an engine for a compute capability is stored.
+    """The cache key of a graph's engine for compute capability `sm`, e.g. ``sm89``.
 
-    Engines do not depend on the driver: it completes them when they are first run.
+    Engines do not depend on the driver, which completes them when they are first run.
     """
     try:
         plugin = version(PLUGIN)
@@ -114,14 +114,14 @@ class TensorRtProvider:
     Parameters
     ----------
     cache : EngineCache, optional
-        The user's unless given.
+        By default, that of the user.
     on : (OrtEpDevice, Card), optional
-        The device that computes; that of the plug-in unless given.
+        The device that computes; by default, that of the plug-in.
 
     Raises
     ------
     EngineError
-        If a card that it takes, the plug-in or ONNX Runtime is missing.
+        If a supported card, the plug-in or ONNX Runtime is missing.
     """
 
     backend = "tensorrt"
@@ -174,7 +174,7 @@ class TensorRtProvider:
 
         kernels = self._cache.folder / "kernels" / f"{self.card.sm}-{self.card.driver}"
         how = onnxruntime.SessionOptions()
-        how.log_severity_level = 4  # what fails is raised as well
+        how.log_severity_level = 4  # fatal only: errors are raised as well
         shapes = graph.shapes
         options = {
             f"nv_profile_{name}_shapes": f"{graph.input}:{'x'.join(map(str, shape))}"
@@ -188,10 +188,10 @@ class TensorRtProvider:
 
 
 class TensorRtEngine(TiledEngine):
-    """Runs a bundle that sees frames at full size on an NVIDIA card by TensorRT.
+    """Runs a bundle that sees frames at full size on an NVIDIA card with TensorRT.
 
-    Frames go whole where that fits into ``engine_mib`` (60 % of the card's free memory unless set),
-    else in the largest tiles that do.  On a card that draws the desktop tiles are at most 1024 px.
+    A frame is processed whole if it fits into ``engine_mib`` (by default, 60 % of the card's free memory),
+    otherwise in the largest tiles that fit.  On a card that draws the desktop, tiles are at most 1024 px.
 
     Parameters
     ----------
@@ -203,8 +203,8 @@ class TensorRtEngine(TiledEngine):
     Raises
     ------
     EngineError
-        If TensorRT or a card that it takes is missing, it cannot build the engine, or tiles or
-        memory asked for are too small.
+        If TensorRT or a card that it supports is missing, it cannot build the engine, or the tiles or
+        the memory in `options` are too small.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class TensorRtEngine(TiledEngine):
         )
 
     def warm_up(self, shape: tuple[int, int]) -> None:
-        """Run two flat frames of `shape` (height, width): the first completes the kernels."""
+        """Process two flat frames of `shape` (height, width), of which the first completes the kernels."""
         flat = np.zeros(shape, np.uint16)
         for _ in range(2):
             self.refocus(flat, flat.copy())
@@ -250,7 +250,7 @@ def tensorrt_scale_network(
     Raises
     ------
     EngineError
-        If TensorRT or a card that it takes is missing, or it cannot build the engine.
+        If TensorRT or a card that it supports is missing, or it cannot build the engine.
     """
     provider = provider or TensorRtProvider()
     return _network(bundle, options, provider, engine_shapes(bundle))
@@ -270,7 +270,7 @@ def _network(
 
 @functools.cache
 def _plugin_device() -> tuple[Any, Card]:
-    """The card as the plug-in sees it.  A plug-in is registered once for a process."""
+    """The first card that the plug-in finds.  A process registers a plug-in only once."""
     import onnxruntime
     import onnxruntime_ep_nv_tensorrt_rtx as plugin
 
@@ -292,7 +292,7 @@ def _plugin_device() -> tuple[Any, Card]:
 
 
 def _left_out(engine: bytes) -> list[str]:
-    """Operators that did not become part of the engine."""
+    """Operators that are not part of the engine, and run on the processor."""
     import onnx
 
     nodes = onnx.load_model_from_string(engine).graph.node

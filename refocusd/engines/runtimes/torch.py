@@ -1,9 +1,9 @@
-"""Networks by torch, on NVIDIA cards where TensorRT is absent.
+"""Networks run by torch, on NVIDIA cards without TensorRT.
 
-A bundle's safetensors go into an architecture that the bundle only names: who trains
-networks offers them through the entry point ``build`` of the group ``refocusd.networks``
-(`docs/decisions`, 14), so that nothing in a bundle is executed.  Counts go up as they are
-and come back as counts; normalisation, tiles and rounding are the device's work.
+A bundle only names its architecture, which is built by the entry point ``build`` of the group
+``refocusd.networks`` (`docs/decisions`, 14), and holds the weights as safetensors: nothing in a bundle is
+executed.  A full-size network's frames go to the device as counts and return as counts; they are
+normalised, tiled and rounded on the device.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 #: The torch wheels of the package index support CUDA on Linux only.
 INSTALL = "pip install torch --index-url https://download.pytorch.org/whl/cu128"
 DEFAULTS = EngineOptions()
-#: Largest tile, px: limits the time of one kernel on a card that also drives a display.
+#: Largest side of a tile, px: limits the time of one kernel on a card that also drives a display.
 LARGEST_TILE = 2048
 #: Number of frame shapes whose recorded graph is kept.
 MAX_GRAPHS = 4
@@ -43,7 +43,7 @@ Device = Literal["cuda", "cpu"]
 
 
 def probe() -> str:
-    """Why this engine does not work on this machine, and what installs it; empty if it does."""
+    """Why this engine does not work on this machine, and what to install; empty if it works."""
     try:
         import torch
     except ImportError:
@@ -66,13 +66,13 @@ class _TorchModel:
     options : EngineOptions
         Precision ``auto`` is f16 on a card, f32 on a CPU.
     device : {"cuda", "cpu"}
-        The latter is for tests: there OpenVINO is the faster.
+        The CPU is for tests only, because OpenVINO is faster.
 
     Raises
     ------
     EngineError
         If torch or a card is missing, the bundle does not describe its network, or its weights
-        do not fit that.
+        do not fit the network.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class _TorchModel:
         torch.backends.cudnn.allow_tf32 = False
         self._torch = torch
         self._bundle = bundle
-        #: The same network: torch takes its weights from the safetensors.
+        #: Only names the network in messages; torch loads the weights from the safetensors.
         self.onnx = bundle.onnx
         self._device = torch.device(device)
         self._type = types[precision]
@@ -113,7 +113,7 @@ class _TorchModel:
             self._torch.cuda.empty_cache()
 
     def _failure(self, shape: tuple[int, ...], error: Exception) -> EngineError:
-        """The error to raise; if the card is lost, the next call fails as well."""
+        """The error to raise for `error`: if the card is lost, synchronising fails, too."""
         try:
             self._wait()
         except RuntimeError:
@@ -126,7 +126,7 @@ class _TorchModel:
 
 
 class TorchEngine(_TorchModel):
-    """Refocuses by a network that sees frames at full size; see `Engine`."""
+    """Refocuses with a network that sees frames at full size; see `Engine`."""
 
     def __init__(
         self, bundle: ModelBundle, options: EngineOptions = DEFAULTS, device: Device = "cuda"
@@ -144,13 +144,13 @@ class TorchEngine(_TorchModel):
             cuda.set_per_process_memory_fraction(min(1.0, (options.engine_mib << 20) / total))
 
     def warm_up(self, shape: tuple[int, int]) -> None:
-        """Run two flat frames of `shape` (height, width): the second from its graph."""
+        """Process two flat frames of `shape` (height, width), of which the second replays the graph."""
         flat = np.zeros(shape, np.uint16)
         for _ in range(2):
             self.refocus(flat, flat.copy())
 
     def tiles(self, shape: tuple[int, int]) -> list[Tile]:
-        """How a frame of `shape` (height, width) goes through the network."""
+        """The tiles of a frame of `shape` (height, width)."""
         bundle = self._bundle
         return plan_tiles(shape, self._tile_px, bundle.receptive_field_px, bundle.size_multiple)
 
@@ -204,7 +204,7 @@ class TorchEngine(_TorchModel):
         values = bits.to(torch.int32)
         if raw.itemsize == 2:
             values = values & 0xFFFF
-        # In float32 whatever the precision, because 65535 is infinite in f16.
+        # In float32 with every precision, because 65535 is infinite in f16.
         normalised: Tensor = (values.to(torch.float32) - counts.offset) * (1 / counts.scale)
         return normalised
 
@@ -257,7 +257,7 @@ class TorchEngine(_TorchModel):
 class TorchScaleNetwork(_TorchModel):
     """A network at the scale of the blur; see `Network`.
 
-    Deconvolution computes in f32, the layers after it in the precision asked for.
+    Deconvolution is computed in f32, the layers after it in the chosen precision.
     """
 
     outputs: tuple[str, ...] = OUTPUTS
@@ -281,7 +281,7 @@ class TorchScaleNetwork(_TorchModel):
 
 
 class _Graph:
-    """One shape's kernels, recorded once and launched together."""
+    """The CUDA graph of one shape: its kernels are recorded once and launched together."""
 
     def __init__(self, torch: Any, network: Any, example: Tensor) -> None:
         self._input = example.clone()
@@ -331,7 +331,7 @@ def described_network(bundle: ModelBundle) -> Any:
 
 
 def _cut(torch: Any, frame: Tensor, tile: Tile) -> Any:
-    """What the network sees of a frame, its lower and right border reflected."""
+    """A tile of a frame, padded by reflection below and to the right."""
     seen = frame[tile.read]
     for axis, pad in enumerate(tile.pad):
         if pad:

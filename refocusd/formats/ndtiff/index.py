@@ -1,8 +1,8 @@
 """The index of an NDTiff dataset, which may grow while it is read.
 
 It is parsed here and not by ndstorage, whose reader takes the whole dataset or
-nothing, prints, and cannot follow one that grows.  Micro-Manager sizes the
-index to 25 MiB of zeros beforehand and cuts it when it is done.
+nothing, prints, and cannot follow one that grows.  Micro-Manager pre-sizes the
+index to 25 MiB of zeros, and truncates it when it is done.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from refocusd.frame import MIN_SIDE, AxisValue, canonical_axes, plain_axes
 __all__ = ["INDEX_NAME", "IndexEntry", "NDTiffIndex"]
 
 _MAX_METADATA_BYTES = 1 << 26
-#: Read at once; longer than any record.
+#: Bytes read at once; more than any record has.
 _CHUNK = 1 << 18
 
 
@@ -40,17 +40,17 @@ class NDTiffIndex:
     def __init__(self, folder: Path, max_frame_bytes: int) -> None:
         self._folder = folder
         self._max_frame_bytes = max_frame_bytes
-        #: First byte behind the last record that was read.
+        #: First byte after the last record that was read.
         self.end = 0
-        #: Whether there is more, which is no whole record: its writer was killed, or writes it now.
+        #: Whether an incomplete record follows: its writer was killed, or is writing it now.
         self.torn = False
 
     def entries(self) -> Iterator[tuple[str, IndexEntry]]:
-        """As `records`, with the canonical key of the axes."""
+        """As `records`, but with the canonical key of the axes."""
         return ((canonical_axes(axes), entry) for axes, entry in self.records())
 
     def records(self) -> Iterator[tuple[dict[str, AxisValue], IndexEntry]]:
-        """The records behind those read so far, up to the last whole one.
+        """The records after those read so far, up to the last whole one.
 
         Yields
         ------
@@ -83,7 +83,7 @@ class NDTiffIndex:
                         self.end = start + end
                         yield plain, entry
                     if not is_begun(data[self.end - start :]):
-                        # What is being written now may look like this for a moment.
+                        # A record that is being written may look like this for a moment.
                         if doubtful == self.end:
                             raise self._damaged(f"{INDEX_NAME} has no record at byte {self.end}")
                         doubtful = self.end
@@ -128,7 +128,7 @@ class NDTiffIndex:
 
 
 def _usable(axes: dict[str, Any]) -> tuple[dict[str, AxisValue], str]:
-    """Axes that name a frame; where one cannot be, its text stands for it, and what is wrong is said."""
+    """Axes that name a frame, and what is wrong with them; an unusable value becomes its text."""
     try:
         return plain_axes(axes), ""
     except InputError as error:

@@ -9,15 +9,15 @@ reader and writer of micro-manager/NDStorage, and TIFF 6.0.  Layout of a file::
              pixels, metadata (JSON), NUL
     frame    ...
 
-What differs from ndstorage's writer, each within both formats:
+Differences from ndstorage's writer, all of them valid in both formats:
 
-- the *next* pointer of the last IFD is 0, and that of the header of an empty
-  file too, so that the chain of IFDs ends in the file at any moment;
-- IFDs start at 2 modulo 4, which aligns that pointer (one write changes it
-  whole) and the pixels;
-- 8-bit frames say so; text is ASCII (the Java reader decodes the index in the
-  platform's character set) and ends in NUL, as TIFF asks of text;
-- index records are padded with blanks behind the axes' JSON, so that none
+- the *next* pointer of the last IFD is 0, as is the pointer in the header of an
+  empty file, so that the chain of IFDs ends within the file at any moment;
+- IFDs start at 2 modulo 4, which aligns the pixels and that pointer (so that
+  one write changes all of it);
+- 8-bit frames are marked as such; text is ASCII (the Java reader decodes the
+  index in the platform's character set) and ends in NUL, as TIFF requires;
+- index records are padded with blanks after the axes' JSON, so that none
   straddles a page of the file cache: a killed process leaves whole records.
 """
 
@@ -64,14 +64,14 @@ _RGB = 2
 
 #: Smallest page of a file cache; larger ones are multiples of it.
 PAGE_BYTES = 4096
-#: Longest index record that is written; that much of a page is kept for the next one.
+#: Longest index record that is written; if a page has less room left, the record before fills it up.
 MAX_RECORD_BYTES = 1024
-#: Longer axes or file names than these are a wrong length, not a long text.
+#: A length of axes or file name above these is damage, not a long text.
 _MAX_AXES_BYTES, _MAX_NAME_BYTES = 1 << 16, 1 << 10
 
 _SHORT, _LONG, _RATIONAL, _ASCII = 3, 4, 5, 2
 _CENTIMETRE, _NO_UNIT = 3, 1
-#: What the index says of a frame.
+#: What the index says about a frame.
 IndexEntry = Place
 
 
@@ -108,7 +108,7 @@ def summary_place(header: bytes) -> tuple[int, int]:
 
 
 def ifd_offset_after(end: int) -> int:
-    """First place for an IFD at or behind `end`: 2 modulo 4."""
+    """First place for an IFD at or after `end`: 2 modulo 4."""
     return end + (2 - end) % 4
 
 
@@ -125,7 +125,7 @@ def pack_ifd(
     Parameters
     ----------
     offset : int
-        Where the IFD will be; the pixels follow it and the metadata these.
+        Where the IFD will be; the pixels follow it, and the metadata follow the pixels.
     pixels : ndarray of uint8 or uint16, shape (height, width)
     metadata_length : int
         Bytes of the metadata's JSON.
@@ -208,12 +208,12 @@ def unpack_records(data: bytes) -> Iterator[tuple[int, dict[str, Any], IndexEntr
     Yields
     ------
     int
-        First byte behind the record.
+        First byte after the record.
     dict
-        Axes, as the JSON says.
+        Axes, as in the JSON.
     IndexEntry
-        With its `trouble` where a record describes pixels that no frame here has: RGB, compressed
-        or of another type.
+        With its `trouble` if the record describes pixels that cannot be used: RGB, compressed or of
+        another type.
     """
     end = 0
     while (record := _record_at(data, end)) is not None:
@@ -222,7 +222,7 @@ def unpack_records(data: bytes) -> Iterator[tuple[int, dict[str, Any], IndexEntr
 
 
 def is_begun(rest: bytes) -> bool:
-    """Whether bytes behind the last legible record can be a record that is being written.
+    """Whether the bytes after the last legible record can be a record that is being written.
 
     Micro-Manager writes into zeros, so any part of a record may still be zero.
     """
@@ -263,7 +263,7 @@ def _record_at(data: bytes, at: int) -> tuple[int, dict[str, Any], IndexEntry] |
     if dtype is None or packed or packed_too:
         what = "RGB" if kind == _RGB else f"of type {kind} or compressed"
         trouble = f"is {what}; refocusd takes one channel a frame, as uint8 or uint16"
-    # What frames have in common they share: an index may name a million of them.
+    # Frames share equal formats and file names: an index may name a million of them.
     form = _form(height, width, dtype or _DTYPES[0])
     entry = IndexEntry(sys.intern(name), offset, form, metadata_offset, metadata_length, trouble)
     return at + _PLACE.size, axes, entry

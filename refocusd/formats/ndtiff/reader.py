@@ -29,21 +29,21 @@ log = logging.getLogger(__name__)
 
 #: Version 2 keeps a multi-resolution dataset's frames in this folder.
 FULL_RESOLUTION = "Full resolution"
-#: Java's index until it is cut at the end (NDStorage, ``IndexWriter.java``).
+#: Bytes of Java's index until it is truncated at the end (NDStorage, ``IndexWriter.java``).
 PRESIZED_INDEX = 25 << 20
 _MAX_SUMMARY_BYTES = 1 << 26
 #: ``run_NDTiffStack.tif``, ``run_NDTiffStack_1.tif``, ...; Java's first has its prefix alone.
 _STACK = re.compile(r"NDTiffStack(?:_(\d+))?\.tif$", re.IGNORECASE)
-#: Between a directory's pointer to the next one and its pixels: two resolutions.
+#: From a directory's pointer to the next one up to its pixels: the pointer and two resolutions.
 _POINTER_BEFORE_PIXELS = 4 + 16
 
 
 class NDTiffReader(PlacedFrames):
     """The frames of one NDTiff dataset, by its index; may be used from several threads.
 
-    A frame that the index names and whose bytes are not in their file is missing
-    until a `refresh` finds them.  One that is RGB or of another type is among the others, and
-    `unfit`.
+    A frame that the index names, but whose bytes are not in their file, is missing
+    until a `refresh` finds them.  A frame that is RGB or of another unusable type is
+    listed like the others, and `unfit`.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class NDTiffReader(PlacedFrames):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Summary metadata of the first file; empty while there is none.
+        """Summary metadata of the first file; empty while there is no file.
 
         Raises
         ------
@@ -107,7 +107,7 @@ class NDTiffReader(PlacedFrames):
 
     @property
     def finished(self) -> bool:
-        """Whether its index is closed, and every frame that it names is there."""
+        """Whether its index is closed, and every frame that the index names is there."""
         return not self._waiting and not index_is_open(self.path)
 
     def missing_keys(self) -> list[str]:
@@ -116,7 +116,7 @@ class NDTiffReader(PlacedFrames):
             return list(self._waiting)
 
     def missing_files(self) -> list[str]:
-        """Files that the index names, and that are not there."""
+        """Files that the index names, but that do not exist."""
         with self._lock:
             names = {entry.file for entry in self._waiting.values()}
         return sorted(name for name in names if not (self.path / name).exists())
@@ -125,7 +125,7 @@ class NDTiffReader(PlacedFrames):
         return named_channel(super()._metadata(key), key, lambda: self.summary)
 
     def refresh(self) -> list[str]:
-        """Take up what was appended since."""
+        """Find the frames that were appended since the last call."""
         with self._lock:
             earlier, self._waiting = self._waiting, {}
             sizes: dict[str, int] = {}
@@ -151,7 +151,7 @@ class NDTiffReader(PlacedFrames):
 
 
 def index_is_open(folder: Path) -> bool:
-    """Whether the Java writer of a dataset has not cut its index yet.
+    """Whether the Java writer of a dataset has not truncated its index yet.
 
     Raises
     ------
@@ -196,7 +196,7 @@ def named_channel(
 
 
 def place_of(path: Path) -> Path:
-    """What its owner takes for a dataset: its folder, or the one around ``Full resolution``."""
+    """The folder that users regard as the dataset: this one, or the one around ``Full resolution``."""
     return path.parent if path.name == FULL_RESOLUTION else path
 
 
@@ -216,10 +216,10 @@ def ndtiff_folder(path: Path) -> Path | None:
     for folder in (path, path / FULL_RESOLUTION):
         if (folder / INDEX_NAME).is_file():
             return folder
-    # A pipe of that name would be waited for.
+    # Opening a pipe of that name would block.
     found = (entry for entry in path.glob(f"*/{INDEX_NAME}") if entry.is_file())
     inner = sorted(entry.parent for entry in found)
-    # Our own output lies beside the raw dataset that it was made from; in it, if that is a drive's root.
+    # Our own output lies beside its raw dataset, or inside it if that is a drive's root.
     names = {"", *(folder.name for folder in inner)}
     inner = [f for f in inner if REFOCUSED_NAME.sub("", f.name) not in names - {f.name}]
     if len(inner) > 1:
@@ -234,8 +234,9 @@ class GrowingNDTiff(PlacedFrames):
     """An NDTiff dataset by its index, and by its directories where the index lags.
 
     Java pre-sizes the index to 25 MiB of zeros and adds a frame's entry once the frame is written;
-    Python buffers its index, so that frames are in the stack long before they are in there.  So the
-    index is read first, and behind the last frame that it names the chain of directories is walked.
+    Python buffers its index, so that frames are in the stack long before they are in the index.  So
+    the index is read first, and then the chain of directories is followed from the last frame that
+    the index names.
 
     Parameters
     ----------
@@ -252,17 +253,17 @@ class GrowingNDTiff(PlacedFrames):
         self.catch_up_from = str(self.path)
         self._index = NDTiffIndex(self.path, MAX_FRAME_BYTES)
         self._index_trouble = ""
-        #: Keys that the chain gave and the index does not have yet.
+        #: Keys that were found in the chain, and are not in the index yet.
         self._ahead: set[str] = set()
         #: Where the next directory of each stack is or will be, and its last frame's place.
         self._next: dict[str, int] = {}
         self._last: dict[str, Place] = {}
-        #: Whether Java's index was seen before it was cut, which is the last thing that is written.
+        #: Whether Java's index was seen at its full size; truncating it is the writer's last step.
         self._seen_open = False
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the first stack's header says; empty while there is none."""
+        """Summary metadata in the first stack's header; empty while there is none."""
         if not self._summary and (stacks := self._stacks()):
             with suppress(OSError), self._reading(stacks[0]) as file:
                 self._summary = summary_of(file)
@@ -270,12 +271,14 @@ class GrowingNDTiff(PlacedFrames):
 
     @property
     def finished(self) -> bool:
-        """Whether its index was cut, or its last stack behind its last frame, and the index is complete."""
+        """Whether its index, or its last stack after the last frame, was truncated; and the index is complete."""
         try:
             if index_is_open(self.path) or (self._ahead and not self._index_trouble):
                 return False
             if self._seen_open and self._frames:
-                return True  # the stacks may be cut later: when Micro-Manager's window is closed
+                return (
+                    True  # the stacks may be truncated later, when Micro-Manager's window is closed
+                )
             stacks = self._stacks()
             last = self._last.get(stacks[-1]) if stacks else None
             if last is None:
@@ -294,8 +297,8 @@ class GrowingNDTiff(PlacedFrames):
         return set(self._ahead)
 
     def refresh(self) -> list[str]:
-        """Take up what was written since."""
-        # An index that cannot be reached is for the caller, who waits; one that is damaged is not.
+        """Find the frames that were written since the last call."""
+        # An unreachable index raises, and the caller waits; a damaged one is done without.
         size = os.stat(self.path / INDEX_NAME).st_size  # noqa: PTH116
         self._seen_open |= size == PRESIZED_INDEX
         fresh = self._from_index()
@@ -323,7 +326,7 @@ class GrowingNDTiff(PlacedFrames):
         return fresh
 
     def _note(self, key: str, place: Place) -> bool:
-        """Whether the frame was not known, and can be used."""
+        """Note a frame; return whether it is new and can be used."""
         name = place.file
         end = place.metadata_offset + place.metadata_length
         if end + end % 2 > self._next.get(name, 0):
@@ -338,7 +341,7 @@ class GrowingNDTiff(PlacedFrames):
         return new
 
     def _from_chain(self, name: str) -> list[str]:
-        """Frames behind the last one that is known of a stack."""
+        """New frames of a stack, after the last one known."""
         fresh: list[str] = []
         with self._reading(name) as file:
             if name not in self._next:
@@ -347,7 +350,7 @@ class GrowingNDTiff(PlacedFrames):
                 self._next[name] = first
             for page in file.pages(self._next[name]):
                 self._take(page, fresh)
-                # 0 behind the last page of a stack that is full or done.
+                # 0 after the last page of a stack that is full or done.
                 self._next[name] = max(self._next[name], page.following)
         return fresh
 
@@ -364,7 +367,7 @@ class GrowingNDTiff(PlacedFrames):
             self._ahead.add(key)
 
     def _stacks(self) -> list[str]:
-        """The stacks by number; what the index names may be called otherwise.
+        """Names of the stacks, by number; if none has such a name, those that the index gave.
 
         Raises
         ------

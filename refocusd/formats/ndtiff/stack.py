@@ -16,7 +16,7 @@ PART = ".part"
 
 @dataclass(frozen=True, slots=True)
 class _Tail:
-    """End of what is committed: its last byte and the pointer to link from."""
+    """End of the committed part, and the place of the pointer that will link the next frame."""
 
     end: int
     pointer: int
@@ -33,18 +33,18 @@ def stack_name(number: int) -> str:
 
 
 def part_name(number: int) -> str:
-    """Name of that file as long as no frame is in it."""
+    """Name of the n-th TIFF as long as no frame is in it."""
     return stack_name(number) + PART
 
 
 class StackFile:
     """A TIFF that is whole at every moment, also without its writer.
 
-    Until its first frame is in it the file is called ``*.tif.part``: readers
-    open every ``*.tif`` of the folder, and a TIFF holds a page at least.
+    Until it holds its first frame, the file is called ``*.tif.part``: readers
+    open every ``*.tif`` of the folder, and a TIFF must hold at least one page.
 
-    A frame is appended, then either committed or undone by `restore`; what was
-    committed is never touched.
+    A frame is appended, then either committed or undone by `restore`; committed
+    frames are never touched.
     """
 
     def __init__(self, path: Path, where: Path, committed: _Tail) -> None:
@@ -57,24 +57,24 @@ class StackFile:
     def create(cls, path: Path, header: bytes) -> StackFile:
         """Start a file without frames; a ``.part`` that a killed writer left is replaced."""
         part = _part(path)
-        with io.FileIO(part, "w") as file:
+        with files.open_file(part, "w") as file:
             write_all(file, header)
         return cls(path, part, _Tail(len(header), ndtiff.FIRST_IFD_POINTER))
 
     @classmethod
     def after_header(cls, path: Path, header_bytes: int) -> StackFile:
-        """Open an existing file of which no frame counts."""
+        """Open an existing file that has no valid frame."""
         where = path if path.exists() else _part(path)
         return cls(path, where, _Tail(header_bytes, ndtiff.FIRST_IFD_POINTER))
 
     @classmethod
     def after_frame(cls, path: Path, last: ndtiff.IndexEntry) -> StackFile:
-        """Open an existing file, to be continued behind its last indexed frame."""
+        """Open an existing file, to be continued after its last indexed frame."""
         return cls(path, path, _Tail.after(last))
 
     @staticmethod
     def set_aside(path: Path) -> None:
-        """Hide a file of which no frame counts from readers, to be replaced later."""
+        """Hide a file without a valid frame from readers; it is replaced later."""
         if path.exists():
             files.replace(path, _part(path))
 
@@ -119,7 +119,7 @@ class StackFile:
         self._committed = _Tail.after(entry)
 
     def restore(self) -> None:
-        """Cut off everything behind the last committed frame."""
+        """Cut off everything after the last committed frame."""
         if self._file.closed:
             self._file = _open(self._where)
         has_frames = self._committed.pointer != ndtiff.FIRST_IFD_POINTER
@@ -137,7 +137,7 @@ class StackFile:
         write_all(self._file, ifd_offset.to_bytes(4, "little"))
 
     def _move(self, to: Path) -> None:
-        self._file.close()  # Windows renames no open file
+        self._file.close()  # Windows cannot rename an open file
         try:
             files.replace(self._where, to)
             self._where = to
@@ -146,15 +146,17 @@ class StackFile:
 
 
 def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
-    """Write all of `data` where the file stands, in as few calls as the system takes."""
+    """Write all of `data` at the file's current position."""
     rest = memoryview(data)
     while rest:
-        written = file.write(rest)
-        rest = rest[written:]
+        try:
+            rest = rest[file.write(rest) :]
+        except OSError as error:
+            raise files.native(error) from None
 
 
 def _open(path: Path) -> io.FileIO:
-    return io.FileIO(path, "r+")
+    return files.open_file(path, "r+")
 
 
 def _part(path: Path) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError, OutputError
+from refocusd.files import open_file
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff import layout as ndtiff
 from refocusd.formats.ndtiff.index import NDTiffIndex
@@ -30,7 +31,7 @@ from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Metadata, Pixels, canonical_axes
 from refocusd.profiles.microscope_metadata import pixel_um_of
 
-#: Under ``refocusd`` in the summary metadata: the dataset may be appended to.
+#: Mark under ``refocusd`` in the summary metadata of datasets that may be appended to.
 OURS = {"sink": "ndtiff", "sink_format": 1}
 
 _STACK = re.compile(r"NDTiffStack(?:_(\d+))?\.tif")
@@ -38,9 +39,9 @@ _STACK = re.compile(r"NDTiffStack(?:_(\d+))?\.tif")
 
 @dataclass(slots=True)
 class Contents(Written):
-    """The frames of a dataset, as far as a writer must know them."""
+    """What the writer must know about the frames of its dataset."""
 
-    #: Whether an axis counts (int) or names (str).
+    #: Type of the values of each axis: int for numbers, str for names.
     axis_types: dict[str, type] = field(default_factory=dict)
     #: Number of the last TIFF that holds frames, and the last frame in it.
     number: int = 0
@@ -62,7 +63,7 @@ def read_summary(path: Path) -> bytes:
     Raises
     ------
     OutputError
-        If the dataset is another's, or has lost its first file.
+        If refocusd did not write the dataset, or it has lost its first file.
     OSError
         If the file cannot be read.
     """
@@ -114,7 +115,7 @@ def read_contents(path: Path) -> Contents:
                 if entry.end < sizes[entry.file]:
                     contents.add(axes, entry, index.end)
             file.seek(index.end)
-            # A power failure may leave zeros, where the system had promised a block.
+            # A power failure may leave zeros in a block that the system had allocated.
             _refuse_all_but_one_record(file.read().strip(b"\0"))
         except InputError as error:
             raise OutputError(
@@ -151,7 +152,7 @@ def _number(filename: str) -> int:
     return int(match[1] or 0)
 
 
-#: A file's length: TIFF counts bytes in 32 bits; kept clear of the last of them.
+#: Longest file, in bytes: offsets in a TIFF have 32 bits, of which the last few are not used.
 MAX_FILE_BYTES = 2**32 - 2**24
 
 
@@ -160,8 +161,8 @@ class NDTiffSink(Sink):
 
     ndstorage (hence pycromanager and napari's reader), tifffile and
     Micro-Manager read the dataset while it is written, after `close` and after
-    the process was killed.  Memory does not grow with the frames but for eight
-    bytes each (`WrittenKeys`).
+    the process was killed.  Memory grows by only eight bytes per frame
+    (`WrittenKeys`).
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class NDTiffSink(Sink):
         self._index = index
         self._stack = stack
         self._contents = contents
-        #: Of the TIFF that is being written.
+        #: Number of the TIFF that is being written.
         self._number = contents.number
         self._max_file_bytes = max_file_bytes
 
@@ -197,11 +198,11 @@ class NDTiffSink(Sink):
         path : Path
             Folder that does not exist yet (or is empty), e.g. ``<raw>_refocused``.
         summary : mapping, optional
-            Summary metadata of the raw dataset (JSON-serialisable).  Added are
+            Summary metadata of the raw dataset (JSON-serialisable).  The sink adds
             ``TiledImageStorage: false``, without which Micro-Manager refuses the
-            dataset, and a mark of ours under ``refocusd``.
+            dataset, and its mark under ``refocusd``.
         max_file_bytes : int
-            Length at which the next TIFF is begun.
+            Largest length of a TIFF; the next one is begun before it is exceeded.
 
         Raises
         ------
@@ -219,7 +220,7 @@ class NDTiffSink(Sink):
             stack = StackFile.create(path / stack_name(0), ndtiff.pack_header(text))
             files.callback(stack.close)
             # The index comes last: a folder with an index is a dataset.
-            index = files.enter_context(io.FileIO(path / ndtiff.INDEX_NAME, "x+"))
+            index = files.enter_context(open_file(path / ndtiff.INDEX_NAME, "x+"))
             lock_for_writing(index)
         return cls(path, text, index, stack, Contents(), max_file_bytes)
 
@@ -227,7 +228,7 @@ class NDTiffSink(Sink):
     def append(cls, path: Path, *, max_file_bytes: int = MAX_FILE_BYTES) -> NDTiffSink:
         """Continue a dataset that `create` started, whatever ended its writer.
 
-        What lies behind the last indexed frame (a frame that was being written)
+        Everything after the last indexed frame (a frame that was being written)
         is cut off; indexed frames are not touched.
 
         Raises
@@ -239,7 +240,7 @@ class NDTiffSink(Sink):
         path = Path(path)
         refuse_missing(path, Path(ndtiff.INDEX_NAME))
         with opened_files(path, "opening the dataset for appending") as files:
-            index = files.enter_context(io.FileIO(path / ndtiff.INDEX_NAME, "r+"))
+            index = files.enter_context(open_file(path / ndtiff.INDEX_NAME, "r+"))
             lock_for_writing(index)
             summary = read_summary(path)
             contents = read_contents(path)
@@ -264,7 +265,7 @@ class NDTiffSink(Sink):
 
     def _append(self, pixels: Pixels, axes: Axes, text: bytes, metadata: Metadata) -> None:
         """Append the frame, then its index record: what is indexed is complete."""
-        # TIFF keeps up to four bytes in the entry itself, NDTiff always elsewhere.
+        # TIFF stores up to four bytes in the entry itself, but NDTiff expects them elsewhere.
         text = text.ljust(4)
         self._make_room(pixels, text)
         entry = self._stack.append(pixels, text, pixel_um_of(metadata, self.summary))
@@ -291,7 +292,7 @@ class NDTiffSink(Sink):
         self._number += 1
 
     def _undo(self) -> None:
-        """Cut off what lies behind the last committed frame; the index comes first."""
+        """Cut off everything after the last committed frame; the index comes first."""
         self._index.truncate(self._contents.end)
         self._stack.restore()
 

@@ -1,4 +1,4 @@
-"""The frames of an OME-Zarr dataset of ours, by its list of frames."""
+"""The frames of an OME-Zarr dataset that refocusd wrote, by its list of frames."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refocusd.formats.scale import Scale
 from refocusd.formats.sink import Written
 from refocusd.frame import Axes, AxisValue, canonical_axes
 
-#: A number above this is not taken for a place in an array.
+#: Larger numbers are not used as places in an array.
 MAX_SLOT = (1 << 24) - 1
 
 
@@ -20,8 +20,8 @@ class Slots:
     """Which place along one dimension belongs to which value of its axis.
 
     A number from 0 has the place of that number.  Names, negative numbers and
-    the absence of the axis take the next place when they first come, and so
-    does a number whose place is taken.  Memory is needed for these only.
+    the absence of the axis take the next place when they first occur, and so
+    does a number whose place is taken.  Only these need memory.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Slots:
         self._taken: dict[int, AxisValue | None] = {}
 
     def place(self, value: AxisValue | None) -> int:
-        """Place of a value, also of one that was not added."""
+        """Place of a value, even of one that is not added yet."""
         moved = self._moved.get(value)
         if moved is not None:
             return moved
@@ -47,7 +47,7 @@ class Slots:
             self._taken[place] = value
 
     def value(self, place: int) -> AxisValue | None:
-        """Value that has a place; the place's number if none came yet."""
+        """Value at a place; the place's number if no value is there yet."""
         return self._taken.get(place, place)
 
 
@@ -62,7 +62,7 @@ class Image:
     axes : mapping of str to int or str
         What its frames have in common: position, and all other axes.
     scale : Scale
-        By the metadata of its first frame.
+        From the metadata of its first frame.
     """
 
     number: int
@@ -70,10 +70,10 @@ class Image:
     slots: tuple[Slots, Slots, Slots] = field(default_factory=lambda: (Slots(), Slots(), Slots()))
     #: The microscope's name of its position; empty if it has none.
     title: str = ""
-    #: Of the channels that have a frame, by their place.
+    #: Looks of the channels that have a frame, by their place.
     looks: dict[int, ChannelLook] = field(default_factory=dict)
     scale: Scale = field(default_factory=Scale)
-    #: Of each channel's last frame whose stage position is known: time; z, its position in um.
+    #: For each channel, its last frame with a known stage position: time, (z, position in um).
     last_planes: dict[int, tuple[int, tuple[int, float]]] = field(default_factory=dict)
 
     @property
@@ -108,9 +108,9 @@ class Image:
 
 @dataclass(slots=True)
 class Contents(Written):
-    """The frames of a dataset, as far as a writer must know them."""
+    """What the writer must know about the frames of its dataset."""
 
-    #: By the canonical form of what their frames have in common.
+    #: By the canonical form of the axes that their frames have in common.
     images: dict[str, Image] = field(default_factory=dict)
 
     def image_of(self, axes: Axes) -> Image:
@@ -147,13 +147,13 @@ def read_contents(path: Path, in_flight: str) -> tuple[Contents, bool]:
     path : Path
         The dataset's folder.
     in_flight : str
-        Pixels that were being written last, as `chunk_path` names them.
+        Chunk that was being written last, as `chunk_path` names it.
 
     Returns
     -------
     contents : Contents
     landed : bool
-        Whether a frame with those pixels counts.
+        Whether a valid frame has that chunk.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How the images of an OME-Zarr dataset are described while frames come."""
+"""Describes the images of an OME-Zarr dataset while frames are added."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from refocusd.frame import AxisValue, Metadata, Pixels
 class Description:
     """Writes what readers need to find the frames: arrays, images, their collection.
 
-    Each document is replaced whole, inner ones first: at any moment all that is
-    described is there.
+    Each document is replaced whole, inner ones first: at any moment, everything
+    that is described exists.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Description:
     def add(
         self, image: Image, line: FrameLine, pixels: Pixels, metadata: Metadata
     ) -> dict[int, ChannelLook]:
-        """Describe an image with one more frame, as far as that changes something.
+        """Update the description of an image for one more frame, if that changes anything.
 
         Returns
         -------
@@ -65,7 +65,7 @@ class Description:
         scale, image.scale = image.scale, self._scale_with(image, line, metadata)
         looks, channel = image.looks, line.at[1]
         if channel not in looks and channel < MAX_CHANNELS:
-            # The channel's first frame decides on its own.
+            # Only the channel's first frame decides.
             value = line.axes.get("channel")
             colour = channel_colour(value, self._summary)
             label = channel_label(value, self._summary, metadata) or f"channel {channel}"
@@ -82,7 +82,7 @@ class Description:
         return looks
 
     def _scale_with(self, image: Image, line: FrameLine, metadata: Metadata) -> Scale:
-        """Scale of an image by one more frame: two planes of a stack tell their distance."""
+        """Scale of an image with one more frame: two planes of a stack give their distance."""
         scale = image.scale if image.grid != (0, 0, 0) else scale_of(metadata, self._summary)
         z, um = line.axes.get("z"), z_position_um(metadata)
         time, channel, _ = line.at
@@ -95,14 +95,14 @@ class Description:
         return scale
 
     def restore(self, touched: int, images: Iterable[Image]) -> None:
-        """Describe the frames that there are, and no more, whatever a failed frame left.
+        """Describe exactly the frames that there are, whatever a failed frame left behind.
 
         Parameters
         ----------
         touched : int
             Number of the image that was written last.
         images : iterable of Image
-            Those to be described anew.
+            The images to describe again.
 
         Raises
         ------
@@ -122,14 +122,14 @@ class Description:
         if form is None:
             self._put("zarr.json", documents.group_document({}))
             return
-        # If the image that failed was the second, the first one is the root again.
+        # If the failed image was the second, the root describes the first one again.
         for image in images if count > 1 else self._contents.images.values():
             self._put_array(image, image.grid, form)
             self._put_image(image, image.grid[1], image.looks, form)
         self._put_collection(count)
 
     def recall(self) -> None:
-        """Take scales and looks from the images' documents; of one that is lost they are unknown."""
+        """Take scales and looks from the images' documents; those of a lost document stay unknown."""
         for image in self._contents.images.values():
             place = self._path / str(image.number) / "zarr.json"
             with contextlib.suppress(FileNotFoundError, ValueError):
@@ -157,7 +157,7 @@ class Description:
         top = _top(form)
         shown = []
         if channels <= MAX_CHANNELS:
-            # A channel without a frame is there because its number is below another's.
+            # A channel without a frame is listed if its number is below that of one with frames.
             shown = [
                 looks.get(place)
                 or ChannelLook(self._label(image.slots[1].value(place), place), 0.0, top)

@@ -2,7 +2,7 @@
 
 Source: https://ngff.openmicroscopy.org/0.5 (*multiscales*, *omero*,
 *bioformats2raw.layout*), as modelled by yaozarrs, and Zarr 3 for the array.  The
-sink puts the bytes in place, each file at once, so that it can take them back.
+sink writes the files, because it must be able to take them back.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from refocusd.formats.scale import Scale
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
 
-#: More than this are not channels but something else that was counted there:
-#: their names and windows are left out of the metadata.
+#: An axis with more values than this counts something other than channels:
+#: their names and display ranges are left out of the metadata.
 MAX_CHANNELS = 64
-#: One colour a channel in turn: distinct for most people with a colour vision deficiency.
+#: Colours given to channels in turn: distinct for most people with a colour vision deficiency.
 _COLOURS = ("00BFFF", "FFB000", "FF4FA0", "7CFC00", "C792FF", "FFFFFF")
 _SAMPLED_PIXELS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelLook:
-    """How a viewer shows a channel at first: name, counts that are black and white, colour if stated."""
+    """How a viewer first shows a channel: name, counts shown as black and as white, RRGGBB if stated."""
 
     label: str
     black: float
@@ -38,7 +38,7 @@ class ChannelLook:
 
     @classmethod
     def of(cls, label: str, pixels: Pixels, colour: str = "") -> ChannelLook:
-        """Look of a channel by one of its frames: its 1st and 99.9th percentile."""
+        """Look of a channel, from the 1st and 99.9th percentiles of one of its frames."""
         step = max(1, int((pixels.size / _SAMPLED_PIXELS) ** 0.5))
         black, white = np.percentile(pixels[::step, ::step], (1, 99.9)).tolist()
         return cls(label, black, max(white, black + 1), colour)
@@ -50,7 +50,7 @@ def group_document(attributes: Mapping[str, Any]) -> bytes:
 
 
 def array_document(grid: Sequence[int], form: PageFormat) -> bytes:
-    """The array of an image: one uncompressed chunk for each frame, 0 if there is none.
+    """The array of an image: one uncompressed chunk for each frame; 0 where there is no frame.
 
     Parameters
     ----------
@@ -96,13 +96,13 @@ def image_document(
     Parameters
     ----------
     arrays : mapping of str to float
-        Paths of its arrays, relative to the document's group, and how many pixels of a frame one of
-        theirs is wide; the full resolution first.
+        Path of each array, relative to the document's group, and the width of its pixels in pixels
+        of a frame; the full resolution first.
     name : str
         What the image is called.
     scale : Scale
     channels : sequence of ChannelLook
-        One for each channel; empty where they are not told.
+        One for each channel; empty if they are not described.
     top : float
         Largest value of the pixels' type.
     more : mapping
@@ -150,7 +150,7 @@ def read_image_document(document: bytes) -> tuple[str, Scale, list[ChannelLook]]
     Raises
     ------
     ValueError
-        If the document is none of those.
+        If the document does not describe an image.
     """
     image = v05.OMEZarrGroupJSON.model_validate_json(document).attributes.ome
     if not isinstance(image, v05.Image):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from pathlib import Path
 
 from refocusd import files
@@ -17,7 +16,7 @@ def put(place: Path, data: bytes | memoryview) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     part = _part(place)
     try:
-        with io.FileIO(part, "w") as file:
+        with files.open_file(part, "w") as file:
             write_all(file, data)
         files.replace(part, place)
     except OSError:

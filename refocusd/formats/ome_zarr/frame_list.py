@@ -1,4 +1,4 @@
-"""The list of frames of an OME-Zarr dataset of ours: one line of JSON a frame, appended as they come."""
+"""refocusd's list of the frames in an OME-Zarr dataset: one line of JSON per frame, only appended to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from refocusd.files import reading
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import AxisValue, canonical_axes
 
-#: Longer than a path can be; keeps a damaged line from being a place on the disk.
+#: A line with a larger number is damaged, and must not be taken as a place on the disk.
 _MAX_NUMBER = 1 << 40
 
 
@@ -55,7 +55,7 @@ class FrameLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _WholeLine(FrameLine, frozen=True, forbid_unknown_fields=True):
-    """A line of the file; its metadata are skipped, not read."""
+    """A line of the file; its metadata are skipped, not parsed."""
 
     metadata: msgspec.Raw
 
@@ -64,21 +64,21 @@ _decoder = msgspec.json.Decoder(_WholeLine)
 
 
 def pack_line(line: FrameLine, metadata: bytes) -> bytes:
-    """A line for the list of frames, its end included; the metadata are JSON."""
-    # The metadata come last: often 5 kB, and whoever looks for frames skips them.
+    """A line for the list of frames, with its newline; the metadata are JSON."""
+    # The metadata (often 5 kB) come last, because a search for frames skips them.
     head = json.dumps(msgspec.structs.asdict(line)).encode("ascii")
     return head[:-1] + b', "metadata": ' + metadata + b"}\n"
 
 
 def lines_of(place: Path, start: int = 0) -> Iterator[tuple[int, int, FrameLine]]:
-    """Whole lines of a list from a byte on, each with its first byte and the one behind it.
+    """Whole lines of a list from byte `start` on, each with the bytes where it starts and ends.
 
     A last line without its end is left out: it is being written, or its writer was killed.
 
     Raises
     ------
     ValueError
-        If whole lines follow an illegible one, where the last line that was given ends.
+        If whole lines follow an illegible one, which starts where the last line yielded ends.
     OSError
     """
     with place.open("rb") as file:
@@ -95,7 +95,7 @@ def lines_of(place: Path, start: int = 0) -> Iterator[tuple[int, int, FrameLine]
 
 
 def damaged_list(place: Path, at: int) -> OutputError:
-    """The error of a writer that finds a list illegible at a byte."""
+    """The error for a writer whose list is illegible at byte `at`."""
     return OutputError(
         f"{place} is damaged at byte {at}; appending would lose the frames behind it: restore it "
         "from a copy, or choose another --output"
@@ -103,7 +103,7 @@ def damaged_list(place: Path, at: int) -> OutputError:
 
 
 class FrameList:
-    """One list of frames, for those who read it while it grows.
+    """One list of frames, read while it may grow.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class FrameList:
     Attributes
     ----------
     end : int
-        First byte behind the lines that `fresh` gave.
+        First byte after the lines that `fresh` yielded.
     """
 
     def __init__(self, place: Path) -> None:
@@ -120,7 +120,7 @@ class FrameList:
         self.end = 0
 
     def fresh(self) -> Iterator[tuple[int, FrameLine]]:
-        """Lines that were appended since, each with its first byte.
+        """Lines appended since the last call, each with its first byte.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Files of an OME-Zarr dataset of ours, by path.
+"""Files of an OME-Zarr dataset that refocusd writes, by path.
 
 ::
 
@@ -7,7 +7,7 @@
     ├── OME/zarr.json          where there are several images: their order
     ├── 0/                     an image: all frames that differ in time, z and channel only
     │   ├── zarr.json          axes, pixel size, channels
-    │   └── 0/                 its array (t, c, z, y, x), one chunk a frame, uncompressed
+    │   └── 0/                 its array (t, c, z, y, x), one chunk per frame, uncompressed
     │       ├── zarr.json
     │       └── c/0/0/3/0/0    the pixels of t=0, c=0, z=3, little-endian
     ├── 1/                     the next image: another position
@@ -16,9 +16,9 @@
         ├── frames.jsonl       which frames there are: one line of JSON each
         └── frames.lock        held by the writer; names the chunk that is being written
 
-A frame is in the dataset when its line in ``frames.jsonl`` is whole: its axes
-as they were given, where its pixels lie, its metadata.  The arrays alone do not
-tell an absent frame from a black one.
+A frame is in the dataset once its line in ``frames.jsonl`` is whole: it holds the
+axes as they were given, the place of the pixels, and the metadata.  The arrays alone
+do not tell an absent frame from a black one.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from refocusd.formats.sink import refuse_foreign
 OWN_GROUP = "refocusd"
 FRAMES_NAME = "frames.jsonl"
 LOCK_NAME = "frames.lock"
-#: Under ``refocusd`` in the attributes of our group: the dataset may be appended to.
+#: Mark under ``refocusd`` in the attributes of our group, in datasets that may be appended to.
 OURS = {"sink": "ome-zarr", "sink_format": 1}
 #: Axes of a frame that are dimensions of its image's array, in their order.  OME-Zarr 0.5
-#: takes no others beside y and x: each combination of the values of all others is an image.
+#: allows no others besides y and x: each combination of values of the other axes is an image.
 GRID = ("time", "channel", "z")
 
 
@@ -78,7 +78,7 @@ def summary_to_continue(path: Path, mark: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     OutputError
-        If they cannot be read, or the dataset is another's.
+        If they cannot be read, or a sink with another mark wrote the dataset.
     """
     try:
         attributes = own_attributes(path)

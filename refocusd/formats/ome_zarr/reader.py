@@ -80,7 +80,7 @@ class OmeZarrReader(Dataset):
                     f"{self._max_frame_bytes} bytes"
                 )
             key = canonical_axes(line.axes)
-            # Written again after its pixels were lost: the last line counts.
+            # A frame is listed again if it was rewritten after its pixels were lost: the last line counts.
             self._frames[key] = len(self._starts)
             self._starts.append(start)
             fresh.append(key)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from refocusd.files import open_file
 from refocusd.formats.lock import open_locked
 from refocusd.formats.ndtiff.stack import write_all
 from refocusd.formats.ome_zarr import documents
@@ -34,7 +35,7 @@ from refocusd.formats.sink import (
 )
 from refocusd.frame import AxisValue, Metadata, Pixels
 
-#: What the lock file holds: the chunk that is being written, in one block of the disk.
+#: Length of the lock file, which names the chunk that is being written: less than a block of the disk.
 _IN_FLIGHT_BYTES = 256
 _CHUNK = re.compile(r"\d+/0/c/\d+/\d+/\d+/0/0")
 
@@ -44,18 +45,18 @@ class OmeZarrSink(Sink):
 
     The folder is itself a multiscale image of one resolution, with the
     dimensions t, c, z, y and x.  OME-Zarr has no others: frames that differ in
-    another axis (position, or any of the user's) are images of their own,
-    ``0``, ``1``, ..., and where there are several the folder has
-    bioformats2raw's layout.  `refocusd.formats.ome_zarr.layout` draws the files.
+    another axis (position, or any of the user's) are in separate images,
+    ``0``, ``1``, ..., and if there are several, the folder has
+    bioformats2raw's layout.  `refocusd.formats.ome_zarr.layout` shows the files.
 
-    A frame has the place of its number along time, z and channel; names take
-    the next place when they first come (`refocusd.formats.ome_zarr.contents.Slots`).
-    Arrays grow as frames come; places without a frame read as 0, and
+    Along time, z and channel, a frame has the place of its number; names take
+    the next place when they first occur (`refocusd.formats.ome_zarr.contents.Slots`).
+    Arrays grow with the frames; places without a frame read as 0, and
     ``refocusd/frames.jsonl`` tells which have one.
 
-    Readers find a whole store at any moment, also after the process was killed.
-    Memory does not grow with the frames but for eight bytes each
-    (`WrittenKeys`), and for the names along an axis.
+    Readers find a whole store at any moment, even after the process was killed.
+    Memory grows only by eight bytes per frame (`WrittenKeys`), and with the
+    names along an axis.
     """
 
     def __init__(
@@ -85,8 +86,8 @@ class OmeZarrSink(Sink):
         path : Path
             Folder that does not exist yet (or is empty), e.g. ``<raw>_refocused``.
         summary : mapping, optional
-            Summary metadata of the raw dataset (JSON-serialisable).  Added is a
-            mark of ours under ``refocusd``.
+            Summary metadata of the raw dataset (JSON-serialisable).  The sink adds
+            its mark under ``refocusd``.
 
         Raises
         ------
@@ -95,7 +96,7 @@ class OmeZarrSink(Sink):
         """
         path = Path(path)
         marked = json_bytes(with_mark(summary or {}, OURS), "the summary metadata")
-        # NaN and infinity, which Zarr refuses, are null.
+        # NaN and infinity, which Zarr refuses, become null.
         plain = json.loads(marked, parse_constant=lambda _: None)
         own = documents.group_document({"refocusd": OURS, "summary": plain})
         with opened_files(path, "starting a dataset") as files:
@@ -105,15 +106,15 @@ class OmeZarrSink(Sink):
             put(path / OWN_GROUP / "zarr.json", own)
             put(path / "zarr.json", documents.group_document({}))
             # The list of frames comes last: a folder with one is a dataset.
-            frames = files.enter_context(io.FileIO(frames_path(path), "x+"))
+            frames = files.enter_context(open_file(frames_path(path), "x+"))
         return cls(path, plain, lock, frames, Contents())
 
     @classmethod
     def append(cls, path: Path) -> OmeZarrSink:
         """Continue a dataset that `create` started, whatever ended its writer.
 
-        What belongs to no frame of the list (a frame that was being written) is
-        removed; frames of the list are not touched.
+        Whatever belongs to no listed frame (a frame that was being written) is
+        removed; listed frames are not touched.
 
         Raises
         ------
@@ -128,7 +129,7 @@ class OmeZarrSink(Sink):
             summary = summary_to_continue(path, OURS)
             in_flight = _read_in_flight(lock)
             contents, landed = read_contents(path, in_flight)
-            frames = files.enter_context(io.FileIO(frames_path(path), "r+"))
+            frames = files.enter_context(open_file(frames_path(path), "r+"))
             sink = cls(path, summary, lock, frames, contents)
             sink._description.recall()
             sink._take_back("" if landed else in_flight)
@@ -185,7 +186,7 @@ def _note_in_flight(lock: io.FileIO, chunk: str) -> None:
 
 
 def _read_in_flight(lock: io.FileIO) -> str:
-    """Chunk that was being written last; empty if there is none, or no one can tell."""
+    """Chunk that was being written last; empty if there is none, or it is not known."""
     lock.seek(0)
     text = (lock.read(_IN_FLIGHT_BYTES) or b"").decode("ascii", "replace").strip()
     return text if _CHUNK.fullmatch(text) else ""

@@ -24,22 +24,22 @@ from refocusd.formats.metadata import UM_PER_UNIT, finite_number, json_object, n
 from refocusd.frame import AxisValue, counted
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
-#: A frame of a recording is at most this far from the others along one axis.
+#: Most frames that a description may announce.
 MAX_FRAMES = 1 << 20
 #: Letters of tifffile's and OME's axes; S is the samples of a pixel.
 _LETTERS = {"T": "time", "Z": "z", "C": "channel", "P": "position", "R": "position"}
 _SHAPED = "the description by tifffile"
-#: Numbers of MetaMorph and MetaXpress, by Micro-Manager's names.
+#: MetaMorph's and MetaXpress' names of numbers, and Micro-Manager's names for these.
 _NUMBERS = {
     "z-position": "ZPositionUm",
     "stage-position-x": "XPositionUm",
     "stage-position-y": "YPositionUm",
     "Exposure Time": "Exposure-ms",
 }
-#: The milliseconds are not filled up with zeros.
+#: The milliseconds are not padded with zeros.
 _TIME = re.compile(r"(\d{4})(\d\d)(\d\d) (\d\d:\d\d:\d\d)\.(\d{1,3})")
 _EXPOSURE = re.compile(r"Exposure: ([\d.]+) (ms|s)\b")
-#: ImageJ's prefix of the label of a slice.
+#: ImageJ's own prefix of a slice's label.
 _IMAGEJ_PLACE = re.compile(r"^(?:[czt]:\d+/\d+ *)+(?:- *)?")
 
 
@@ -55,10 +55,10 @@ class PlacedPage:
     axes : dict of str to int or str
         With axes of length one (see `without_constant_axes`).
     elapsed_ms : float or None
-        Since the start of the acquisition.
+        Time since the start of the acquisition, in ms.
     position_name : str or None
     metadata : mapping
-        What else is said of the frame, under Micro-Manager's names.
+        Further metadata of the frame, under Micro-Manager's names.
     """
 
     page: int
@@ -68,7 +68,7 @@ class PlacedPage:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def said(self, pixel_um: float | None) -> dict[str, Any]:
-        """All that is said of the frame, under Micro-Manager's names."""
+        """All metadata of the frame, under Micro-Manager's names."""
         said = {
             "ElapsedTime-ms": self.elapsed_ms,
             "PixelSizeUm": pixel_um,
@@ -86,20 +86,20 @@ class Arrangement:
     ----------
     frames : tuple of PlacedPage
     source : str
-        What said which page is which frame.
+        Which metadata tell which page is which frame.
     pixel_um : float or None
-        Width of a pixel in the specimen.
+        Width of a pixel in the specimen, in um.
     summary : dict
-        What the file says of the whole acquisition.
+        What the file says about the whole acquisition.
     contiguous : bool
         Frames follow the pixels of page 0 without directories of their own
         (ImageJ above 4 GB).
     promised : (int, int, str) or None
-        Height, width and type, where they are said apart from the pages.
+        Height, width and type, if they are stated apart from the pages.
     set_files : frozenset of str
-        Names of the files that the frames of the whole set lie in, if the file tells.
+        Names of the files that the frames of the whole set lie in, if the file names them.
     kept : frozenset of str
-        Axes that its frames have even if there is one place along them.
+        Axes that its frames keep even if they have only one value.
     """
 
     frames: tuple[PlacedPage, ...]
@@ -133,7 +133,7 @@ def without_constant_axes(
 
 
 def plain(pages: int, metadata: Mapping[str, Any] = {}) -> Arrangement:
-    """Pages without any description but metadata of the first: the planes of a z-stack."""
+    """Pages without a description, except metadata of the first: the planes of a z-stack."""
     first = metadata if pages == 1 else {}  # the position of one plane is not that of the next
     frames = tuple(PlacedPage(page, {"z": page}, metadata=first) for page in range(pages))
     source = "the order of the pages, of which nothing is said"
@@ -146,6 +146,7 @@ def from_imagej(
     resolution: float | None,
     what: str,
     labels: Sequence[str] = (),
+    room: float = 0,
 ) -> Arrangement:
     """Frames of an ImageJ (hyper)stack.
 
@@ -161,21 +162,24 @@ def from_imagej(
         The file, for errors.
     labels : sequence of str
         Those of the slices, if the file has them.
+    room : float
+        How many frames may follow the first page's pixels without directories of their own.
 
     Raises
     ------
     InputError
-        If the file has neither as many pages as the description says, nor one.
+        If the file has more pages than the description says.
     """
     pairs = (line.partition("=") for line in description.splitlines())
     said = {key.strip(): value.strip() for key, _, value in pairs}
     sizes = _imagej_sizes(said, pages)
     count = math.prod(sizes.values())
-    if pages not in (1, count) or count > MAX_FRAMES:
+    if pages > count or count > MAX_FRAMES:
         raise _mismatch(what, "ImageJ's description", count, pages)
+    contiguous = 1 < count <= room
     order = said.get("order", "").lower()
     order = order if sorted(order) == sorted("czt") else "czt"
-    # The first letter changes fastest; product() has the last one do so.
+    # The first letter changes fastest; in product() the last one does.
     names = [_LETTERS[letter.upper()] for letter in reversed(order)]
     axes = _grid(names, [sizes[name] for name in names])
     interval_s = number_or_none(said.get("finterval"))
@@ -192,13 +196,13 @@ def from_imagej(
         summary["ChNames"] = named
     return Arrangement(
         tuple(
-            PlacedPage(0 if pages == 1 else page, frame, int(frame["time"]) * ms if ms else None)
+            PlacedPage(0 if contiguous else page, frame, int(frame["time"]) * ms if ms else None)
             for page, frame in enumerate(axes)
         ),
         "ImageJ's description",
         plausible_pixel_um(um / resolution if um and resolution else None),
         summary,
-        contiguous=pages == 1 and count > 1,
+        contiguous=contiguous,
     )
 
 
@@ -233,7 +237,7 @@ def _labelled_channels(
 
 
 def from_shaped(
-    description: str, pages: int, size: tuple[int, int], what: str
+    description: str, pages: int, size: tuple[int, int], what: str, room: float
 ) -> tuple[Arrangement, int]:
     """Frames of one series written by tifffile.
 
@@ -247,6 +251,8 @@ def from_shaped(
         Height and width of the series' first page.
     what : str
         The file, for errors.
+    room : float
+        As `from_imagej`, of the series' first page.
 
     Returns
     -------
@@ -258,7 +264,7 @@ def from_shaped(
     Raises
     ------
     InputError
-        If shape and pages disagree.
+        If the shape is not that of the pages.
     """
     said = json_object(description) or {}
     shape = said.get("shape")
@@ -275,14 +281,14 @@ def from_shaped(
         )
     sizes = shape[:-2]
     count = math.prod(sizes)
-    if count > MAX_FRAMES or (count > pages and pages != 1):
+    if count > MAX_FRAMES:
         raise _mismatch(what, "the description", count, pages)
     names = _names(letters[:-2] if letters else "Q" * len(sizes), sizes, what)
-    contiguous = count > 1 and pages == 1
+    contiguous = 1 < count <= room
     frames = tuple(
         PlacedPage(0 if contiguous else page, axes) for page, axes in enumerate(_grid(names, sizes))
     )
-    return Arrangement(frames, _SHAPED, contiguous=contiguous), 1 if contiguous else count
+    return Arrangement(frames, _SHAPED, contiguous=contiguous), min(count, pages)
 
 
 def _names(letters: str, sizes: Sequence[int], what: str) -> list[str]:

@@ -1,10 +1,10 @@
 """A TIFF that another process is writing, read directory by directory.
 
-Micro-Manager and ndstorage give a stack its largest size at once (up to 4 GiB of zeros) and
-cut it when they are done, so its size says nothing.  A page is written in one go as directory,
+Micro-Manager and ndstorage create a stack at its largest size (up to 4 GiB of zeros) and
+truncate it when they are done, so its size says nothing.  A page is written in one go as directory,
 pixels, metadata; the metadata come last, so a page is whole once they are there and are JSON.
-The directory names the place of the next one before that is written: zeros there mean "not
-yet", and a next place of 0 means that the file is finished.
+The directory holds the offset of the next one before that is written: zeros at that offset mean
+"not yet", and an offset of 0 means that the file is finished.
 
 Sources: micro-manager/NDStorage ``NDTiffWriter.java``; ndstorage 0.1.18 ``ndtiff_file.py``;
 micro-manager ``MultipageTiffWriter.java``.
@@ -37,7 +37,7 @@ _LITTLE_ENDIAN = 0x4949
 #: Micro-Manager writes 13 to 17 entries.
 _MOST_ENTRIES = 64
 _MOST_METADATA = 1 << 26
-#: Pages taken in one look at a growing file; more follow at the next.
+#: Most pages read from a growing file in one call; the next call reads more.
 _MOST_PAGES = 512
 
 #: Opens a file for unbuffered reads; tests put a slow or failing disk here.
@@ -53,12 +53,12 @@ class Page:
     offset : int
         Of the directory.
     place : Place
-        With its `trouble` where its pixels cannot be used.
+        With its `trouble` if the pixels cannot be used.
     metadata : mapping
     following : int
         Where the next directory is or will be; 0 if there will be none.
     described : bool
-        The page has a description: of a first page, that its writer is done with the file.
+        Whether the page has a description; that of the first page is written when the file is done.
     """
 
     offset: int
@@ -69,15 +69,15 @@ class Page:
 
 
 class GrowingFile:
-    """One TIFF that may grow meanwhile; for one thread.
+    """One TIFF that may grow while it is read; for one thread.
 
     Parameters
     ----------
     path : Path
     opener : callable
     says_depth : bool
-        Pages say truly how deep their pixels are; otherwise the length of their strip does, as
-        ndstorage 0.1.18 says 16 bits of every frame.
+        Whether pages state their bit depth correctly; otherwise it follows from the length of the
+        strip, because ndstorage 0.1.18 states 16 bits for every frame.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class GrowingFile:
         return bytes(buffer[: self._fill(offset, memoryview(buffer))])
 
     def words(self, offset: int, count: int) -> tuple[int, ...]:
-        """`count` little-endian 32-bit words; zeros behind the end of the file.
+        """`count` little-endian 32-bit words; zeros beyond the end of the file.
 
         Raises
         ------
@@ -124,7 +124,7 @@ class GrowingFile:
         return first if order & 0xFFFF == _LITTLE_ENDIAN and found == mark else 0
 
     def pages(self, offset: int) -> Iterator[Page]:
-        """Pages from a directory on, as far as they are whole, up to one that leads no further.
+        """Whole pages from the directory at `offset` on, up to the last one there is (or `_MOST_PAGES`).
 
         Raises
         ------
@@ -169,7 +169,7 @@ class GrowingFile:
         return Page(offset, place, metadata, following, described)
 
     def metadata(self, offset: int, length: int) -> dict[str, Any] | None:
-        """The JSON at a place; None while it is not (wholly) there.
+        """The JSON at `offset`; None while it is not (wholly) there.
 
         Raises
         ------
@@ -181,7 +181,7 @@ class GrowingFile:
         if len(data) < length or not data[0]:
             return None
         text = java_text(data.rstrip(b"\0"))
-        # Padded with blanks if it is shorter.
+        # It is padded with blanks, and may consist of them only.
         return json_object(text) if text.strip() else {}
 
     def pixels(self, place: Place, what: str, into: Pixels | None = None) -> Pixels:
@@ -222,7 +222,7 @@ class GrowingFile:
 
 
 def writer_mark(path: Path) -> int:
-    """The number behind a TIFF's header by which Micro-Manager's writers know their files; 0 without one."""
+    """The number after a TIFF's header that marks the files of Micro-Manager's writers; 0 if there is none."""
     try:
         with open_shared(path) as file:
             head = file.read(12)

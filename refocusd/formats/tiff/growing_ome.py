@@ -1,8 +1,8 @@
 """OME-TIFF while ome-writers, and with it pymmcore-plus, writes it: one file for each position.
 
-The first page and its OME-XML are written with the first frame, the pixels of the others follow it one
-after the other, and their directories come last.  So the size of the file says how many frames there
-are, and a second directory that the file is finished.
+The first page and its OME-XML are written with the first frame, the pixels of the others follow one
+after the other, and their directories come last.  So the size of the file tells how many frames there
+are, and a second directory tells that the file is finished.
 
 Source: ome-writers 0.3 ``_backends/_tifffile.py``.
 """
@@ -31,8 +31,8 @@ ENDINGS = (".ome.tif", ".ome.tiff")
 class GrowingOmeTiff(PlacedFrames):
     """The frames of one OME-TIFF that ome-writers writes, or has written.
 
-    Of an acquisition without an end the OME-XML counts one time point until it is finished: the
-    frames behind it are of the following ones.  A file of one frame may get more as long as it lies there.
+    For an acquisition without a planned end, the OME-XML counts one time point until it is finished:
+    the frames after it belong to the following ones.  A file of one frame always counts as growing.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class GrowingOmeTiff(PlacedFrames):
         return self._finished
 
     def refresh(self) -> list[str]:
-        """Take up the frames that were written since."""
+        """Find the frames that were written since the last call."""
         size = self.path.stat().st_size
         if self._finished:
             return []
@@ -72,8 +72,10 @@ class GrowingOmeTiff(PlacedFrames):
                 page = tiff.page(tiff.offsets[0])
                 xml, pages = tiff.description(page), len(tiff.offsets)
                 layout = page_layout(tiff, page, 0, MAX_FRAME_BYTES)
+                if tiff.cut:
+                    return []  # its last directory is being written
         except InputError:
-            return []  # its first page, or its last, is being written
+            return []  # its first page is
         arrangement = self._arranged(xml)
         start, form = layout.contiguous_offset, layout.format
         if start is None:
@@ -83,7 +85,7 @@ class GrowingOmeTiff(PlacedFrames):
         there, rest = divmod(size - start, form.nbytes)
         there = pages if self._finished else there
         frames = list(arrangement.frames)
-        if self._finished or not rest:  # directories behind the pixels are no frames
+        if self._finished or not rest:  # directories after the pixels are not frames
             frames += _following(arrangement, there)
         fresh = []
         axes = without_constant_axes([frame.axes for frame in frames], arrangement.kept)
@@ -97,7 +99,7 @@ class GrowingOmeTiff(PlacedFrames):
         return fresh
 
     def is_whole(self, key: str) -> bool:
-        """Whether a frame is on disk: it counts once it is."""
+        """Whether a frame is on disk: only such frames are listed."""
         return key in self
 
     def _arranged(self, xml: str) -> Arrangement:
@@ -122,7 +124,7 @@ class GrowingOmeTiff(PlacedFrames):
 
 
 def _following(arrangement: Arrangement, count: int) -> Iterator[PlacedPage]:
-    """Frames up to so many pages, behind those that the OME-XML knows."""
+    """Frames of the pages up to `count` that follow those which the OME-XML knows."""
     known = arrangement.frames
     first = [frame for frame in known if frame.axes["time"] == 0]
     for page in range(len(known), count):

@@ -19,10 +19,10 @@ _INDICES = {
 
 
 def named_axes(axes: Mapping[str, AxisValue], summary: Mapping[str, Any]) -> dict[str, AxisValue]:
-    """Axes as the summary alone decides, which is there before the first frame.
+    """Axes as only the summary decides, because it is there before the first frame.
 
     An axis along which it announces one frame is left out.  Channels have their names if
-    all of them have one.
+    each has one of its own.
     """
     kept = {
         axis: value
@@ -37,7 +37,7 @@ def named_axes(axes: Mapping[str, AxisValue], summary: Mapping[str, Any]) -> dic
 
 
 def _tell_apart(names: list[Any]) -> bool:
-    """Whether names can stand for channels: all are given, and no two are alike."""
+    """Whether names can stand for channels: all are given, and all differ."""
     given = all(isinstance(name, str) and name not in ("", "Default") for name in names)
     return bool(names) and given and len(set(names)) == len(names)
 

@@ -1,4 +1,4 @@
-"""Export of a dataset to OME-TIFF: one file a position, planes in the order t, c, z.
+"""Export of a dataset to OME-TIFF: one file per position, planes in the order t, c, z.
 
 Source: OME data model 2016-06 (https://docs.openmicroscopy.org/ome-model/latest/);
 tifffile writes the file and its OME-XML.
@@ -34,14 +34,14 @@ _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True, slots=True)
 class _Clock:
-    """When an acquisition began, in ISO 8601, and how long after that each frame was taken."""
+    """When an acquisition began, in ISO 8601, and how many ms later each frame was taken, by key."""
 
     started: str
     elapsed_ms: Mapping[str, float | None]
 
     @classmethod
     def of(cls, source: Dataset, keys: Sequence[str]) -> _Clock:
-        """Times of the frames of all files: positions have one clock."""
+        """Times of the frames of all files: all positions share one clock."""
         said = [{name: m.get(name) for name in TIMES} for m in map(source.metadata, keys)]
         elapsed = dict(zip(keys, elapsed_ms(said), strict=True))
         first = next(
@@ -63,7 +63,7 @@ def export(
     Parameters
     ----------
     plan : ExportPlan
-        By `plan_export` of the same source.
+        From `plan_export` of the same source.
     source : Dataset
     on_step : callable
         Called `ExportPlan.steps` times.
@@ -82,7 +82,7 @@ def export(
     OutputError
         If the disk refuses; nothing is left behind, and what was there stays.
     """
-    # Names that are not in use: neither another export's, nor a pipe's, which would block.
+    # Names that nothing uses: neither another export, nor a pipe, which would block.
     mark = secrets.token_hex(4)
     parts = [file.path.with_name(f"{file.path.name}.{mark}.part") for file in plan.files]
     folder = plan.files[0].path.parent
@@ -215,7 +215,7 @@ def _plane(metadata: Mapping[str, Any], ms: float | None) -> dict[str, Any]:
 
 
 def _channel_names(channels: Sequence[AxisValue | None], names: list[str]) -> list[str]:
-    # A number is written where it is not the channel's place.
+    # Numbers are written if they differ from the channels' places.
     if any(names) or any(value not in (None, place) for place, value in enumerate(channels)):
         names = [
             name or ("no channel" if value is None else f"channel {value}")

@@ -24,7 +24,7 @@ from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, canonical_axes, counted
 
 ENDINGS = (".ome.tif", ".ome.tiff")
-#: A grid of more planes comes from an axis that counts something else.
+#: A grid of more planes means that an axis counts something else.
 MAX_PLANES = 1 << 22
 
 
@@ -40,7 +40,7 @@ class ExportFile:
     sizes : (int, int, int)
         Planes along t, c and z.
     channels : tuple of int, str or None
-        Value of each channel on its axis; None is the axis' absence.
+        Value of each channel on its axis; None stands for frames without that axis.
     keys : mapping of (int, int, int) to str
         Frame of each plane (t, c, z) that has one.
     """
@@ -53,7 +53,7 @@ class ExportFile:
 
     @property
     def planes(self) -> int:
-        """Planes, with a frame or without."""
+        """Number of planes, with a frame or without."""
         return math.prod(self.sizes)
 
 
@@ -75,31 +75,31 @@ class ExportPlan:
 
     @property
     def frames(self) -> int:
-        """Frames that will be written."""
+        """Number of frames that will be written."""
         return sum(len(file.keys) for file in self.files)
 
     @property
     def planes(self) -> int:
-        """Planes of all files."""
+        """Number of planes of all files."""
         return sum(file.planes for file in self.files)
 
     @property
     def missing(self) -> int:
-        """Planes without a frame: zeros are written there."""
+        """Number of planes without a frame: zeros are written there."""
         return self.planes - self.frames
 
     @property
     def steps(self) -> int:
-        """How often `export` reports progress."""
+        """How many times `export` reports progress."""
         return self.frames + self.planes
 
 
 def plan_export(source: Dataset, output: Path, *, fill: bool, overwrite: bool) -> ExportPlan:
-    """Plan an export, and check all of it that can be checked without reading pixels.
+    """Plan an export, and check everything that can be checked without reading pixels.
 
-    Times and planes have the place of their number, from 0; channels and names
-    come as they are.  Where frames differ in further axes (position) there is a
-    file for each, named after ``output``: ``cells_position3.ome.tif``.
+    Times and planes have the place of their number, from 0; channels follow one
+    another in order, and so do names.  If frames differ in further axes (position),
+    each of these gets a file, named after ``output``: ``cells_position3.ome.tif``.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def plan_export(source: Dataset, output: Path, *, fill: bool, overwrite: bool) -
 
 
 def _by_file(source: Dataset) -> tuple[PageFormat, dict[str, dict[str, Axes]]]:
-    """Format of all frames, and the frames of each file, by what they have in common.
+    """Format of all frames, and the frames of each file, by the axes that they have in common.
 
     Raises
     ------
@@ -183,7 +183,7 @@ def _refuse_existing(files: Iterable[ExportFile], *, overwrite: bool) -> None:
 def _holds_frames(folder: Path, exports: Collection[str]) -> bool:
     """Whether the image files in a folder are one recording: single frames, or named by their axes.
 
-    Stacks that are recordings of their own may lie beside exports, as earlier exports may.
+    Stacks that are separate recordings may lie beside exports, and so may earlier exports.
     """
     try:
         files = files_in(folder).files if folder.is_dir() and listed_images(folder) else ()
@@ -193,11 +193,11 @@ def _holds_frames(folder: Path, exports: Collection[str]) -> bool:
         with open_dataset(others[0].path) as first:
             return not first.summary.get("refocusd") and (bool(others[0].axes) or len(first) == 1)
     except InputError:
-        return False  # no reader would take what is there for one recording
+        return False  # no reader would read these files as one recording
 
 
 def stack_z_step_um(source: Dataset, groups: Iterable[Mapping[str, Axes]]) -> float | None:
-    """Distance of planes in um, by the stage positions of the first stack that has them."""
+    """Distance between planes in um, from the stage positions of the first stack; None if unknown."""
     stacks: dict[str, dict[int, str]] = {}
     for frames in groups:
         for key, axes in frames.items():
@@ -232,8 +232,8 @@ def _along(name: str, values: Iterable[AxisValue | None]) -> dict[AxisValue | No
     names = [value for value in present if isinstance(value, str)]
     if name == "channel" or not numbers:
         return {value: place for place, value in enumerate([*absent, *numbers, *names])}
-    # The first frames may be those that are missing: planes are counted from 0.
-    # Micro-Manager leaves out an axis of which only the first place was announced: that is 0.
+    # Planes are counted from 0, because the first frames may be those that are missing.
+    # Micro-Manager leaves out an axis along which it announced one frame: that frame is at 0.
     start = 0 if absent and numbers[0] > 0 else len(absent) - min(0, numbers[0])
     places: dict[AxisValue | None, int] = dict.fromkeys(absent, 0)
     places |= {number: start + number for number in numbers}
@@ -258,7 +258,7 @@ def _refuse_missing(path: Path, plan: ExportPlan, *, fill: bool) -> None:
 
 
 def _file_names(name: str, ending: int, several: list[Axes]) -> list[str]:
-    """Names that tell the files apart, by those axes in which they differ."""
+    """Names that distinguish the files by the axes in which they differ."""
     if len(several) == 1:
         return [name]
     stem, suffix = name[:-ending], name[-ending:]

@@ -2,7 +2,7 @@
 
 Source: OME data model 2016-06, *Pixels*, *TiffData* and *Plane*
 (https://docs.openmicroscopy.org/ome-model/latest/).  Only this file's own pages
-are taken: of a set of files each is read for itself.  Of the files that the XML names, only those
+are used: each file of a set is read by itself.  Of the files that the XML names, only those
 in the same folder are looked at.
 """
 
@@ -22,17 +22,17 @@ from xml.etree import ElementTree
 from refocusd.errors import InputError
 from refocusd.files import read_limited, reading
 from refocusd.formats.metadata import SECONDS_PER_UNIT, UM_PER_UNIT
-from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage
+from refocusd.formats.tiff.arrangement import MAX_FRAMES, Arrangement, PlacedPage
 from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import AxisValue, counted
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
 _AXES = {"T": "time", "Z": "z", "C": "channel"}
-#: The XML of a million planes takes some 200 MiB.
+#: Larger files of XML are not read; that of a million planes takes about 200 MiB.
 _MAX_COMPANION_BYTES = 1 << 28
 _MS_PER_UNIT = {unit: 1e3 * seconds for unit, seconds in SECONDS_PER_UNIT.items()}
 
-#: In place of the number of pages of a file that is being written.
+#: Stands for the number of pages of a file that is being written.
 ANY_PAGES = sys.maxsize
 #: Description of the images of exported refocused frames, which distinguishes them from raw ones.
 REFOCUSED = "Refocused frames, exported by refocusd"
@@ -158,8 +158,9 @@ def from_ome(
 ) -> Arrangement | None:
     """Frames of an OME-TIFF; None if the text is not OME-XML.
 
-    Images of one size and type are positions of one recording; of several sizes
-    the largest in all is taken, and the names of the rest go into the summary.
+    Images of one size and type are positions of one recording; if there are several
+    sizes, that with the most pixels in all is used, and the names of the other images
+    go into the summary.
 
     Parameters
     ----------
@@ -172,22 +173,27 @@ def from_ome(
     what : str
         The file, for errors.
     uuid : str, optional
-        The file's own, where the XML is that of a companion.
+        The file's own UUID, if the XML is that of a companion file.
+
+    Returns
+    -------
+    Arrangement or None
+        Of frames that the XML promises and the file has not, the pages are `pages` and more.
 
     Raises
     ------
     InputError
-        If the XML and the pages disagree.
+        If the XML contradicts itself, or describes none of the pages.
     """
     root = _root(xml, what)
     if root.tag != "OME":
         return None
     mine = _Pages(filename.lower(), uuid or root.get("UUID"), pages)
     theirs = _is_of_ome_writers(root)
-    # ome-writers give stage positions in um, without the unit.
+    # ome-writers gives stage positions in um, without the unit.
     unit = "µm" if theirs else ""
     images = [image for one in root.findall("Image") for image in _image(one, mine, what, unit)]
-    here = [image for image in images if image.frames]
+    here = [image for image in images if any(frame.page < pages for frame in image.frames)]
     if not here:
         raise InputError(
             f"{what} has OME-XML that describes none of its {pages} pages: export it anew"
@@ -224,10 +230,10 @@ def _as_positions(images: Iterable[_Image]) -> list[PlacedPage]:
 
 
 def _is_of_ome_writers(root: ElementTree.Element) -> bool:
-    """Whether ome-writers wrote a document, which does not name itself.
+    """Whether a document is by ome-writers, which does not name itself.
 
-    Of an acquisition that was stopped it counts whole time points, and at least one: a time-lapse
-    then looks like a stack, though its frames had a time as long as it was written.
+    For a stopped acquisition it counts only whole time points, and at least one: a time-lapse may
+    then look like a stack, though its frames had a time while they were written.
     """
     dated = root.find("Image/AcquisitionDate") is not None
     return dated and "Creator" not in root.attrib and "UUID" in root.attrib
@@ -250,7 +256,7 @@ def _root(xml: str, what: str) -> ElementTree.Element:
     except (ElementTree.ParseError, ValueError, RecursionError) as error:
         raise InputError(f"{what} has unreadable OME-XML ({error}): export it anew") from error
     for element in root.iter():
-        # There is a namespace a year.
+        # Each version of the schema has its own namespace.
         element.tag = element.tag.rpartition("}")[2]
     return root
 
@@ -306,7 +312,7 @@ def _summary(
 
 
 def _argb(rgba: str) -> int:
-    """A colour as Micro-Manager writes it, by that of OME-XML, which has alpha last; white if illegible."""
+    """Micro-Manager's number (0xRRGGBB) for a colour of OME-XML (RGBA); white if illegible."""
     try:
         return int(rgba) >> 8 & 0xFFFFFF
     except ValueError:
@@ -348,11 +354,13 @@ def _places(
             continue
         first_page = _index(block, "IFD", what)
         alone = "IFD" in block.attrib
-        length = _index(block, "PlaneCount", what, 1 if alone else min(planes, mine.count))
+        # Without a number one block without a file's name is all planes, and others all pages.
+        most = planes if file is None and len(blocks) == 1 else min(planes, mine.count)
+        length = _index(block, "PlaneCount", what, 1 if alone else most)
         if alone and length == 1:
             whole = False
         start = {letter: _index(block, f"First{letter}", what) for letter in order}
-        if first_page + length > mine.count:
+        if first_page + length > max(MAX_FRAMES, mine.count):
             raise _mismatch(what, first_page + length, mine.count)
         for step in range(length):
             place = _advance(
@@ -369,7 +377,7 @@ def _places(
     # A list of single planes may stop early, as an aborted acquisition does, and so may one range
     # that counts all pages; another range or nothing at all describes the whole file.
     counted = len(blocks) == 1 and "PlaneCount" in blocks[0].attrib
-    stopped = counted and mine.count in (found, ANY_PAGES)
+    stopped = counted and (mine.count <= found or mine.count == ANY_PAGES)
     if not blocks or (whole and found < planes and not stopped):
         raise _mismatch(what, planes, found)
 
@@ -379,8 +387,8 @@ def _advance(
 ) -> dict[str, int] | None:
     """Find the place `step` planes after `start`; None if it is outside.
 
-    Of an acquisition that was stopped ome-writers counts the whole time points in SizeT, and all
-    planes in PlaneCount: those behind the last of an `open_ended` block are of the next time point.
+    For a stopped acquisition, ome-writers counts the whole time points in SizeT, but all planes in
+    PlaneCount: those after the last place of an `open_ended` block belong to the next time point.
     """
     if any(start[letter] >= sizes[letter] for letter in order):
         return None

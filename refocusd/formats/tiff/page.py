@@ -11,9 +11,9 @@ import numpy as np
 
 from refocusd.frame import DType
 
-#: Largest frame taken unless said otherwise: 23 170² pixels of 16 bits.
+#: Largest frame accepted by default, in bytes: 23 170² pixels of 16 bits.
 MAX_FRAME_BYTES = 1 << 30
-#: Frames with more pixels are slides: where they lie in parts, they are read and refocused in tiles.
+#: Frames with more pixels are slides: if they are stored in parts, they are read and refocused in tiles.
 SLIDE_PX = 1 << 26
 
 
@@ -61,8 +61,8 @@ class Place:
     metadata_offset, metadata_length : int
         Of its JSON, in bytes.
     trouble : str
-        Why its pixels cannot be used (``is RGB; ...``), though the frame is whole; then `format`
-        has its sides only.
+        Why its pixels cannot be used (``is RGB; ...``), though the frame is whole; then only the
+        sides of `format` are meaningful.
     """
 
     file: str
@@ -74,12 +74,12 @@ class Place:
 
     @property
     def end(self) -> int:
-        """First byte behind the frame's pixels and metadata."""
+        """First byte after the frame's pixels and metadata."""
         return max(self.offset + self.format.nbytes, self.metadata_offset + self.metadata_length)
 
 
 class Places(Mapping[str, Place]):
-    """Places of frames, by canonical axes: 32 bytes for each beside its key, as there may be millions."""
+    """Places of frames, by canonical axes: 32 bytes each besides the key, as there may be millions."""
 
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}

@@ -19,8 +19,8 @@ from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
 _NONE, _LZW, _DEFLATE, _PACKBITS, _OLD_DEFLATE, _ZSTD = 1, 5, 8, 32773, 32946, 50000
 #: Most bytes that one compressed byte can stand for: LZW has 12-bit codes for
 #: up to 4096 bytes, Deflate 258 bytes in 2 bits, PackBits 128 in 2 bytes; zstd
-#: has no bound, so a generous one.  More is a wrong size in the header, found
-#: before memory is taken for it.
+#: has no bound, so a generous one is used.  A higher ratio is a wrong size in the
+#: header, which is found before memory is allocated for it.
 _EXPANSION = {_LZW: 2731, _DEFLATE: 1032, _OLD_DEFLATE: 1032, _PACKBITS: 64, _ZSTD: 1 << 15}
 _DECODERS: Mapping[int, Callable[..., bytes | bytearray]] = {
     _LZW: imagecodecs.lzw_decode,
@@ -40,7 +40,7 @@ _SAMPLE_FORMAT = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """A strip or tile: where its bytes are and which pixels they are."""
+    """A strip or tile: where its bytes are, and which pixels they hold."""
 
     offset: int
     length: int
@@ -50,7 +50,7 @@ class _Segment:
     columns: int
 
     def nbytes(self, bits: int) -> int:
-        """Bytes of its pixels of so many bits, decoded."""
+        """Bytes of its decoded pixels, of `bits` bits each."""
         return self.rows * math.ceil(self.columns * bits / 8)
 
 
@@ -61,7 +61,7 @@ class PageLayout:
     format: PageFormat
     compression: int
     differences: bool
-    #: Of one pixel in the file; 9 to 15 of them are packed, and rows begin on a byte.
+    #: Bits of a pixel in the file; pixels of 9 to 15 bits are packed, and each row begins on a byte.
     bits: int
     segments: tuple[_Segment, ...]
 
@@ -86,13 +86,13 @@ class PageLayout:
         ----------
         file : StrictTiff
         shift : int
-            Bytes behind this page, for frames that follow it without a
-            directory of their own.
+            Offset in bytes from this page's pixels, for frames that follow them
+            without a directory of their own.
 
         Raises
         ------
         InputError
-            If decoding fails or gives another number of pixels than promised.
+            If decoding fails, or gives another number of pixels than the header states.
         """
         start = self.contiguous_offset
         if start is not None:
@@ -168,7 +168,7 @@ def is_reduced(file: StrictTiff, page: TiffPage) -> bool:
 
 
 def page_format(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) -> PageFormat:
-    """Size and type that a page's header promises.
+    """Size and type that a page's header states.
 
     Raises
     ------
@@ -266,14 +266,14 @@ def page_layout(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) 
 def _segments(
     file: StrictTiff, page: TiffPage, number: int, form: PageFormat
 ) -> Iterator[_Segment]:
-    """Strips or tiles of a page; a last strip may be lower than the others, a tile may not."""
+    """Strips or tiles of a page; the last strip may be shorter than the others, a tile may not."""
     tiled = 322 in page.tags
     if tiled:
         columns, rows, codes = file.number(page, 322, 0), file.number(page, 323, 0), (324, 325)
     else:
         rows = min(file.number(page, 278, form.height), form.height)
         columns, codes = form.width, (273, 279)
-    # TIFF 6.0 section 15 has multiples of 16; a tile far larger than its frame is a wrong size.
+    # TIFF 6.0 section 15 requires multiples of 16; a tile far larger than its frame is a wrong size.
     least, most = (16, 4096) if tiled else (1, 0)
     if not least <= columns <= form.width + most or not least <= rows <= form.height + most:
         raise file.damaged(f"page {number} has strips or tiles of {columns}×{rows} px for {form}")
@@ -291,7 +291,7 @@ def _segments(
 
 
 def _decoded(file: StrictTiff, data: bytes, compression: int, wanted: int) -> bytes:
-    """Decode to exactly as many bytes as wanted; a bomb must not fill the memory."""
+    """Decode to exactly `wanted` bytes; a decompression bomb must not fill the memory."""
     if compression == _NONE:
         return data
     try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +27,21 @@ from refocusd.formats.tiff.ome_xml import companion_of, from_ome
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.page_layout import PageLayout, is_reduced, page_layout
 from refocusd.formats.tiff.strict import StrictTiff
-from refocusd.frame import AxisValue, Pixels
+from refocusd.frame import AxisValue, Pixels, counted
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
 _X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES, _IMAGEJ_METADATA = 282, 296, 33629, 50839
+_UNDESCRIBED = "the order of the pages, as the description that told their axes was cut off"
+#: A description that promises so many frames for each that there is, is another file's.
+_MOST_PROMISED = 1000
 _UM_PER_RESOLUTION_UNIT = {2: 25400.0, 3: 10000.0}
 
 
 class TiffImageFile:
-    """An `ImageFile`: every page is found and checked when the file is opened.
+    """An `image_files._ImageFile`: every page is found and checked when the file is opened.
 
-    Of each page only its place and its axes are kept; what else it says is read
-    again with its pixels.
+    Only the place and the axes of each page are kept; what else the page says is
+    read again when it is needed.
 
     Parameters
     ----------
@@ -54,13 +59,13 @@ class TiffImageFile:
     Raises
     ------
     InputError
-        If the file is no TIFF, is damaged, or none of its frames can be used.
+        If the file is not a TIFF, is damaged, or none of its frames can be used.
     """
 
     def __init__(self, path: Path, max_frame_bytes: int) -> None:
         self.path = path
         self._most_bytes = max_frame_bytes
-        #: Each page states its position: MetaMorph's do.
+        #: Whether each page has its own description of its frame, as MetaMorph's pages do.
         self._described_pages = False
         #: Number of the page that was read last, and the places of its pixels.
         self._layout: tuple[int, PageLayout] | None = None
@@ -89,7 +94,7 @@ class TiffImageFile:
         return layout.read(file, index * self.format.nbytes if self._contiguous else 0)
 
     def read_part(self, index: int, rows: slice, columns: slice) -> Pixels:
-        """Part of one frame, if they are `in_parts`; as `read`."""
+        """Part of one frame, shape (rows, columns), if frames are `in_parts`; raises as `read`."""
         file, layout = self._laid_out(index)
         return layout.read_part(file, rows, columns)
 
@@ -102,7 +107,7 @@ class TiffImageFile:
             layout = page_layout(file, page, number, self._most_bytes)
             if layout.format != self.format:
                 raise InputError(f"{self.path} has changed since it was opened: open it again")
-            # Of a slide it is asked for with every tile.
+            # Kept, because it is needed again for every tile of a slide.
             self._layout = (number, layout)
         return file, self._layout[1]
 
@@ -122,7 +127,7 @@ class TiffImageFile:
         """Metadata of one frame in the file."""
         frame = self._frames[index]
         said = frame.said(self.pixel_um)
-        if self._described_pages:
+        if self._described_pages and index not in self.troubles:
             file = self._opened()
             page = file.page(self._offsets[frame.page])
             said |= metaseries_metadata(file.description(page))
@@ -134,43 +139,14 @@ class TiffImageFile:
                 f"{self.path} is part of an NDTiff dataset, and NDTiff.index is not beside it: "
                 "copy the whole folder, and open that"
             )
-        self._offsets = array("Q")
-        first: TiffPage | None = None
-        formats: list[PageFormat | InputError] = []
-        known: dict[PageFormat, PageFormat] = {}
-        whole: set[int] = set()
-        for offset in file.offsets:
-            page = file.page(offset)
-            if _STK_PLANES in page.tags and page.tags[_STK_PLANES].count > 1:
-                raise InputError(
-                    f"{self.path} is a MetaMorph stack, whose planes have no pages: export it as "
-                    "OME-TIFF"
-                )
-            if is_reduced(file, page):
-                continue
-            number = len(self._offsets)
-            self._offsets.append(offset)
-            first = first or page
-            try:
-                layout = page_layout(file, page, number, self._most_bytes)
-                formats.append(known.setdefault(layout.format, layout.format))
-                if not layout.in_parts:
-                    whole.add(number)
-            except InputError as error:
-                # It may be a label or an overview that is no part of the recording.
-                # Its traceback would keep all that was read alive.
-                formats.append(error.with_traceback(None))
-        if first is None:
-            raise file.damaged("all of its pages are thumbnails")
+        first, formats, whole = self._looked_through(file)
         arrangement = self._arranged(file, first, formats)
         self._frames = arrangement.frames
         self._contiguous = arrangement.contiguous
-        self.format = self._one_format(arrangement, formats)
+        self.format = self._one_format(file, arrangement, formats)
         self.in_parts = not self._contiguous and whole.isdisjoint(
             f.page for index, f in enumerate(self._frames) if index not in self.troubles
         )
-        if self._contiguous:
-            self._check_contiguous(file)
         self.axes: Sequence[Mapping[str, AxisValue]] = tuple(f.axes for f in self._frames)
         self.elapsed_ms: Sequence[float | None] = tuple(f.elapsed_ms for f in self._frames)
         self.pixel_um = arrangement.pixel_um or self._pixel_um_of_tags(file, first)
@@ -179,18 +155,59 @@ class TiffImageFile:
         self.set_files = arrangement.set_files
         self.kept_axes = arrangement.kept
 
-    def _check_contiguous(self, file: StrictTiff) -> None:
-        number, count = self._frames[0].page, len(self._frames)
-        page = file.page(self._offsets[number])
-        start = page_layout(file, page, number, self._most_bytes).contiguous_offset
-        if start is None:
-            raise file.damaged(f"{count} frames are promised in one page, which is compressed")
-        end = start + self.format.nbytes * count
-        if end > file.size:
-            raise file.damaged(
-                f"{count} frames are promised, the last of which ends at byte {end} of a file of "
-                f"{file.size} bytes"
-            )
+    def _looked_through(
+        self, file: StrictTiff
+    ) -> tuple[TiffPage, list[PageFormat | InputError], set[int]]:
+        """The first page, format of each or why it cannot be used, and those that do not lie in parts.
+
+        Raises
+        ------
+        InputError
+            If all pages are thumbnails, the first cannot be read, or it is a MetaMorph stack.
+        """
+        self._offsets = array("Q")
+        first: TiffPage | None = None
+        formats: list[PageFormat | InputError] = []
+        known: dict[PageFormat, PageFormat] = {}
+        whole: set[int] = set()
+        for offset in file.offsets:
+            number = len(self._offsets)
+            try:
+                page = file.page(offset)
+                if _STK_PLANES in page.tags and page.tags[_STK_PLANES].count > 1:
+                    raise _refused_stk(self.path)
+                if is_reduced(file, page):
+                    continue
+                first = first or page
+                layout = page_layout(file, page, number, self._most_bytes)
+                formats.append(known.setdefault(layout.format, layout.format))
+                if not layout.in_parts:
+                    whole.add(number)
+            except InputError as error:
+                # What the file says of its frames is in its first page.
+                if first is None or isinstance(error.__cause__, OSError):
+                    raise
+                # It may be a label or an overview that is no part of the recording.
+                # Its traceback would keep all that was read alive.
+                formats.append(error.with_traceback(None))
+            self._offsets.append(offset)
+        if first is None:
+            raise file.damaged("all of its pages are thumbnails")
+        return first, formats, whole
+
+    def _room(self, file: StrictTiff, page: int) -> float:
+        """How many frames may follow the pixels of a page without directories of their own.
+
+        ImageJ and tifffile put all directories but the first behind all pixels.
+        """
+        if not file.cut:
+            return math.inf if page == len(self._offsets) - 1 else 0
+        try:
+            layout = page_layout(file, file.page(self._offsets[page]), page, self._most_bytes)
+        except InputError:
+            return 0
+        start = layout.contiguous_offset
+        return 0 if start is None else (file.cut_at - start) // layout.format.nbytes
 
     def _arranged(
         self,
@@ -208,25 +225,37 @@ class TiffImageFile:
                 return arrangement
         if description.startswith("ImageJ="):
             resolution = file.rational(first, _X_RESOLUTION)
-            return from_imagej(description, pages, resolution, what, _imagej_labels(first))
+            return from_imagej(
+                description, pages, resolution, what, _imagej_labels(first), self._room(file, 0)
+            )
         # As tifffile recognises its own files; up to 2024 it wrote the axes first.
         if description.startswith("{") and '"shape":' in description:
             return self._shaped(file, formats)
         of_first = metaseries_metadata(description)
         self._described_pages = bool(of_first) and pages > 1
-        return plain(pages, of_first)
+        # Nobody knows how many pages are lost after the end of the chain: they count as one.
+        arrangement = plain(pages + bool(file.cut), of_first)
+        if first.offset in file.undescribed:
+            return replace(arrangement, source=_UNDESCRIBED)
+        return arrangement
 
     def _shaped(self, file: StrictTiff, formats: Sequence[PageFormat | InputError]) -> Arrangement:
-        """Frames of the largest series: tifffile appends further ones to a file."""
+        """Frames of the largest series: a file written by tifffile may have several."""
         largest: tuple[int, int, Arrangement] | None = None
         start, pages = 0, len(self._offsets)
         while start < pages:
             form = formats[start]
             if isinstance(form, InputError):
-                raise form
+                if largest is None:
+                    raise form
+                break
             text = file.description(file.page(self._offsets[start]))
             arrangement, taken = from_shaped(
-                text, pages - start, (form.height, form.width), str(self.path)
+                text,
+                pages - start,
+                (form.height, form.width),
+                str(self.path),
+                self._room(file, start),
             )
             size = form.nbytes * len(arrangement.frames)
             if largest is None or size > largest[0]:
@@ -240,14 +269,18 @@ class TiffImageFile:
         return Arrangement(frames, arrangement.source, contiguous=arrangement.contiguous)
 
     def _one_format(
-        self, arrangement: Arrangement, formats: Sequence[PageFormat | InputError]
+        self, file: StrictTiff, arrangement: Arrangement, formats: Sequence[PageFormat | InputError]
     ) -> PageFormat:
-        """Format of most frames; the others are told in `troubles`."""
-        each = [formats[frame.page] for frame in arrangement.frames]
+        """Format of most frames; the others are listed in `troubles`."""
+        each = self._formats_of_frames(file, arrangement, formats)
         found = Counter(form for form in each if isinstance(form, PageFormat))
         errors = (form for form in each if isinstance(form, InputError))
         if not found:
             raise next(errors)
+        if len(each) > _MOST_PROMISED * found.total():
+            raise file.damaged(
+                f"{arrangement.source} promises {len(each)} frames, and {found.total()} can be used"
+            )
         first = found.most_common(1)[0][0]
         self.troubles: Mapping[int, str] = {
             index: str(form)
@@ -264,12 +297,53 @@ class TiffImageFile:
             )
         return first
 
+    def _formats_of_frames(
+        self, file: StrictTiff, arrangement: Arrangement, formats: Sequence[PageFormat | InputError]
+    ) -> list[PageFormat | InputError]:
+        """Format of each frame, or why it cannot be used; those that are promised and lost as well."""
+        pages, frames = len(formats), len(arrangement.frames)
+        if arrangement.contiguous:
+            return self._formats_in_one_piece(file, arrangement, formats)
+        lost = (
+            InputError(file.cut)
+            if file.cut
+            else file.damaged(
+                f"{arrangement.source} promises {counted(frames)}, and it has {counted(pages, 'page')}"
+            )
+        )
+        return [formats[f.page] if f.page < pages else lost for f in arrangement.frames]
+
+    def _formats_in_one_piece(
+        self, file: StrictTiff, arrangement: Arrangement, formats: Sequence[PageFormat | InputError]
+    ) -> list[PageFormat | InputError]:
+        """The same of frames that follow the pixels of one page."""
+        number, count = arrangement.frames[0].page, len(arrangement.frames)
+        form = formats[number]
+        if isinstance(form, InputError):
+            return [form]
+        page = file.page(self._offsets[number])
+        start = page_layout(file, page, number, self._most_bytes).contiguous_offset
+        if start is None:
+            raise file.damaged(f"{count} frames are promised in one page, which is compressed")
+        whole = min(count, (file.size - start) // form.nbytes)
+        lost = file.damaged(
+            f"{count} frames are promised, the last of which ends at byte "
+            f"{start + form.nbytes * count} of a file of {file.size} bytes"
+        )
+        return [form] * whole + [lost] * (count - whole)
+
     def _pixel_um_of_tags(self, file: StrictTiff, first: TiffPage) -> float | None:
-        """Pixel size by the resolution tags, if it is a microscope's and not a printer's."""
+        """Pixel size in um from the resolution tags, if it is a microscope's and not a printer's."""
         resolution = file.rational(first, _X_RESOLUTION)
         unit = _UM_PER_RESOLUTION_UNIT.get(file.number(first, _RESOLUTION_UNIT, 2))
         um = plausible_pixel_um(unit / resolution if unit and resolution else None)
         return um if um is not None and um < 50 else None
+
+
+def _refused_stk(path: Path) -> InputError:
+    return InputError(
+        f"{path} is a MetaMorph stack, whose planes have no pages: export it as OME-TIFF"
+    )
 
 
 def _imagej_labels(first: TiffPage) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Micro-Manager's separate image files while they are written: a file a frame, and their metadata.
+"""Micro-Manager's separate image files while they are written: one file per frame, and their metadata.
 
 A position has a folder of its own, made with its first image.  In it ``metadata.txt`` gets a
 frame's entry once its file is written, and its closing bracket at the end of the acquisition.
@@ -29,10 +29,10 @@ from refocusd.frame import Pixels, canonical_axes
 METADATA_FILE = "metadata.txt"
 _IMAGE = re.compile(r"img_.*\.tiff?$", re.IGNORECASE)
 _KEY = re.compile(r'\ufeff?\s*[{,]?\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
-#: Editors on Windows save it so, with a byte order mark.
+#: Encodings in which editors on Windows may save it, with a byte order mark.
 _UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _END = re.compile(r"\s*}\s*")
-#: The entry of the first frame follows the summary.
+#: Bytes that hold the summary and the first frame's entry.
 _HEAD_BYTES = 1 << 20
 
 
@@ -42,9 +42,9 @@ def is_image_name(name: str) -> bool:
 
 
 def run_of(folder: Path) -> Path | None:
-    """The dataset that a folder with separate images is of: itself, or the folder around it.
+    """The dataset that a folder of separate images belongs to: itself, or the folder around it.
 
-    None while that cannot be said: no frame has an entry yet.
+    None while that is unknown, because no frame has an entry yet.
 
     Raises
     ------
@@ -86,12 +86,12 @@ class GrowingSeparateFiles(Dataset):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Metadata of the whole acquisition at the first position; empty while there are none."""
+        """Metadata of the whole acquisition, from the first position; empty while there are none."""
         return next((notes.summary for notes in self._notes.values()), {})
 
     @property
     def finished(self) -> bool:
-        """Whether the metadata of every position have their end."""
+        """Whether the metadata of every position are complete."""
         return bool(self._notes) and all(notes.ended for notes in self._notes.values())
 
     def refresh(self) -> list[str]:
@@ -171,7 +171,7 @@ def _positions(path: Path) -> Iterator[Path]:
 
 
 def _decoded(data: bytes) -> tuple[str, str]:
-    """Text that is being written, and its coding; a letter that is cut at the end is left out."""
+    """Text that is being written, and its encoding; a character cut off at the end is left out."""
     for mark, coding in _UTF16.items():
         if data.startswith(mark):
             return data.decode(coding, "replace"), coding
@@ -184,7 +184,7 @@ def _decoded(data: bytes) -> tuple[str, str]:
 
 
 def entries_in(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """The whole entries of a JSON object that is being written, and where each ends."""
+    """Whole entries of a JSON object that is being written: where each ends, its name and its value."""
     decoder = json.JSONDecoder()
     at = 0
     while (match := _KEY.match(text, at)) is not None:

@@ -1,9 +1,9 @@
 """Micro-Manager's image stack files (``*_MMStack_Pos0.ome.tif``), finished or being written.
 
-A dataset is a folder with a file or more for each position.  Each file starts with Micro-Manager's
+A dataset is a folder with one or more files for each position.  Each file starts with Micro-Manager's
 header, summary and index map; the map's entry is written before the frame, so the chain of
-directories decides.  The OME-XML comes last: a first page with a description is a file that is
-done.
+directories decides which frames exist.  The OME-XML comes last: once the first page has a
+description, the file is finished.
 
 Source: micro-manager ``MultipageTiffWriter.java``, ``FileSet.java``.
 """
@@ -52,7 +52,7 @@ def is_stack(path: Path) -> bool:
 class MicroManagerStacks(PlacedFrames):
     """The frames of image stack files in one folder, or of one such file.
 
-    The summary alone decides which axes a frame has, as it is there before the first
+    Only the summary decides which axes a frame has, because it is there before the first
     frame: an axis along which it announces one frame is left out.
 
     Parameters
@@ -62,13 +62,13 @@ class MicroManagerStacks(PlacedFrames):
     opener : callable
         Opens the files.
     growing : bool
-        They are being written: pages that cannot be used are reported by `unusable`, and what is
-        not there yet is waited for.
+        They are being written: pages that cannot be used are reported by `unusable`, and missing
+        parts may still come.
 
     Raises
     ------
     InputError
-        If they are not growing, and a file is damaged or has pages that have no axes.
+        If they are not growing, and a file is damaged or has pages without axes.
     """
 
     source = "Micro-Manager's metadata"
@@ -101,7 +101,7 @@ class MicroManagerStacks(PlacedFrames):
             return False
 
     def refresh(self) -> list[str]:
-        """Take up what was written since."""
+        """Find the frames that were written since the last call."""
         names = self._names()
         if not names and self._first:
             raise FileNotFoundError(f"the image stacks of {self.path} are gone")
@@ -128,7 +128,7 @@ class MicroManagerStacks(PlacedFrames):
         return page is not None and page.described
 
     def _from_chain(self, name: str) -> list[str]:
-        """Frames behind the last one that is known of a file."""
+        """New frames of a file, after the last one known."""
         fresh: list[str] = []
         with self._reading(name) as file:
             if name not in self._first and not self._begin(file):
@@ -136,7 +136,7 @@ class MicroManagerStacks(PlacedFrames):
             for page in file.pages(self._next[name]):
                 if key := self._take(page, file):
                     fresh.append(key)
-                # 0 behind the last page of a file that is full or done; else it is damaged.
+                # 0 after the last page of a file that is full or done; otherwise the file is damaged.
                 self._next[name] = page.following if page.following > page.offset else 0
                 if page.following and not self._next[name] and not self._growing:
                     raise self._damaged(f"a page of {name} leads back to an earlier one")
@@ -153,7 +153,7 @@ class MicroManagerStacks(PlacedFrames):
         return True
 
     def _take(self, page: Page, file: GrowingFile) -> str:
-        """Note a page's frame; its key, if it was not known."""
+        """Note a page's frame; return its key if it is new, otherwise an empty text."""
         try:
             axes = said_axes(page.metadata) or self._mapped_axes(page.offset, file)
         except InputError:
@@ -198,7 +198,7 @@ class MicroManagerStacks(PlacedFrames):
         size = (self._folder / name).stat().st_size
         with self._reading(name) as file:
             rest = file.bytes_at(max(at, size - _UNWRITTEN_BYTES), _UNWRITTEN_BYTES)
-        # Files are given their largest size beforehand, and cut when they are finished.
+        # Files are created at their largest size, and truncated when they are finished.
         if not rest or rest.strip(b"\0"):
             raise self._damaged(f"the page of {name} at byte {at} is not whole")
         log.warning(

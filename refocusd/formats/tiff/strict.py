@@ -1,10 +1,11 @@
 """A TIFF file read by tifffile, with an error where tifffile would repair it.
 
-tifffile, as it should for looking at a picture, repairs: a tag that leads outside the file is
-left out, strips that are missing are made up, a broken chain of pages ends early.  Before an
-acquisition is replayed a page too few or a frame of another size must be an error.  So the
-chain of pages is walked here before tifffile sees it, whatever tifffile logs is an error, and
-`page` holds each page's tags against the bytes there are.
+tifffile repairs files, as is right for viewing a picture: it leaves out a tag that points outside
+the file, fills in missing strips, and stops where the chain of pages is broken.  In a recording, a
+missing page or a frame of another size must be reported.  So this module walks the chain of pages
+before tifffile does, and turns whatever tifffile logs into an error; `page_layout` then checks each
+page's tags against the file.  Pages before the end of a broken chain can be used;
+`StrictTiff.cut` says that others are lost.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from tifffile import TiffFile, TiffPage
 from refocusd.errors import InputError
 from refocusd.files import open_shared, reading
 
-#: More pages than any recording has; a chain that goes on is taken for damaged.
+#: More pages than any recording has; a longer chain counts as damaged.
 MAX_PAGES = 1 << 20
-#: More entries than any page has (vendors write some dozens).
+#: More entries than any page has (vendors write a few dozen).
 MAX_ENTRIES = 1024
-#: Longest values of one tag: descriptions of 100 000 planes take some 30 MiB.
+#: Most bytes of one tag's values: a description of 100 000 planes takes about 30 MiB.
 MAX_TAG_BYTES = 1 << 28
-#: TIFF 6.0 asks readers to skip types of values that they do not know.
-_HARMLESS = "invalid data type"
+#: TIFF 6.0 asks readers to skip values of types that they do not know.
+_UNKNOWN_TYPE = "invalid data type"
+_DESCRIPTION = 270
 #: Types of unsigned integers; the type of a fraction.
 _UNSIGNED, _RATIONAL = (1, 3, 4, 13, 16, 18), 5
 _BYTES_OF_TYPE = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -46,7 +48,7 @@ class StrictTiff:
     path : Path
         Read with ordinary reads, never memory-mapped.
     offsets : array of int, optional
-        Of the pages, if they are known from an earlier look; otherwise the chain is walked.
+        Of the pages, if they are known from an earlier opening; otherwise the chain is walked.
 
     Attributes
     ----------
@@ -54,24 +56,36 @@ class StrictTiff:
         Of the file, in bytes.
     order : {"<", ">"}
     offsets : array of int
-        Where the directory of each page is, in file order.
+        Offset of each page's directory, in bytes, in the order of the pages.
+    cut : str
+        Why the chain ends before its last page: it leaves the file, or returns to a page; empty
+        for most.
+    cut_at : int
+        Offset at which the first lost directory should be, in bytes.
+    undescribed : set of int
+        Directories of pages whose description was cut off: they read as if they had none.
 
     Raises
     ------
     InputError
-        If the file cannot be read, is not a TIFF, or its chain of pages leaves the file,
-        returns to a page, or has over 2^20 of them.
+        If the file cannot be read, is not a TIFF, has no page, or over 2^20 of them.
     """
 
     def __init__(self, path: Path, offsets: array[int] | None = None) -> None:
         self.path = path
+        self.cut, self.cut_at = "", 0
+        #: What is wrong with a directory that the chain goes on behind, by its place.
+        self._odd: dict[int, str] = {}
+        self.undescribed: set[int] = set()
+        self._reopened = offsets is not None
         with reading(path):
             self._file = io.BufferedReader(open_shared(path))
         try:
             self.size = os.fstat(self._file.fileno()).st_size
             first = self._first_page()
-            self.offsets = array("Q", self._chain(first)) if offsets is None else offsets
-            with self._strictly("its header"):
+            self.offsets = self._walked(first) if offsets is None else offsets
+            # The page that it reads with the header is held against the file by `page`.
+            with self._strictly("its header", "TiffTag"):
                 self._file.seek(0)
                 self._tiff = TiffFile(self._file)
         except BaseException:
@@ -83,7 +97,7 @@ class StrictTiff:
         self._file.close()
 
     def damaged(self, what: str) -> InputError:
-        """Make the error for a file of which `what` is wrong."""
+        """Make the error for a damaged file; `what` says what is wrong with it."""
         return InputError(
             f"{self.path} is damaged or incomplete: {what}; copy the file again, or export it anew"
         )
@@ -121,13 +135,17 @@ class StrictTiff:
             raise self.damaged(f"the file ends within {what}")
 
     def page(self, offset: int) -> TiffPage:
-        """The page whose directory is at a place that `offsets` names, with its tags.
+        """The page whose directory is at `offset`, one of `offsets`, with its tags.
 
         Raises
         ------
         InputError
         """
-        with self._strictly(f"the page at byte {offset}"):
+        if offset in self._odd:
+            raise self.damaged(self._odd[offset])
+        known = offset in self.undescribed or self._reopened
+        harmless = f"TiffTag {_DESCRIPTION} " if known else _UNKNOWN_TYPE
+        with self._strictly(f"the page at byte {offset}", harmless):
             self._tiff.filehandle.seek(offset)
             return TiffPage(self._tiff, index=0)
 
@@ -190,13 +208,25 @@ class StrictTiff:
             raise self.damaged("it holds no page")
         return first
 
+    def _walked(self, first: int) -> array[int]:
+        """Offsets of all directories up to the end of the chain, or up to where it is broken."""
+        offsets = array("Q")
+        try:
+            for offset in self._chain(first):
+                offsets.append(offset)
+        except InputError as error:
+            if len(offsets) in (0, MAX_PAGES) or isinstance(error.__cause__, OSError):
+                raise
+            self.cut = str(error)
+        return offsets
+
     def _chain(self, offset: int) -> Iterator[int]:
         """Offsets of all directories; the number of their entries is checked."""
         count_format, entry, pointer = ("Q", 20, "Q") if self._big else ("H", 12, "I")
         count_bytes, pointer_bytes = struct.calcsize("<" + count_format), 8 if self._big else 4
         seen: set[int] = set()
         while offset:
-            what = f"the directory of page {len(seen)}"
+            self.cut_at, what = offset, f"the directory of page {len(seen)}"
             if offset in seen:
                 raise self.damaged(f"page {len(seen)} leads back to an earlier one")
             if len(seen) >= MAX_PAGES:
@@ -207,15 +237,20 @@ class StrictTiff:
                 raise self.damaged(f"{what} has {count} entries")
             data = self.read_at(offset + count_bytes, count * entry + pointer_bytes, what)
             for at in range(0, count * entry, entry):
-                kind, values = struct.unpack_from(f"{self.order}2xH{pointer}", data, at)
-                if values * _BYTES_OF_TYPE.get(kind, 1) > min(MAX_TAG_BYTES, self.size):
-                    raise self.damaged(f"a tag in {what} has {values} values")
+                code, kind, values = struct.unpack_from(f"{self.order}HH{pointer}", data, at)
+                (place,) = struct.unpack_from(
+                    self.order + pointer, data, at + entry - pointer_bytes
+                )
+                if code == _DESCRIPTION and values > pointer_bytes and place + values > self.size:
+                    self.undescribed.add(offset)
+                elif values * _BYTES_OF_TYPE.get(kind, 1) > min(MAX_TAG_BYTES, self.size):
+                    self._odd[offset] = f"a tag in {what} has {values} values"
             seen.add(offset)
             yield offset
             (offset,) = struct.unpack_from(self.order + pointer, data, count * entry)
 
     @contextmanager
-    def _strictly(self, what: str) -> Iterator[None]:
+    def _strictly(self, what: str, harmless: str = _UNKNOWN_TYPE) -> Iterator[None]:
         """Turn whatever tifffile logs or raises about a damaged file into one `InputError`."""
         said: list[str] = []
         thread = threading.get_ident()
@@ -223,8 +258,10 @@ class StrictTiff:
         def note(record: logging.LogRecord) -> bool:
             if record.thread != thread:
                 return True
-            if record.levelno >= logging.WARNING and _HARMLESS not in record.getMessage():
-                said.append(record.getMessage())
+            text = record.getMessage()
+            known = harmless in text or _UNKNOWN_TYPE in text
+            if record.levelno >= logging.WARNING and not known:
+                said.append(text)
             return False
 
         logger = logging.getLogger("tifffile")

@@ -5,7 +5,7 @@ endpoint      where                            who
 ============  ===============================  ============================================
 local         loopback                         processes of the same user, any role; those of
                                                users that a key was shared with
-remote        any address, if one is set       good keys only, `worker`
+remote        any address, if one is set       workers with an accepted key only
 ============  ===============================  ============================================
 
 Both use CURVE keys.  Pixels on one host stay in the shared ring, so only headers are encrypted
@@ -44,7 +44,7 @@ def allowed_roles(remote: str | None) -> frozenset[Role]:
     Parameters
     ----------
     remote : str or None
-        As from `Endpoints.remote`: a key's name, or None for a process of this host.
+        What `Endpoints.remote` returned: a key's name, or None for a process of this host.
     """
     return frozenset(get_args(Role)) if remote is None else frozenset({"worker"})
 
@@ -78,9 +78,9 @@ class Endpoints:
     OutputError
         If a key pair cannot be written.
     TransportError
-        If the remote address cannot be listened at.
+        If the remote address cannot be opened.
     zmq.ZMQError
-        If the local one cannot.
+        If the local address cannot be opened.
     """
 
     def __init__(self, local: LocalEndpoint, remote: RemoteEndpoint | None = None) -> None:
@@ -113,8 +113,9 @@ class Endpoints:
         ready : container of zmq.Socket
             What the poller returned.
         limit : int
-            Largest number of messages, so that other work gets its turn.  It never waits for
-            one, and the endpoints take turns.
+            Largest number of messages, so that other work gets its turn.
+
+        This never waits for a message, and takes from the endpoints in turn.
         """
         remote = self._remote.socket if self._remote is not None else None
         waiting = [s for s in (self._local.socket, remote) if s is not None and s in ready]
@@ -137,7 +138,7 @@ class Endpoints:
         Parameters
         ----------
         identity : bytes
-            As `receive` gave it.
+            As yielded by `receive`.
         parts : list of bytes-like
         copy : bool
             False sends large parts without a copy: they must not change until the peer has

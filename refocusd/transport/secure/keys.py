@@ -79,7 +79,7 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created : str
         Date and time, ISO 8601.
     revoked : str
-        The same; empty while the key is good.
+        Likewise; empty while the key is valid.
     """
 
     name: str
@@ -99,6 +99,7 @@ def require_curve() -> None:
     Raises
     ------
     ConfigError
+        If it cannot.
     """
     if not zmq.has("curve"):
         raise ConfigError(
@@ -156,7 +157,7 @@ class KeyStore:
         path = self.folder / "server.json"
         if not path.exists():
             public, secret = zmq.curve_keypair()
-            # If another process was first, its pair is used.
+            # If another process has written one meanwhile, that pair is used.
             with contextlib.suppress(FileExistsError):
                 write_private(path, ServerKeys(public.decode(), secret.decode()))
         otherwise = "move it away for a new one; every host then needs a new key"

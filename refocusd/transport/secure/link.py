@@ -93,11 +93,11 @@ class LocalLink:
         )
 
     @property
-    def _not_taken(self) -> str:
+    def _not_accepted(self) -> str:
         whose = f"the key {self._keys.name}" if self._keys.name else "your user's key"
         return (
-            f"the daemon at {self._endpoint} does not take {whose}: it was revoked, or is of another "
-            "user's daemon; that user makes one with `refocusd keys share`"
+            f"the daemon at {self._endpoint} does not accept {whose}: it was revoked, or belongs to "
+            "another user's daemon; that user makes one with `refocusd keys share`"
         )
 
     @property
@@ -135,7 +135,7 @@ class LocalLink:
                 frames = self._monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            # As `zmq.utils.monitor` reads it, which imports asyncio.
+            # As in `zmq.utils.monitor`, which is not used because it imports asyncio.
             kind, value = struct.unpack("=hi", frames[0])
             if kind == zmq.Event.HANDSHAKE_SUCCEEDED:
                 if not self.was_up:
@@ -144,7 +144,7 @@ class LocalLink:
             elif kind == zmq.Event.HANDSHAKE_FAILED_AUTH:
                 if value == REFUSED:
                     self.refused = True
-                    self.lost = self._not_taken
+                    self.lost = self._not_accepted
                 else:
                     self.lost = f"the daemon at {self._endpoint} cannot check keys; see its log"
             elif self.was_up:
@@ -183,9 +183,9 @@ class RemoteLink(LocalLink):
         )
 
     @property
-    def _not_taken(self) -> str:
+    def _not_accepted(self) -> str:
         return (
-            f"the daemon at {self._endpoint} does not take the key {self._keys.name}: it was "
+            f"the daemon at {self._endpoint} does not accept the key {self._keys.name}: it was "
             "revoked, or is not in its list; make another there with `refocusd keys new`"
         )
 
@@ -193,6 +193,6 @@ class RemoteLink(LocalLink):
     def _another(self) -> str:
         return (
             f"what listens at {self._endpoint} is not the daemon that made the key "
-            f"{self._keys.name}, takes no keys at that port, or takes no more connections: check "
+            f"{self._keys.name}, accepts no keys at that port, or accepts no more connections: check "
             "host and port (the one given with --listen), or make a key there with `refocusd keys new`"
         )

@@ -30,11 +30,11 @@ class LocalEndpoint:
     Parameters
     ----------
     address : str
-        For example ``tcp://127.0.0.1:8751``; port 0 takes a free one.
+        For example ``tcp://127.0.0.1:8751``; port 0 chooses a free one.
     store : KeyStore
-        The user's own pair, and the keys that were shared with other users.
+        The user's own key pair, and the keys that were shared with other users.
     message_nbytes : int
-        Bytes of the largest message part.
+        Largest size of a message part, in bytes.
     handshake_s : float
         Time within which a connection must have proved its key, in seconds.
     """
@@ -57,7 +57,7 @@ class LocalSocket:
     ConfigError, OutputError
         As `Endpoints`.
     zmq.ZMQError
-        If the address cannot be listened at.
+        If the address cannot be opened.
     """
 
     def __init__(self, settings: LocalEndpoint) -> None:
@@ -89,7 +89,7 @@ class LocalSocket:
         self.endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def may_send(self, routing: zmq.Frame) -> bool:
-        """Whether a message comes from the daemon's own user, or a key that is still shared."""
+        """Whether a message comes from the daemon's own user, or from a key that is still shared."""
         try:
             user = str(routing.get("User-Id"))  # from the authenticator, not from the peer
         except zmq.ZMQError:
@@ -125,7 +125,7 @@ class LocalSocket:
         return ""
 
     def _say(self, text: str) -> None:
-        """Log a message that anyone can cause, and therefore only one in a while."""
+        """Log a message; because anyone can cause it, at most one every `SAY_S` seconds."""
         now = time.monotonic()
         if now - self._said_at > SAY_S:
             self._said_at = now

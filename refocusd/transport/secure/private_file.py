@@ -32,14 +32,14 @@ def read_private(path: Path, kind: type[_Kind], otherwise: str, *, secret: bool 
     path : Path
     kind : type of struct
     otherwise : str
-        Advice in the error if it is something else.
+        Advice in the error message if the content is not a `kind`.
     secret : bool
         Whether other users must not be able to read it.
 
     Raises
     ------
     ConfigError
-        If it cannot be read, others can read it, or it is something else.
+        If it cannot be read, other users can read it, or its content is not a `kind`.
     """
     try:
         with open_shared(path) as stream:
@@ -70,7 +70,7 @@ def write_private(path: Path, content: msgspec.Struct) -> None:
     Raises
     ------
     FileExistsError
-        If there is one already.
+        If `path` exists already.
     OutputError
         If it cannot be written.
     """
@@ -78,9 +78,8 @@ def write_private(path: Path, content: msgspec.Struct) -> None:
     text = msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (
-        OSError
-    ) as error:  # a file in the way is not what `FileExistsError` of this function means
+    except OSError as error:
+        # Also a file in place of the folder: `FileExistsError` would mean that `path` exists.
         raise OutputError(f"the folder {path.parent} cannot be made: {error.strerror}") from error
     try:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -109,11 +108,8 @@ def let_read(path: Path, user: str) -> bool:
         try:
             uid = pwd.getpwnam(user).pw_uid
             os.setxattr(path, "system.posix_acl_access", _access_list(uid))
-        except (
-            KeyError,
-            OSError,
-            AttributeError,
-        ):  # there is no such user, or there are no access lists
+        except (KeyError, OSError, AttributeError):
+            # There is no such user, or the file system or the operating system has no access lists.
             return False
         return True
 
@@ -134,10 +130,10 @@ def _access_list(uid: int) -> bytes:
 
 
 def _others(status: os.stat_result) -> int:
-    """Bits of a file's mode by which others than its user, and whom it was shared with, read it.
+    """Bits of a file's mode that let others than its user, and those it was shared with, read it.
 
     With an access list, the group's bits stand for the users that are named in it.  Windows has no
-    such bits; the folder's access list decides there.
+    such bits; there, the folder's access list decides.
     """
     if sys.platform == "win32":
         return 0
@@ -160,21 +156,21 @@ def _name(beside: Path, path: Path) -> None:
 def _only_for_its_user(path: Path) -> None:
     """On Windows, remove inherited access; on other systems, the file's mode suffices."""
     if sys.platform == "win32":
-        # By identifier, because the name may also be that of a local account, or (Entra) of none.
+        # By identifier, because the name may also be that of a local account, or (Entra) of no account.
         if not _set_access(path, "/inheritance:r", "/grant:r", f"*{_account()}:F"):
             log.warning("%s may be readable for other users of this host", path)
 
 
 def _set_access(path: Path, *change: str) -> bool:
-    """Change the access list of a file on Windows; whether that was done."""
-    # The full path, not a program of this name in the current folder or the PATH.
+    """Change the access list of a file on Windows; whether this succeeded."""
+    # The full path, so that no program of this name in the current folder or the PATH is run.
     program = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "icacls.exe"
     done = subprocess.run(
         [str(program), str(path), *change],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
-        # Where the process has no console (a script in a program with windows), none appears.
+        # So that no console window appears if this process has none (a script in a GUI program).
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
     )
     return done.returncode == 0

@@ -99,7 +99,7 @@ class _Connection:
     outer: socket.socket
     inner: socket.socket
     proved: bool = False
-    #: About to be ended: nothing more is read from it.
+    #: It is about to be ended: nothing more is read from it.
     cut: bool = False
     flows: tuple[_Flow, _Flow] = field(init=False)
 
@@ -172,9 +172,9 @@ class Relay:
         self._thread.join()
 
     def prove(self, address: str) -> int | None:
-        """Note that the connection from this loopback address has proved a key; its number.
+        """Note that the connection from this loopback address has proved a key; return its number.
 
-        None if the connection is not one of ours, but from a process of this host that found ZeroMQ's port.
+        None if the relay did not make the connection: a process of this host found ZeroMQ's port.
         """
         connection = self._by_address.get(address)
         if connection is None:
@@ -260,7 +260,7 @@ class Relay:
             outer.setblocking(False)
             outer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for option in _KEEP_ALIVE:
-                with suppress(OSError):  # not every system has every one
+                with suppress(OSError):  # not every system supports every option
                     outer.setsockopt(*option)
             inner.bind((address, 0))
             inner.settimeout(CONNECT_S)

@@ -28,7 +28,7 @@ def listen_address(address: str) -> tuple[str, int]:
     Raises
     ------
     ConfigError
-        If it is no such address.
+        If it is not such an address.
     """
     host, colon, port = address.removeprefix("tcp://").rpartition(":")
     number = int(port) if port.isascii() and port.isdigit() else -1
@@ -44,13 +44,14 @@ class RemoteEndpoint:
     Parameters
     ----------
     address : str
-        For example ``tcp://0.0.0.0:8752``; port 0 takes a free one.
+        For example ``tcp://0.0.0.0:8752``; port 0 chooses a free one.
     store : KeyStore
         The daemon's key pair and the allow-list.
     frame_nbytes : int
-        Bytes of the largest frame.
+        Size of the largest frame, in bytes.
     connections : int
-        Largest number at a time, whether they have proved a key or not; further ones are closed.
+        Largest number of connections at a time, whether they have proved a key or not; further ones
+        are closed.
     handshake_s : float
         Time within which a connection must have proved its key, in seconds.
     """

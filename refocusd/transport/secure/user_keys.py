@@ -41,7 +41,7 @@ class _UserStore(KeyStore):
 
 
 def user_store() -> KeyStore:
-    """The user's own pair of keys, and those that were shared with other users."""
+    """The user's own key pair, and the keys that were shared with other users."""
     return _UserStore(os.environ.get(FOLDER_VARIABLE) or _home() / "user-keys")
 
 
@@ -67,7 +67,7 @@ def forget_shared_key() -> None:
 
 
 def derived_secret(purpose: str) -> str:
-    """A secret of this user for another `purpose`: always the same, and without a way back to the key.
+    """A secret of this user for another `purpose`: always the same, and the key cannot be derived from it.
 
     Raises
     ------

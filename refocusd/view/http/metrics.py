@@ -6,7 +6,7 @@ https://prometheus.io/docs/instrumenting/exposition_formats/
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Metric, generate_latest
@@ -137,7 +137,7 @@ def _stages(stages: Mapping[str, Histogram]) -> Metric:
 
 
 def _gpu_metrics(gpus: tuple[Gpu, ...]) -> Iterator[Metric]:
-    def metric(name: str, what: str, values: list[float | None]) -> Iterator[Metric]:
+    def metric(name: str, what: str, values: Sequence[float | None]) -> Iterator[Metric]:
         known = [
             ({"gpu": str(gpu.index), "name": gpu.name}, value)
             for gpu, value in zip(gpus, values, strict=True)

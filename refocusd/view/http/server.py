@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import h11
 import uvicorn
@@ -28,6 +30,8 @@ MAX_HEAD_NBYTES = 1 << 16
 SEND_BUFFER_NBYTES = 1 << 18
 #: Time limit for answers that are being written when the view ends.
 SHUTDOWN_S = 1
+#: Between a connection that could not be accepted and the next.
+ACCEPT_S = 0.01
 
 
 @contextmanager
@@ -69,7 +73,7 @@ def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[int]:
     port: int = listening.getsockname()[1]
     server = uvicorn.Server(config)
     thread = threading.Thread(
-        target=server.run, args=([listening],), name="view-server", daemon=True
+        target=_run, args=(server, listening), name="view-server", daemon=True
     )
     thread.start()
     try:
@@ -77,6 +81,50 @@ def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[int]:
     finally:
         server.should_exit = True
         thread.join(5.0)
+
+
+def _run(server: uvicorn.Server, listening: socket.socket) -> None:
+    with asyncio.Runner(loop_factory=_event_loop) as runner:
+        runner.run(server.serve([listening]))
+
+
+async def next_accepted(accept: Callable[[], Awaitable[Any]], listening: socket.socket) -> Any:
+    """What `accept` gives for the next connection that is still there when it is accepted."""
+    while True:
+        try:
+            return await accept()
+        except OSError:
+            if listening.fileno() < 0:
+                raise
+        await asyncio.sleep(ACCEPT_S)
+
+
+if sys.platform == "win32":
+
+    class _Proactor(asyncio.IocpProactor):
+        """That of asyncio stops listening when a peer has gone before its connection is accepted.
+
+        See https://github.com/python/cpython/issues/93821.
+        """
+
+        def accept(self, listener: socket.socket) -> asyncio.Future[Any]:
+            accept = super().accept
+            return asyncio.get_running_loop().create_task(
+                next_accepted(lambda: accept(listener), listener)
+            )
+
+    def _event_loop() -> asyncio.AbstractEventLoop:
+        loop = asyncio.ProactorEventLoop(_Proactor())
+        loop.set_exception_handler(_leave_out_peers)
+        return loop
+
+    def _leave_out_peers(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A traceback for each peer that has gone helps nobody."""
+        if not isinstance(context.get("exception"), OSError):
+            loop.default_exception_handler(context)
+
+else:
+    _event_loop = asyncio.SelectorEventLoop
 
 
 class _LimitedProtocol(H11Protocol):

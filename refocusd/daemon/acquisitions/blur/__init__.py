@@ -1,4 +1,4 @@
-"""What is known of the frames' blur before a worker sees them.
+"""What is known about the blur of frames before a worker sees them.
 
 ========  ==========================================================================================
 `known`   What is known about a frame's blur before a worker sees the frame

@@ -1,8 +1,8 @@
 """What is known about a frame's blur before a worker sees the frame.
 
-It follows from the calibration profile or the aperture and the distance from focus (as stated in the
-settings, or from the stage position); otherwise from other positions of the acquisition, or from frames of
-the same microscope in earlier sessions.
+The blur follows from the calibration profile or the aperture, and the distance from focus (stated in the
+settings, or derived from the stage position); otherwise from other positions of the acquisition, or from
+frames of the same microscope in earlier sessions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from refocusd.transport.messages import FrameFacts, KnownBlur, Submit
 
 log = logging.getLogger(__name__)
 
-#: Beside the ledgers.
+#: Name of the file, which is beside the ledgers.
 MEMORY_FILE = "blurs.json"
 
 
@@ -82,7 +82,7 @@ class KnownBlurs:
             self._memory.add(acquisition.id, kind, facts.blur_px, uncertainty)
 
     def end(self, acquisition: str) -> None:
-        """An acquisition is over: store the blurs of its frames."""
+        """Store the blurs of an acquisition that has ended."""
         self._shared.end(acquisition)
         if self._memory is not None:
             self._memory.end(acquisition)
@@ -97,26 +97,27 @@ def blur_by_microscope(
     Parameters
     ----------
     settings : Settings
-        `defocus_um`, `na`.
+        `defocus_um` and `na` are used.
     applied : Applied
-        To its acquisition.
+        The profiles that apply to the acquisition.
     summary, axes, metadata : str
-        JSON, of its acquisition and of the frame.
+        Summary metadata of the acquisition, axes and metadata of the frame, as JSON.
     """
     own, stated_um = applied.profile_of(axes, metadata), settings.defocus_um
     if own is None and not stated_um:
         return None
     whole, first = _summary(summary), applied.selection.metadata
     psf = applied.profile_of(axes, metadata, psf=True)
-    # Beyond the planes that refocusd measured by itself, the nominal aperture may still tell a width.
+    # Outside the planes of a self-measured PSF, the profile's nominal aperture may still give a width.
     for profile in (psf,) if psf is own else (psf, own):
         # The number of a plane says nothing about the focus of another recording.
         planes = {} if profile and profile.learned and profile.learned.elsewhere else whole
         at_um = None if stated_um else stage_um(json_object(metadata) or {})
-        # Files that do not state it have their planes placed by number, as `calibrate` does.
+        # If files do not state it, planes are placed by their number, as in `calibrate`.
         counted = at_um is None
         at_um = numbered_z_um(json.loads(axes), planes) if counted else at_um
-        # What refocusd measured by itself on a recording without stage positions is of that recording.
+        # A profile that refocusd measured by itself, without stage positions, applies to its own
+        # recording only, so that both count the planes alike.
         counted = counted and not (profile and profile.learned)
         distance = distance_from_focus(profile, at_um, stated_um, counted=counted)
         blur = known_blur(profile, first, distance, na=settings.na, summary=whole)
@@ -143,5 +144,5 @@ def _kind(acquisition: Acquisition, submit: Submit) -> Kind | None:
 
 @lru_cache(maxsize=64)
 def _summary(text: str) -> Mapping[str, Any]:
-    """The summary of an acquisition; others report one that is none."""
+    """The summary metadata of an acquisition; damaged ones are reported elsewhere."""
     return json_object(text) or {}

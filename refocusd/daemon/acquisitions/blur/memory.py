@@ -1,7 +1,7 @@
 """The blur measured on the frames of one microscope, kept from one acquisition to the next.
 
-A JSON file with one entry for each microscope, channel and plane.  The blur measured in an acquisition is
-merged with its entry, or replaces it if the two contradict each other.  Belongs to one thread.
+A JSON file has one entry for each microscope, channel and plane.  The blur measured in an acquisition is
+merged with its entry, or replaces it if the two contradict each other.  Only one thread may use a memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MOST_ENTRIES = 512
 #: Relative difference of the blur between sessions, because the focus differs.
 _ANOTHER_SESSION = 0.2
-#: More frames do not make a width more certain than this, because those of one specimen share its peculiarities.
+#: Smallest uncertainty: frames of one specimen share its peculiarities, so more of them do not help.
 _LEAST_UNCERTAINTY = 0.08
 
 
@@ -33,10 +33,10 @@ class Kind(msgspec.Struct, frozen=True):
     Parameters
     ----------
     camera, objective, channel : str
-        As Micro-Manager names them; "" where not known.
+        As Micro-Manager names them; "" if not known.
     pixel_um : float or None
     plane : str
-        The plane of a z-stack and its step.
+        The plane of a z-stack and the z step; "" without a z-stack.
     """
 
     camera: str
@@ -64,7 +64,7 @@ class Remembered(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Tally:
-    """Sums over the frames of one acquisition: natural logarithms of their widths, uncertainties."""
+    """Sums over the frames of one acquisition: natural logarithms of their widths, and uncertainties."""
 
     frames: int = 0
     logs: float = 0.0
@@ -94,7 +94,7 @@ class BlurMemory:
     Parameters
     ----------
     path : Path
-        Read when it is first needed, and written when an acquisition has ended; it need not exist.
+        Read when first needed, and written when an acquisition has ended; it need not exist.
     """
 
     path: Path
@@ -102,7 +102,7 @@ class BlurMemory:
     _tallies: dict[str, dict[Kind, _Tally]] = field(default_factory=dict)
 
     def of(self, kind: Kind) -> Remembered | None:
-        """The blur of such frames in earlier sessions."""
+        """The blur of frames of this kind in earlier sessions."""
         if self._entries is None:
             self._entries = self._read()
         return self._entries.get(kind)
@@ -118,7 +118,7 @@ class BlurMemory:
         tallies = self._tallies.pop(acquisition, {})
         if not tallies:
             return
-        # Another daemon of this user may have written meanwhile.
+        # Another daemon of this user may have written the file meanwhile.
         entries = self._read()
         for kind, tally in tallies.items():
             # Moved to the end, because the oldest entries are removed first.

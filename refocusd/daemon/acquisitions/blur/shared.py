@@ -15,15 +15,15 @@ from refocusd.worker.blurs import LEAST_UNCERTAINTY
 
 #: Axes along which the blur is about the same.
 SHARING = frozenset({"position", "row", "column", "time"})
-#: Number of positions that are measured, and the fewest from which the blur of the others is derived.
+#: Largest number of positions that are measured, and the smallest from which the blur of the others is derived.
 MOST_MEASURED, LEAST_MEASURED = 9, 3
-#: Narrower blurs are not shared, px: frames that are nearly in focus are measured in one pass.
+#: Narrower blurs, px, are not shared: frames that are nearly in focus are measured in one pass.
 LEAST_SHARED_PX = 2.5
 #: Number of frames that use a shared blur before another is measured, because the focus changes over a plate.
 MOST_USES = 8
-#: Channels and planes of an acquisition.
+#: Largest number of channels and planes of an acquisition.
 MOST_KINDS = 1024
-#: From the median absolute deviation to the standard deviation of a normal variable.
+#: Factor from the median absolute deviation to the standard deviation of a normal variable.
 _NORMAL = 1.4826
 
 
@@ -36,8 +36,8 @@ def kind_of(axes: str) -> str:
 def pooled(widths_px: Sequence[float]) -> KnownBlur | None:
     """The blur of several positions: their median, and their spread as its uncertainty.
 
-    It is therefore uncertain where the positions differ in focus.  A position whose first frame contradicts it
-    is measured separately.  None for too few positions, and for narrow blurs.
+    The blur is therefore uncertain if the positions differ in focus.  A position whose first frame contradicts
+    it is measured separately.  None for too few positions, and for narrow blurs.
     """
     if len(widths_px) < LEAST_MEASURED or np.median(widths_px) < LEAST_SHARED_PX:
         return None
@@ -47,9 +47,9 @@ def pooled(widths_px: Sequence[float]) -> KnownBlur | None:
 
 
 def surer(found: KnownBlur | None, shared: KnownBlur | None) -> KnownBlur | None:
-    """The blur from the microscope or that of other positions: the one that is more certain.
+    """The more certain of two blurs: that from the microscope, and that of other positions.
 
-    A measured form of the PSF is worth more than a width.
+    A blur with a measured shape of the PSF is preferred to a width alone.
     """
     if found is None or shared is None or found.form:
         return found or shared
@@ -86,5 +86,5 @@ class SharedBlurs:
             pool.uses = 0
 
     def end(self, acquisition: str) -> None:
-        """An acquisition is over."""
+        """Forget an acquisition that has ended."""
         self._pools.pop(acquisition, None)

@@ -2,6 +2,6 @@
 
 =========  =========================================================================================
 `monitor`  Which frames are measured for focus, and the advice that follows for each field
-`tracker`  How far to move the stage, and in which direction: many distances from focus, put together
+`tracker`  Combines many distances from focus: how far to move the stage, and in which direction
 =========  =========================================================================================
 """

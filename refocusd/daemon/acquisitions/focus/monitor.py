@@ -1,8 +1,8 @@
 """Which frames are measured for focus, and the advice that follows for each field.
 
-An estimate takes a worker some milliseconds, so at most two a second are asked for, of
-the fields and channels in turn.  The answers go to one `FocusTracker` for each of them.
-Belongs to the broker's thread.
+An estimate takes a worker some milliseconds, so at most two are requested per second, from
+the fields and channels in turn.  Each of them has a `FocusTracker`, which gets the answers.
+Only the broker's thread uses this.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from refocusd.transport.records import FocusAdvice
 
 log = logging.getLogger(__name__)
 
-#: Time between two estimates, of all fields together.
+#: Shortest time between two estimates, of all fields together.
 EVERY_S = 0.5
-#: A field without a frame for this long does not take part in turns.
+#: A field without a frame for this long gets no turn.
 ACTIVE_S = 5.0
-#: Fields and channels that are tracked at most; the one longest unseen is forgotten.
+#: At most this many fields and channels are tracked; the one that was not seen for longest is forgotten.
 MAX_FIELDS = 512
-#: Time between two log lines about a field whose advice has not changed in kind, and has.
+#: Shortest time between two log lines about a field: if the kind of its advice has not changed, and if it has.
 LOG_SAME_S = 30.0
 LOG_CHANGED_S = 3.0
 
@@ -60,7 +60,7 @@ class _Key(NamedTuple):
 
 @dataclass(slots=True)
 class _Field:
-    """What is known of a field."""
+    """What is known about a field in one channel; times are `time.monotonic`."""
 
     seen_at: float = -math.inf
     asked_at: float = -math.inf
@@ -74,14 +74,14 @@ class _Field:
 
 
 class FocusMonitor:
-    """Asks for estimates, and tracks the focus of every field.
+    """Requests estimates, and tracks the focus of every field.
 
     Parameters
     ----------
     settings : Settings
-        `advise_focus` or `correct_focus` switch it on.
+        `advise_focus` or `correct_focus` switches it on.
     every_s : float
-        Time between two estimates.
+        Shortest time between two estimates.
     """
 
     def __init__(self, settings: Settings, *, every_s: float = EVERY_S) -> None:
@@ -92,10 +92,10 @@ class FocusMonitor:
         self._complained = False
 
     def ask(self, acquisition: Acquisition, submit: wire.Submit) -> wire.FocusOptics | None:
-        """The optics by which a frame's defocus shall be estimated; None if it shall not be.
+        """The optics for an estimate of a frame's defocus; None if it is not to be estimated.
 
-        They come from the calibration profile that applies to the frame; without one they are
-        the documented defaults, with the pixel size of the frame's metadata.
+        They come from the calibration profile that applies to the frame; without a profile, they are
+        the documented defaults, with the pixel size from the frame's metadata.
         """
         if not (self._on and submit.live):
             return None
@@ -112,7 +112,7 @@ class FocusMonitor:
         pixel_um = pixel_um_of(json_object(submit.metadata) or {})
         profile = acquisition.applied.profile_of(submit.axes, submit.metadata)
         try:
-            # A stage is moved by what a person measured.
+            # Advice moves a stage, so it rests only on profiles that a person has measured.
             if profile is not None and not profile.learned:
                 optics, measured = optics_of(profile, pixel_um)
             else:
@@ -131,7 +131,7 @@ class FocusMonitor:
     def note(
         self, message: wire.Open, submit: wire.Submit, facts: wire.FrameFacts
     ) -> wire.Advice | None:
-        """Take in a worker's estimate; returns the advice that follows, if any."""
+        """Take in a worker's estimate, and return the advice that follows, if any."""
         if not self._on or facts.defocus_um is None or facts.defocus_uncertainty_um is None:
             return None
         key, field = self._field(message, submit)
@@ -154,7 +154,7 @@ class FocusMonitor:
         return wire.Advice(message.acquisition, key.position, key.channel, advice)
 
     def forget(self, acquisition: str) -> None:
-        """An acquisition has ended."""
+        """Forget the fields of an acquisition that has ended."""
         for key in [key for key in self._fields if key.acquisition == acquisition]:
             del self._fields[key]
 
@@ -175,9 +175,9 @@ class FocusMonitor:
 
 
 def stage_um(metadata: Mapping[str, Any]) -> float | None:
-    """Where the focus stage stood, um: as our own hook read it, as intended, or as reported.
+    """Position of the focus stage, um: as our own hook read it, as intended, or as reported.
 
-    ``Z-Position`` of the Java backend is stale, so it is not used.
+    ``Z-Position`` of the Java backend is out of date, so it is not used.
     """
     ours = metadata.get("RefocusdFocus")
     read = ours.get("stage_um") if isinstance(ours, dict) else None

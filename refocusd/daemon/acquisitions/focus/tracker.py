@@ -1,12 +1,12 @@
-"""How far to move the stage, and in which direction: many distances from focus, put together.
+"""Combines many distances from focus: how far to move the stage, and in which direction.
 
-One frame gives a distance without a sign.  Once the stage has stood at different heights (a
+One frame gives a distance without a sign.  Once the stage has been at different heights (a
 z-series, a drift correction, a small dither), one side fits the distances and the other does
 not.  `FocusTracker` keeps the probability of every offset between the stage and the focal
 plane on a grid (a histogram filter: Thrun, Burgard and Fox, Probabilistic Robotics (2005),
-section 4.1).  A move of the stage shifts it, time widens it, and an estimate weights it,
-equally on both sides.  Until the stage has moved both sides are equally likely, and the
-advice says that the direction is not known.  The second dimension of the grid is a common
+section 4.1).  A move of the stage shifts the distribution, time widens it, and an estimate
+weights it equally on both sides.  Until the stage has moved, both sides are equally likely, and
+the advice says that the direction is not known.  The second dimension of the grid is a common
 factor by which all distances may be wrong (assumed optics).
 """
 
@@ -31,7 +31,7 @@ _DISTANCE: Floats = np.abs(_GRID)
 #: Common factors of the distances, in standard uncertainties, and their probabilities.
 _SCALES: Floats = np.linspace(-2.0, 2.0, 7)
 _SCALE_WEIGHTS: Floats = np.exp(-0.5 * _SCALES**2) / np.exp(-0.5 * _SCALES**2).sum()
-#: Of each common factor and offset, shape (factors, offsets), when nothing is known.
+#: Probability of each common factor and offset, shape (factors, offsets), if nothing is known.
 _UNKNOWN: Floats = np.outer(_SCALE_WEIGHTS, np.full(_GRID.shape, 1 / _GRID.size))
 
 #: Random walk of the focal plane (a stand that warms up), um per square root of a minute.
@@ -45,20 +45,22 @@ SAME_XY_UM = 5.0
 #: Share of estimates that are entirely wrong.
 OUTLIERS = 0.05
 #: Frames of one specimen in one plane have nearly the same error: the k-th of them is weighted
-#: by 1 / k, but by at least LEAST_WEIGHT, and COMMON of that error remains however many there are.
+#: by 1 / k, but by at least LEAST_WEIGHT, and the share COMMON of that error remains for any number
+#: of frames.
 LEAST_WEIGHT = 0.1
 COMMON = 0.6
-#: The direction becomes known at the first probability of a side, and stays known down to the
-#: second: near focus both sides fit, but the side is known from before.
+#: The direction becomes known when one side has the first probability, and stays known while it has at
+#: least the second: near focus both sides fit, but the side is known from before.
 SURE = 0.95
 STILL_SURE = 0.8
 #: Estimates below this confidence are not used.
 MIN_CONFIDENCE = 0.1
-#: After this many estimates in a row that are off by CONTRADICTION standard uncertainties,
+#: After this many consecutive estimates that are off by more than CONTRADICTION standard uncertainties,
 #: everything known before is discarded.
 MAX_CONTRADICTIONS = 3
 CONTRADICTION = 4.0
-#: Drift is reported after this many estimates over at least this time, from the last REMEMBERED.
+#: Drift is reported if there are this many estimates over at least this time; it is fitted to the last
+#: REMEMBERED of them.
 DRIFT_ESTIMATES = 8
 DRIFT_S = 60.0
 REMEMBERED = 128
@@ -81,14 +83,14 @@ class FocusTracker:
     def __init__(self, depth_of_field_um: float) -> None:
         self._depth_um = depth_of_field_um
         self._probability = _UNKNOWN
-        #: Relative uncertainty of the common factor, of the estimates so far.
+        #: Relative uncertainty of the common factor of the estimates so far; None before the first.
         self._relative: float | None = None
         #: Sign of the offset, 1 or -1; 0 while it is not known.
         self._side = 0
         self._time_s: float | None = None
         self._z_um: float | None = None
         self._xy_um: tuple[float, float] | None = None
-        #: Variance by which the grid has still to be widened, um².
+        #: Variance by which the distribution has still to be widened, um².
         self._variance_um2 = 0.0
         self._spread_um = 0.0
         self._confidence = 0.0
@@ -112,15 +114,15 @@ class FocusTracker:
         time_s : float
             When it was taken; a frame older than the last one is ignored.
         z_um : float or None
-            Height of the stage; None if not known, then it is assumed not to have moved.
+            Height of the stage; if it is None, the stage is assumed not to have moved.
         estimate : DefocusEstimate
         xy_um : (float, float), optional
-            Position of the field; another field is another specimen, and resets the tracker.
+            Position of the field; a different field has another specimen, and resets the tracker.
 
         Returns
         -------
         FocusAdvice or None
-            As `advice`.
+            The same as `advice`.
         """
         if self._time_s is not None and time_s < self._time_s:
             return self.advice
@@ -147,7 +149,7 @@ class FocusTracker:
     def _move_to(self, z_um: float | None) -> None:
         moved_um = 0.0 if z_um is None or self._z_um is None else z_um - self._z_um
         if abs(moved_um) > SAME_Z_UM:
-            # What the stage moved up is no longer missing.
+            # A move of the stage reduces the offset that remains.
             edge = 1e-6 / _GRID.size
             self._probability = _normalised(
                 [np.interp(_GRID + moved_um, _GRID, row, edge, edge) for row in self._probability]
@@ -160,7 +162,7 @@ class FocusTracker:
     def _widen(self) -> None:
         sigma = math.sqrt(self._variance_um2) / _STEP_UM
         if sigma < 0.5:
-            return  # narrower than the grid: later, together with what is added until then
+            return  # narrower than the grid: widened later, together with what is added until then
         reach = min(math.ceil(4 * sigma), _GRID.size // 2 - 1)
         kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
         self._probability = _normalised(
@@ -223,7 +225,7 @@ class FocusTracker:
         return msgspec.structs.replace(advice, text=_sentence(advice))
 
     def _drift(self) -> tuple[float | None, float | None]:
-        """Slope of the focal plane over time, um a minute, and its standard uncertainty."""
+        """Slope of the focal plane over time, um per minute, and its standard uncertainty."""
         count = len(self._planes)
         if count < DRIFT_ESTIMATES or self._planes[-1][0] - self._planes[0][0] < DRIFT_S:
             return None, None
@@ -254,7 +256,7 @@ def _likelihood(estimate: DefocusEstimate) -> Floats:
     alone = math.sqrt(max(estimate.uncertainty_um**2 - common**2, 0.04))
     away = (_DISTANCE[None] * factors - estimate.distance_um) / alone
     if estimate.saturated:
-        away = np.minimum(away, 0.0)  # that far, or any farther
+        away = np.minimum(away, 0.0)  # at least that far
     # An estimate that is entirely wrong may be anywhere in the range.
     floor = OUTLIERS * math.sqrt(2 * math.pi) * alone / _GRID[-1]
     return np.asarray((1 - OUTLIERS) * np.exp(-0.5 * away**2) + floor)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError, OutputError
+from refocusd.files import open_file
 from refocusd.formats.disk_space import write_error
 from refocusd.formats.lock import open_locked
 from refocusd.formats.ndtiff.stack import write_all
@@ -39,7 +40,7 @@ MAX_PART_PX = 2048
 def create_image(raw_image: OmeImage, path: Path) -> None:
     """Create the group and empty arrays of one image; existing ones are left as they are.
 
-    `create_outer_groups` is to follow.
+    Call `create_outer_groups` afterwards.
 
     Parameters
     ----------
@@ -58,12 +59,12 @@ def create_image(raw_image: OmeImage, path: Path) -> None:
 
 
 def create_outer_groups(positions: Iterable[str], raw: Path, path: Path) -> None:
-    """Make the groups around images that were made, the outermost last: whatever is described is there.
+    """Make the groups around new images, the outermost last: everything that is described exists.
 
     Parameters
     ----------
     positions : iterable of str
-        Of the images; those of a plate together, as its own group describes all of its wells.
+        Of the images; all those of a plate at once, as its own group describes all of its wells.
     raw, path : Path
         The raw store, and the refocused one.
 
@@ -106,9 +107,9 @@ class MirrorImage:
     position : str
         Path of the image in it.
     keys : WrittenKeys, optional
-        Takes up the canonical axes of its frames.
+        Receives the canonical axes of its frames.
     lock : bool
-        Hold the lock of its list; not needed by who holds that of the whole store.
+        Hold the lock of its list; not needed by a process that holds the lock of the whole store.
 
     Raises
     ------
@@ -159,7 +160,7 @@ class MirrorImage:
             self.append(pixels, axes, text)
 
     def append(self, pixels: Pixels, axes: dict[str, AxisValue], text: bytes) -> None:
-        """As `write`; what the system refuses is an `OSError`, after which `take_back` is due."""
+        """As `write`, but raises the system's `OSError`; then call `take_back`."""
         index = self.place(axes)
         for number, level in enumerate(self._levels):
             _write_level(level, index, pixels, self._levels[0].shape if number else level.shape)
@@ -225,7 +226,7 @@ class MirrorImage:
 
     def _enlist(self, axes: dict[str, AxisValue], text: bytes) -> None:
         if not self._clean:
-            # Only now: a mere reader must not cut off what a cluster's job is writing.
+            # Not earlier: a process that only reads must not cut off what a cluster's job is writing.
             self.take_back()
             self._clean = True
         at = dict(zip(self.image.outer, self.place(axes), strict=True))
@@ -237,8 +238,8 @@ class MirrorImage:
             self.format.dtype.name,
         )
         packed = pack_line(line, text)
-        # Not kept open: a plate has more images than a process may have files.
-        with io.FileIO(self._list, "a") as file:
+        # Not kept open: a plate may have more images than a process may have open files.
+        with open_file(self._list, "a") as file:
             write_all(file, packed)
         self._end += len(packed)
         self.keys.add(canonical_axes(axes))
@@ -268,7 +269,7 @@ class MirrorImage:
             os.truncate(self._list, self._end)
 
     def close(self) -> None:
-        """Free the lock of the list."""
+        """Release the lock of the list."""
         if self._lock is not None:
             self._lock.close()
 
@@ -350,7 +351,7 @@ def _means(pixels: NDArray[Any], shape: tuple[int, int], steps: Sequence[int]) -
     if any(after for _, after in missing):
         cut = np.pad(cut, missing, mode="edge")
     blocks = cut.reshape(shape[0], steps[0], shape[1], steps[1])
-    # Sums of 16-bit counts fit 32 bits up to 65 536 of them, which no step comes near.
+    # A 32-bit sum holds 65 536 counts of 16 bits, far more than one pixel replaces.
     total = blocks.sum(axis=(1, 3), dtype=np.uint32)
     count = steps[0] * steps[1]
     means: Pixels = ((total + count // 2) // count).astype(pixels.dtype)

@@ -12,8 +12,8 @@
         ├── frames.lock          held by whoever writes the whole store
         └── lists/B/03/0.jsonl   which frames of that image there are: one line of JSON each
 
-A frame is in the dataset when its line is whole.  Each image has a list of its own, which its
-writer locks: several processes write one store, each other images.
+A frame is in the dataset once its line is whole.  Each image has a list of its own, which its
+writer locks: several processes may write one store, each to different images.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from refocusd.formats.ome_zarr.files import put_changed
 from refocusd.formats.ome_zarr.layout import LOCK_NAME, OWN_GROUP
 from refocusd.formats.ome_zarr.store.groups import read_attributes
 
-#: Under ``refocusd`` in the attributes of our group: the store may be continued.
+#: Mark under ``refocusd`` in the attributes of our group, in stores that may be continued.
 MIRROR = {"sink": "ome-zarr", "sink_format": 2}
 LISTS = "lists"
-#: The list of a store that is itself an image.
+#: Name of the list in a store that is itself an image.
 ONE_IMAGE = "image"
 
 
@@ -58,17 +58,17 @@ def lock_path(path: Path) -> Path:
 
 
 def put_like(model: Path, group: Path, attributes: Mapping[str, Any] | None = None) -> None:
-    """Make a group of the same Zarr version as another, with its attributes unless others are given.
+    """Make a group of the same Zarr version as `model`, with its attributes unless others are given.
 
     Raises
     ------
     OSError
     InputError
-        If the attributes of that one cannot be read.
+        If the attributes of `model` cannot be read.
     """
     about = read_attributes(model) if attributes is None else attributes
     if (model / "zarr.json").is_file():
-        # A consolidated copy of the metadata below would be of the raw store.
+        # Consolidated metadata are not copied: they would describe the raw store.
         said = {"zarr_format": 3, "node_type": "group", "attributes": about}
         _put(group / "zarr.json", said)
         return
@@ -81,7 +81,7 @@ def _put(place: Path, said: Mapping[str, Any]) -> None:
 
 
 def frame_wise(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata of a raw array, for one with the same compression and one frame a chunk or shard.
+    """Metadata of an array like a raw one, but with one frame per chunk or shard.
 
     Parameters
     ----------

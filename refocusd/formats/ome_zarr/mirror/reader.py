@@ -21,7 +21,7 @@ from refocusd.frame import canonical_axes
 class MirrorReader(StoreReader):
     """The frames of a store that `MirrorSink` or the jobs of a cluster wrote; for one thread.
 
-    They are those that its lists name and whose pixels are there.
+    A frame counts if a list names it and its pixels are there.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class MirrorReader(StoreReader):
     """
 
     def __init__(self, path: Path, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
-        #: By position: its list, and the stamp that it had when it was read.
+        #: By position: the list, and the stamp that it had when it was read.
         self._lists: dict[str, tuple[FrameList, object]] = {}
         super().__init__(path, max_frame_bytes=max_frame_bytes)
         self.source = "refocusd's lists of frames"
@@ -62,7 +62,7 @@ class MirrorReader(StoreReader):
         return False
 
     def refresh(self) -> list[str]:
-        """Take up the frames that were listed since.
+        """Find the frames that were listed since the last call.
 
         Raises
         ------
@@ -107,5 +107,5 @@ class MirrorReader(StoreReader):
         return self._lists[self._frames[key][0]][0].metadata_at(start, key)
 
     def _no_frames(self) -> GridFrames:
-        # Start of each frame's line, counted from 1.
+        # Start of each frame's line, counted from 1: 0 means that there is no frame.
         return GridFrames(np.uint64)

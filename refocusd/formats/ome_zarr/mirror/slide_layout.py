@@ -15,19 +15,19 @@ from refocusd.formats.ome_zarr.files import put
 from refocusd.formats.scale import channel_colour, channel_label, scale_of
 from refocusd.frame import AxisValue
 
-#: Side of a chunk, and of the lowest resolution at most, px.
+#: Side of a chunk, and largest side of the lowest resolution, px.
 CHUNK_PX = 1024
 #: Side of the part whose counts determine the initial display range of a channel, px.
 _SHOWN_PX = 2048
 
 
 def write_slide_layout(slides: Dataset, folder: Path) -> None:
-    """Describe an image with the frames of a recording: empty arrays, each half as wide as the last.
+    """Make an image for the frames of a recording: empty arrays, each half as wide as the one before.
 
     Parameters
     ----------
     slides : Dataset
-        Whose axes are none but time, channel and z.
+        Its axes are time, channel and z, or some of these.
     folder : Path
         Where the group will be.
 
@@ -88,7 +88,7 @@ def _channels(values: list[AxisValue | None]) -> list[AxisValue | None]:
 def _look(
     slides: Dataset, keys: list[str], axes: list[dict[str, AxisValue]], value: Any, place: int
 ) -> ChannelLook:
-    """Name, colour and counts of a channel, by the middle of its first frame."""
+    """Name, colour and display range of a channel, from the middle of its first frame."""
     summary, form = slides.summary, slides.first_format()
     first = next(
         (key for key, at in zip(keys, axes, strict=True) if at.get("channel") == value), keys[0]

@@ -35,7 +35,7 @@ from refocusd.formats.sink import (
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import AxisValue, Metadata, Pixels
 
-#: Images whose arrays are kept open.
+#: Most images whose arrays are kept open.
 MAX_OPEN = 256
 
 
@@ -43,8 +43,9 @@ class MirrorSink(Sink):
     """A refocused OME-Zarr store beside a raw one, made by `create` or `append`.
 
     Groups and arrays are those of the raw store, of the same versions of Zarr and OME-Zarr, with
-    the same axes, scales, channels, resolutions and compression; but one frame a chunk or shard,
-    so that a frame is written once and whole.  `refocusd.formats.ome_zarr.mirror.layout` draws the files.
+    the same axes, scales, channels, resolutions and compression; but a chunk or shard holds one
+    frame, so that it is written once and whole.  `refocusd.formats.ome_zarr.mirror.layout` shows the
+    files.
 
     Parameters
     ----------
@@ -56,14 +57,14 @@ class MirrorSink(Sink):
     def __init__(self, path: Path, summary: Mapping[str, Any], lock: io.FileIO) -> None:
         super().__init__(path, summary, Written())
         self._lock = lock
-        # That of a recording which is no store has the images for all of its frames.
+        # If raw is not a store, this store already has the images for all of its frames.
         self._raw = Path(str(summary.get(STORE, path)))
         self._images: dict[str, MirrorImage] = {}
         self._dirty_image: MirrorImage | None = None
 
     @classmethod
     def create(cls, path: Path, summary: Mapping[str, Any], raw: Path) -> MirrorSink:
-        """Make the whole store, all of its images empty.
+        """Make the whole store, with all of its images empty.
 
         Parameters
         ----------
@@ -82,7 +83,7 @@ class MirrorSink(Sink):
             If the raw store cannot be read.
         """
         marked = json_bytes(with_mark(summary, MIRROR), "the summary metadata")
-        # NaN and infinity, which Zarr refuses, are null.
+        # NaN and infinity, which Zarr refuses, become null.
         plain = json.loads(marked, parse_constant=lambda _: None)
         with opened_files(path, "starting a dataset") as files:
             if not path.is_dir() or any(path.iterdir()):
@@ -91,8 +92,8 @@ class MirrorSink(Sink):
             put_like(raw, path / OWN_GROUP, {"refocusd": MIRROR, "summary": plain})
             made = []
             for position, folder in image_folders(raw).items():
-                # One that another program has only begun gets its place with its first frame, and one
-                # that cannot be refocused none.
+                # An image that another program has only begun is made with its first frame; one that
+                # cannot be refocused is left out.
                 with contextlib.suppress(InputError):
                     image = OmeImage.open(folder, position)
                     if not image.trouble:
@@ -110,8 +111,8 @@ class MirrorSink(Sink):
         Raises
         ------
         OutputError
-            If it is none of ours, if a list of frames is damaged, or if another process is
-            writing it.
+            If refocusd did not write it, if a list of frames is damaged, or if another process
+            is writing it.
         """
         with opened_files(path, "opening the dataset for appending") as files:
             lock = files.enter_context(open_locked(lock_path(path)))
@@ -124,16 +125,16 @@ class MirrorSink(Sink):
         return sink
 
     def make_room(self, axes: dict[str, AxisValue]) -> None:
-        """Create the image of a frame, or enlarge it, if raw was extended since.
+        """Create or enlarge the image of a frame, if the raw store was extended.
 
         Raises
         ------
         OutputError
-            If raw has no such image, or the disk refuses.
+            If the raw store has no such image, or the disk refuses.
         """
         try:
             self._image(axes)
-            # Its lock is free for the job that writes it.
+            # Closed, so that the job that writes it can take its lock.
             self._images.pop(str(axes.get("position", ""))).close()
         except OSError as error:
             raise write_error(error, self.path, "making an image") from error
@@ -156,7 +157,7 @@ class MirrorSink(Sink):
         image.place(axes)
 
     def _image(self, axes: dict[str, AxisValue]) -> MirrorImage:
-        """The image of a frame; one that raw was given since, or that has grown, is made now."""
+        """The image of a frame; it is made or enlarged now if it is new in raw, or has grown there."""
         position = str(axes.get("position", ""))
         found = self._images.get(position)
         try:

@@ -31,7 +31,7 @@ class StoredChunks:
     ----------
     array : zarr.Array
     folder : Path
-        Where it lies.
+        Folder of the array.
     """
 
     def __init__(self, array: zarr.Array[Any], folder: Path) -> None:
@@ -39,7 +39,7 @@ class StoredChunks:
         self._metadata = array.metadata
         self._shape = array.shape
         self._chunks = array.chunks
-        #: What one file holds.
+        #: Shape of the part that one file holds.
         self._files = array.shards or array.chunks
         #: Shards that were read: their stamp, and which chunks they hold.
         self._indices: dict[Path, tuple[tuple[int, int], Any]] = {}
@@ -60,7 +60,7 @@ class StoredChunks:
         there = {at: self._has(at, index) for at in self._files_of(index)}
         if all(there.values()):
             return "whole"
-        # Zarr would wait for a pipe, and take a folder for zeros.
+        # Zarr would block on a pipe, and read a folder as zeros.
         odd = (
             not has and stamp_of(path := self._path(at)) is None and path.exists()
             for at, has in there.items()
@@ -133,13 +133,13 @@ class StoredChunks:
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:
-    """Time in ns at which a file was changed last, and its size; None if there is none."""
+    """Modification time (ns) and size (bytes) of a file; None if there is no such file."""
     stamp = place_stamp(path)
     return stamp[:2] if stamp and stat.S_ISREG(stamp[2]) else None
 
 
 def place_stamp(path: Path) -> tuple[int, int, int] | None:
-    """The same and the mode, of a folder as well."""
+    """Modification time (ns), size (bytes) and mode of a file or folder; None if there is none."""
     try:
         status = path.stat()
     except OSError:
@@ -148,7 +148,7 @@ def place_stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def _index_form(array: zarr.Array[Any]) -> tuple[bool, bool]:
-    """Whether the index of a shard is at its end, and has a checksum."""
+    """Whether the index of a shard is at its end, and whether it has a checksum."""
     codecs: Sequence[Any] = getattr(array.metadata, "codecs", ())
     (codec,) = (c for c in codecs if hasattr(c, "index_codecs"))
     names = [type(inner).__name__ for inner in codec.index_codecs]

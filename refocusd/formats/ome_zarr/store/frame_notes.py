@@ -5,7 +5,7 @@ ome-writers, pymmcore-plus   attributes of each image: ``ome_writers``; of the r
 bioformats2raw               ``OME/METADATA.ome.xml`` beside the images
 ===========================  ==============================================================
 
-OME-Zarr itself has no place for exposures, times and stages.
+OME-Zarr itself has no place for exposures, times and stage positions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from refocusd.formats.ome_zarr.store.groups import image_folders, read_attribute
 from refocusd.formats.tiff.ome_xml import described_images
 
 XML = Path("OME", "METADATA.ome.xml")
-#: Names of ome-writers, ours, and how many of our units one of theirs is.
+#: ome-writers' name, ours, and the factor from their unit to ours.
 _OME_WRITERS = (
     ("delta_t", "ElapsedTime-ms", 1e3),
     ("exposure_time", "Exposure-ms", 1e3),
@@ -33,7 +33,7 @@ _OME_WRITERS = (
 
 @dataclass(frozen=True, slots=True)
 class FrameNotes:
-    """Name of an image, when it was begun, and metadata of each frame by its index."""
+    """Name of an image, its start (ISO 8601), and metadata of each frame by its index."""
 
     name: str = ""
     started: str = ""
@@ -46,7 +46,7 @@ def frame_notes(root: Path, image: Path, outer: Sequence[str]) -> FrameNotes:
     Parameters
     ----------
     root : Path
-        Of the store.
+        Folder of the store.
     image : Path
         The image's group.
     outer : sequence of str

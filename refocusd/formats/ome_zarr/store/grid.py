@@ -1,6 +1,6 @@
-"""Which frames of the images of a store there are: a byte or a number for each, not an object.
+"""Which frames of a store's images exist: a byte or a number for each, not an object.
 
-A plate may have millions.  A frame's axes follow from its place in its image's array, and back.
+A plate may have millions.  A frame's axes follow from its place in its image's array, and vice versa.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ class GridFrames(Mapping[str, Place]):
     Parameters
     ----------
     dtype : numpy.dtype
-        Of the number that is kept of a frame; 0 is that of frames that are not there.
+        Type of the number that is kept for each frame; 0 means that there is no frame.
     """
 
     def __init__(self, dtype: DTypeLike = np.uint8) -> None:
         self._dtype = np.dtype(dtype)
         self.images: dict[str, OmeImage] = {}
         self._numbers: dict[str, NDArray[np.unsignedinteger]] = {}
-        #: Frames whose axes are not those of their place, as of a recording without some of them.
+        #: Frames whose axes do not follow from their place: the recording lacks some of the axes.
         self._others: dict[str, tuple[Place, int]] = {}
         self._count = 0
 
     def take_up(self, position: str, image: OmeImage) -> OmeImage:
-        """Make room for the frames of an image, which may be known and have grown since.
+        """Make room for the frames of an image, which may be known already and have grown.
 
         Returns
         -------
         OmeImage
-            Its channels are called as they were, as frames keep their axes.
+            With the channel names that it had before, because frames keep their axes.
         """
         shape = image.array.shape[:-2]
         fresh = np.zeros(shape, self._dtype)
@@ -60,7 +60,7 @@ class GridFrames(Mapping[str, Place]):
         return image
 
     def add(self, key: str, place: Place, number: int = 1) -> None:
-        """A frame is there."""
+        """Note that a frame exists."""
         position, index = place
         if canonical_axes(self.images[position].axes_at(index)) != key:
             self._others[key] = (place, number)
@@ -70,7 +70,7 @@ class GridFrames(Mapping[str, Place]):
         numbers[index] = number
 
     def refuse(self, position: str) -> None:
-        """An image that cannot be opened counts as one frame: nobody knows how many it has."""
+        """Count an image that cannot be opened as one frame, because its number of frames is unknown."""
         self._others[canonical_axes({"position": position})] = ((position, ()), 1)
 
     def number(self, key: str) -> int:
@@ -86,12 +86,12 @@ class GridFrames(Mapping[str, Place]):
         return int(self._numbers[position][index])
 
     def absent(self, position: str) -> Iterator[tuple[int, ...]]:
-        """Places of an image whose frames are not there, in the order of time."""
+        """Places of an image that have no frame, in the order of time."""
         return self._places(position, there=False)
 
     @property
     def room(self) -> int:
-        """Places of all images, with a frame or without."""
+        """Number of places of all images, with a frame or without."""
         return sum(numbers.size for numbers in self._numbers.values()) + len(self._others)
 
     def __getitem__(self, key: str) -> Place:

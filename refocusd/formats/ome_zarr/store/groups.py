@@ -14,10 +14,10 @@ import msgspec
 
 from refocusd.errors import InputError
 
-#: Names of the files that make a folder a Zarr group; the first has the attributes.
+#: Names of the files that make a folder a Zarr group; the first that exists has the attributes.
 GROUP_FILES = ("zarr.json", ".zattrs", ".zgroup")
 GROUP_NAMES = frozenset(GROUP_FILES)
-#: Fields of a plate lie three below it: row, column, field.
+#: Fields of a plate lie three levels below it: row, column, field.
 MAX_DEPTH = 3
 
 
@@ -58,14 +58,14 @@ class Multiscale(msgspec.Struct, frozen=True):
 
 
 class Channel(msgspec.Struct, frozen=True):
-    """How a channel is called and shown."""
+    """Name and colour of a channel."""
 
     label: str = ""
     color: Any = None
 
     @classmethod
     def of(cls, said: Any) -> Channel:
-        """What `omero` says of one channel: no reason to refuse the pixels, whatever it is."""
+        """What `omero` says about one channel; nothing in it is a reason to refuse the pixels."""
         said = said if isinstance(said, dict) else {}
         label = said.get("label")
         return cls(
@@ -106,7 +106,7 @@ class GroupMetadata(msgspec.Struct, frozen=True):
 
     @property
     def channels(self) -> list[Channel]:
-        """How the channels of an image are called and shown; empty where nothing says."""
+        """Names and colours of an image's channels; empty if they are not described."""
         said = self.omero.get("channels") if isinstance(self.omero, dict) else None
         return [Channel.of(each) for each in said] if isinstance(said, list) else []
 
@@ -125,7 +125,7 @@ def store_root(path: Path) -> Path:
 
 
 def document_of(folder: Path) -> Path:
-    """The file that has the attributes of a group; that of its group if there are none."""
+    """The file with the attributes of a group; ``zarr.json`` if it has none of these files."""
     return next(
         (folder / n for n in GROUP_FILES if (folder / n).is_file()), folder / GROUP_FILES[0]
     )
@@ -180,8 +180,8 @@ def _illegible(document: Path, error: Exception) -> InputError:
 def image_folders(root: Path) -> dict[str, Path]:
     """The images of a store, in its own order, by their path below it; "" is the store itself.
 
-    Those of a plate are ``row/column/field``.  Images that the store names and that are not there
-    (yet) are left out.
+    Those of a plate are ``row/column/field``.  Images that the store names, but that are not there
+    (yet), are left out.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def image_folders(root: Path) -> dict[str, Path]:
 
 
 def named_images(root: Path) -> tuple[dict[str, Path], list[str]]:
-    """As `image_folders`, and the wells and images that the store names and that are not there."""
+    """As `image_folders`, and the paths of the named wells and images that are not there."""
     named = _images(root, "", MAX_DEPTH)
     there = {place: folder for place, folder in named if folder is not None}
     return there, [place for place, folder in named if folder is None]
@@ -234,6 +234,6 @@ def _groups_in(folder: Path) -> list[str]:
 
 
 def is_below(name: str) -> bool:
-    """Whether a path from a file stays inside the store."""
+    """Whether a path that a file states stays inside the store."""
     parts = Path(name).parts
     return bool(parts) and not Path(name).is_absolute() and ".." not in parts

@@ -26,17 +26,17 @@ _NAMES = {"t": "time", "c": "channel", "z": "z"}
 
 
 def open_array(folder: Path, *, writable: bool = False) -> zarr.Array[Any]:
-    """Open an array of a store; a chunk of zeros is written, as it says that a frame is there.
+    """Open an array of a store; chunks of zeros are written too, as they mark their frames as present.
 
     Raises
     ------
     ConfigError
         If the zarr library is not installed.
     InputError
-        If there is none, or its compression is unknown.
+        If there is no readable array, or its compression is unknown.
     """
     try:
-        # A third of a second to import, which only OME-Zarr needs.
+        # It takes a third of a second to import, and only OME-Zarr needs it.
         import zarr
     except ImportError as error:
         raise ConfigError(
@@ -45,7 +45,7 @@ def open_array(folder: Path, *, writable: bool = False) -> zarr.Array[Any]:
     try:
         found: zarr.Array[Any] = zarr.open_array(str(folder), mode="r+" if writable else "r")
     except Exception as error:
-        # Metadata of others: the library raises whatever fails in it.
+        # Others' metadata may make the library raise anything.
         raise InputError(f"{folder} is not a readable Zarr array ({error})") from error
     return found.with_config({"write_empty_chunks": True}) if writable else found
 
@@ -69,23 +69,23 @@ class OmeImage:
         Axes of its frames, in the order of the array's first dimensions: ``time``, ``channel``,
         ``z``, or the user's own.
     channels : tuple of str
-        Names of the channels if each has one of its own; otherwise channels are numbers.
+        Names of the channels if each has one of its own; otherwise empty, and channels are numbers.
     labels : tuple of str
-        The names as they are written.
+        The channels' names as they are written.
     title : str
-        What its metadata call it; empty where that is a path, or nothing.
+        Its name in the metadata; empty if that is a path, or missing.
     colours : tuple of int
         0xRRGGBB of each channel; empty if none is stated.
     scale : Scale
     origin_z_um : float
-        Where its first plane lies.
+        Position of its first plane.
     levels : tuple of str
         Paths of the arrays, the full resolution first.
     array : zarr.Array
         The full resolution.
     trouble : str
-        Why its pixels cannot be used (``has pixels of type float32; ...``), though they can be
-        counted; empty for most.
+        Why its pixels cannot be used (``has pixels of type float32; ...``), though its frames can be
+        counted; empty if they can be used.
     """
 
     folder: Path
@@ -219,15 +219,15 @@ def _trouble(array: zarr.Array[Any]) -> str:
 
 
 def _axes(said: list[Axis | str] | None, dimensions: int) -> list[Axis]:
-    """The axes; before 0.3 there were none but these five, in this order."""
+    """The axes; before OME-Zarr 0.3 there were only these five, in this order."""
     named: Sequence[Axis | str] = said or "tczyx"[-dimensions:]
     return [axis if isinstance(axis, Axis) else Axis(axis) for axis in named]
 
 
 def _outer(axes: Sequence[Axis], folder: Path) -> tuple[str, ...]:
-    """Names of all axes but the last two, of which no two may be the same."""
+    """Names of all axes but the last two; no two names may be the same."""
     kinds = [_kind(axis) for axis in axes[:-2]]
-    # A second axis of a type keeps its own name.
+    # If several axes have one type, those not called t, c or z keep their own names.
     outer = tuple(
         _NAMES.get(kind, name)
         if [k for k, _ in kinds].count(kind) == 1 or name.lower() == kind
@@ -250,13 +250,13 @@ def _labels(said: GroupMetadata) -> tuple[str, ...]:
 
 
 def _colours(said: GroupMetadata) -> tuple[int, ...]:
-    """Colours of the channels as numbers; white where one is not legible, none where none is stated."""
+    """Colours of the channels as numbers: white for an illegible one; empty if none is stated."""
     stated = [re.fullmatch("#?([0-9a-fA-F]{6})", str(each.color)) for each in said.channels]
     return tuple(int(c[1], 16) if c else 0xFFFFFF for c in stated) if any(stated) else ()
 
 
 def _transformed(multiscale: Any, axes: int) -> tuple[list[float], list[float]]:
-    """Size of one step along each axis, and the position of the first."""
+    """Size of one step along each axis (NaN if unknown), and the position of the first."""
     scales, offsets = [1.0] * axes, [0.0] * axes
     found = False
     for each in (*multiscale.datasets[0].transformations, *multiscale.transformations):
@@ -266,7 +266,7 @@ def _transformed(multiscale: Any, axes: int) -> tuple[list[float], list[float]]:
             offsets = [a * b for a, b in zip(offsets, each.scale, strict=True)]
         if each.translation is not None and len(each.translation) == axes:
             offsets = [a + b for a, b in zip(offsets, each.translation, strict=True)]
-    # Writers that were not given a scale put ones throughout.
+    # Writers that know no scale write 1 for every axis.
     known = found and set(scales) != {1.0}
     return (scales if known else [math.nan] * axes), offsets
 

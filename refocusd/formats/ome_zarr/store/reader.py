@@ -27,15 +27,16 @@ from refocusd.formats.ome_zarr.store.image import OmeImage, part_of
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, SLIDE_PX, PageFormat
 from refocusd.frame import Axes, Pixels, canonical_axes, counted
 
-#: In the summary metadata: path of the store whose layout the output is given.
+#: Key in the summary metadata: path of the store whose layout the output gets.
 STORE = "OmeZarrStore"
 #: Frames that share a chunk are decoded together, up to this many bytes, and kept for the next one.
 MAX_BLOCK_BYTES = 256 << 20
-#: A chunk of several frames is written anew for each: it counts once it has rested for this long.
+#: A chunk of several frames is rewritten for each: it counts once it is unchanged for this long.
 SETTLE_S = 2.0
-#: Writers leave out tiles that are all zero: a frame without them counts once it has rested so long.
+#: Writers leave out tiles that are all zero: a frame without them counts once unchanged for this long.
 TILES_S = 10.0
-#: In between only the frames that may come next are looked for in a growing store.
+#: Time between searches for all missing frames of a growing store; in between, only those that may
+#: come next are looked for.
 LOOK_AT_ALL_S = 10.0
 #: Groups that hold no raw frames.
 _OTHERS = frozenset({"labels", "tables", "OME", "refocusd"})
@@ -62,10 +63,10 @@ class StoreReader(Dataset):
     path : Path
         A plate, a well, an image, or a group of images.
     growing : bool
-        Another program is writing it.  A frame is there once all of its chunks are, each of them
-        whole; where chunks or shards hold several frames, once they are.
+        Another program is writing it.  A frame counts once all of its chunks are stored; if a file
+        holds several frames, or chunks are left out, once its files are unchanged for some seconds.
     only : str, optional
-        Open the image at this position alone: of a plate of thousands that is quicker.
+        Open only the image at this position, which is quicker for a plate of thousands.
     max_frame_bytes : int
         A frame that claims to be larger is an error.
 
@@ -98,7 +99,7 @@ class StoreReader(Dataset):
                     f"{self.path} holds labels, not frames: give the image they lie in"
                 )
         elif not self.name.endswith(".zarr"):
-            self.name += ".zarr"  # its output is one, and named so
+            self.name += ".zarr"  # its output is an OME-Zarr, and named as one
         self.catch_up_from = str(self.path)
         self._growing = growing
         self._only = only
@@ -107,13 +108,13 @@ class StoreReader(Dataset):
         self._images: dict[str, _Image] = {}
         #: Why the frames of an image cannot be used, by its position.
         self._refused: dict[str, str] = {}
-        #: Images that the store names, and that are not there (yet).
+        #: Images that the store names, but that are not there (yet).
         self._absent: list[str] = []
         self._stamps: dict[Path, tuple[int, int, int]] | None = None
         self._looked_at_all = -math.inf
         self._doubtful: dict[str, str] = {}
         self._block: tuple[object, Any] = (None, None)
-        #: Of the image that was asked for last, by its position and the time of its metadata.
+        #: Notes on the image that was asked for last, by its position and its metadata's stamp.
         self._notes: dict[object, FrameNotes] = {}
         self.refresh()
         if not growing:
@@ -143,18 +144,18 @@ class StoreReader(Dataset):
 
     @property
     def finished(self) -> bool:
-        """Whether no frame will come any more: OME-Zarr never says so itself."""
+        """Whether no more frames will come; the store itself never says so."""
         return not self._growing
 
     def refresh(self) -> list[str]:
-        """Take up images and frames that were written since, in the order in which they were.
+        """Find the images and frames that were written since the last call, in the order of writing.
 
         Raises
         ------
         InputError
             If the store's metadata cannot be read.
         OSError
-            If it is away.
+            If a growing store is not there (any more).
         """
         if not self.path.is_dir():
             if self._growing:
@@ -178,14 +179,14 @@ class StoreReader(Dataset):
         return [key for _, key in sorted(fresh, key=lambda each: each[0])]
 
     def unfit(self, key: str) -> str:
-        """Why the image of a frame cannot be used; empty for most."""
+        """Why the image of a frame cannot be used; empty if it can."""
         if not self._refused:
             return ""
         why = self._refused.get(self._frames[key][0])
         return _in_refused_image(why) if why else ""
 
     def is_whole(self, key: str) -> bool:
-        """Whether a frame can be decoded; of a growing store it is read for that, and kept."""
+        """Whether a frame can be decoded; in a growing store it is decoded for this, and kept."""
         if not self._growing:
             return key in self
         position, index = self._frames[self._key(key)]
@@ -199,7 +200,7 @@ class StoreReader(Dataset):
         return each.stored.frames_a_file == 1 or bool(pixels.any())
 
     def read_part(self, axes: Axes | str, rows: slice, columns: slice) -> Pixels:
-        """As of any dataset; only the chunks that it touches are decoded."""
+        """Part of a frame; only the chunks that it touches are decoded."""
         position, index = self._frames[self._usable(axes)]
         image = self._images[position].image
         try:
@@ -212,7 +213,7 @@ class StoreReader(Dataset):
         return np.ascontiguousarray(part, dtype=image.format.dtype)
 
     def is_slide(self, axes: Axes | str) -> bool:
-        """Whether a frame is large, and lies in parts that can be read one by one."""
+        """Whether a frame is large, and is stored in parts that can be read one by one."""
         key = self._key(axes)
         if self.unfit(key):
             return False
@@ -227,7 +228,7 @@ class StoreReader(Dataset):
         """Open images that are new, and arrays that have grown."""
         stamps = self._stamps_now()
         if stamps == self._stamps and not anew:
-            # Metadata that were illegible in passing were only being written.
+            # Nothing has changed since: illegible metadata are not just being written.
             self._unusable |= self._doubtful
             self._doubtful = {}
             return
@@ -274,7 +275,7 @@ class StoreReader(Dataset):
         self._images[position] = _Image(self._frames.take_up(position, image), stored)
 
     def _refuse(self, position: str, error: InputError) -> None:
-        """Take no frame of an image, for this reason.
+        """Refuse all frames of an image, for this reason.
 
         Raises
         ------
@@ -288,7 +289,7 @@ class StoreReader(Dataset):
             self._unusable[""] = str(error)
 
     def _stamps_now(self) -> dict[Path, tuple[int, int, int]]:
-        """Stamps of the folders and files that change when the store is given images, or arrays grow."""
+        """Stamps of the folders and files that change when images are added, or arrays grow."""
         if not self._growing:
             return {}
         places: list[Path] = []
@@ -310,12 +311,12 @@ class StoreReader(Dataset):
     def _found(
         self, position: str, stored: StoredChunks, *, everywhere: bool
     ) -> list[tuple[int, ...]]:
-        """Those of an image's missing frames that are stored now."""
+        """Frames of an image that were missing, and are stored now."""
         found: list[tuple[int, ...]] = []
         last: int | None = None
         for index in self._frames.absent(position):
             if not everywhere:
-                # Time points come one after the other: behind one without a frame there is none.
+                # Time points come in order: after one without a frame there are no frames.
                 last = index[0] + 1 if last is None and index else last
                 if last is not None and index[0] > last:
                     break
@@ -400,7 +401,7 @@ class StoreReader(Dataset):
         if math.prod(size) * form.nbytes > MAX_BLOCK_BYTES:
             size = (1,) * len(index)
         start = tuple(at // n * n for at, n in zip(index, size, strict=True))
-        # An image that is being written is read anew whenever its file has changed.
+        # A block of a growing store is read again whenever its files have changed.
         stamps = each.stored.stamps(index) if self._growing else ()
         name = (position, start, stamps)
         if self._block[0] != name:
@@ -409,7 +410,7 @@ class StoreReader(Dataset):
             try:
                 self._block = (name, np.asarray(each.image.array[slices]))
             except Exception as error:
-                # Compressed data of others: the library raises whatever its codecs do.
+                # Others' data may make the codecs raise anything.
                 raise self._damaged(
                     f"the chunk of frame {index} of {each.image.folder} cannot be decoded ({error})"
                 ) from error
@@ -428,7 +429,7 @@ def _tile_px(image: OmeImage) -> int:
 
 
 def store_of(summary: Any) -> Path | None:
-    """The store that holds a raw dataset, by its summary metadata; None if there is none, or it is away."""
+    """The store that a raw dataset's summary metadata name; None if there is none, or it does not exist."""
     said = summary.get(STORE)
     if not isinstance(said, str) or not said:
         return None
