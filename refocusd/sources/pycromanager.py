@@ -157,7 +157,7 @@ class Source:
         return {key: given for key, given in arguments.items() if key not in untaken}
 
     def _around(self, own: dict[str, Any], *, java: bool) -> dict[str, Hook | None]:
-        """Hooks of ours around the user's own."""
+        """Our hooks, which call the user's own."""
         hooks: dict[str, Hook | None] = {
             "image_saved_fn": _saved_hook(self._feed, own["image_saved_fn"], read=java),
             "notification_callback_fn": _notification_hook(
@@ -314,19 +314,19 @@ def _saved_hook(feed: Feed, own: Hook | None, *, read: bool) -> Hook:
 
 
 class _Monitor:
-    """The thread in which pycromanager tells of saved frames: it ends with the acquisition.
+    """Notices the end of an acquisition by the end of the thread that reports saved frames.
 
-    Not every acquisition tells of its end, and a user's own hook that raises keeps the word from us.
+    Not every acquisition notifies of its end, and if a user's own hook raises, we are not notified.
     """
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._watched = False
-        #: The user's own hook has raised: it ends before the acquisition.
+        #: Whether the user's own hook has raised, which ends the thread before the acquisition.
         self.killed = False
 
     def watch(self) -> None:
-        """Called in that thread."""
+        """Watch the current thread; called in the one that reports saved frames."""
         thread = threading.current_thread()
         if self._watched or thread is threading.main_thread():
             return

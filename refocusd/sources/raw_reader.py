@@ -26,7 +26,7 @@ _EIGHT_BIT, _RGB = 0, 2
 
 
 def full_resolution(dataset: Any) -> Any:
-    """The part of a dataset that has the frames as they were acquired: of a pyramid, its lowest level."""
+    """The dataset with the frames as they were acquired: of a pyramid, its level 0."""
     return getattr(dataset, "res_levels", {0: dataset})[0]
 
 
