@@ -192,6 +192,7 @@ def settings_of(arguments: argparse.Namespace, *names: str) -> Settings:
     Raises
     ------
     ConfigError
+        If a setting is unknown or out of range, or the settings file cannot be read.
     """
     return load_settings(arguments.config, given_settings(arguments, *names))
 

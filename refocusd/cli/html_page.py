@@ -85,6 +85,7 @@ def write_page(path: Path, page: str) -> None:
     Raises
     ------
     OutputError
+        If it cannot be written.
     """
     with output(path):
         write_whole(path, page.encode())

@@ -163,6 +163,7 @@ def check_sink(output: Output, settings: Settings, *, asked: bool) -> None:
     Raises
     ------
     OutputError
+        If the formats differ and one was asked for.
     """
     kind = sink_kind(output.path)
     if kind is None or kind == settings.sink or is_mirror(output.path):
@@ -198,6 +199,7 @@ def process_one(
     Raises
     ------
     RefocusdError
+        If the dataset cannot be refocused.
     """
     with open_dataset(path) as frames:
         refuse_refocused(frames)
@@ -307,6 +309,7 @@ def _outputs_to_continue(
     Raises
     ------
     OutputError
+        If the folder has the output of other frames with this name.
     """
     ours = []
     for output in outputs_of(frames, settings.ledgers, folder):

@@ -127,7 +127,7 @@ def _submit(session: Session, frames: Dataset, key: str, *, live: bool, patient:
     """Submit one frame, or say why it cannot be; ``again`` if the socket's queue is full."""
 
     def wait(seconds: float) -> None:
-        # Windows gives a file free only when it is closed; meanwhile the daemon must hear from us.
+        # On Windows others cannot change a file that is open; meanwhile the daemon must hear from us.
         frames.close()
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:

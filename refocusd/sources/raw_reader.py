@@ -62,6 +62,7 @@ def read_metadata(folder: str, place: Place) -> dict[str, Any]:
     InputError
         If they are not (yet) in the file.
     OSError
+        If the file cannot be read.
     """
     with closing(GrowingFile(Path(folder) / place.file)) as file:
         return _metadata(file, place)
@@ -87,6 +88,7 @@ def read_place(
     InputError
         If they are not (yet) in the file.
     OSError
+        If the file cannot be read.
     """
     with closing(GrowingFile(Path(folder) / place.file)) as file:
         # The metadata are written last: if they are there, so are the pixels before them.

@@ -129,6 +129,7 @@ class Bridge:
         Raises
         ------
         TransportError
+            As `call`.
         """
         return self._guard(1, lambda: getattr(java, name))
 

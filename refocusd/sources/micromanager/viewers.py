@@ -148,7 +148,7 @@ class Viewers:
     def _described(
         self, identity: str, viewer_at: Callable[[int], Any], index: int
     ) -> Window | None:
-        """The description of a window; None while it cannot be told."""
+        """The description of a window; None while it cannot be described."""
         try:
             provider = self._bridge.call(viewer_at(index).get_data_provider)
             if provider is None:
