@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "action",
         choices=["status", "acquisitions", "jobs", *SWITCHES, "catch-up", "watch", "outcomes"],
     )
-    parser.add_argument("value", nargs="?", choices=["on", "off"], help="of catch-up")
+    parser.add_argument("value", nargs="?", choices=["on", "off"], help="for catch-up")
     group = parser.add_argument_group("outcomes")
     group.add_argument(
         "--follow", action="store_true", help="show outcomes from now on, until interrupted"

@@ -36,7 +36,7 @@ JSON = "the figures"
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("path", type=Path, help="recording, a file or a folder")
+    parser.add_argument("path", type=Path, help="recording: a file or a folder")
     parser.add_argument("--output", type=Path, required=True, help="folder for <name>_refocused")
     parser.add_argument(
         "--fps",

@@ -7,7 +7,7 @@ examples:
   refocusd run
   refocusd run --config refocusd.toml
   refocusd run --follow D:\data   refocus datasets that appear there
-  refocusd run --stop          ask the running daemon to write everything and stop
+  refocusd run --stop             ask the running daemon to write everything and stop
 """
 
 from __future__ import annotations
