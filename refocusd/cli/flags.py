@@ -67,7 +67,7 @@ class Command(Protocol):
         """Add the flags."""
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Run the command; its exit status."""
+        """Run the command and return its exit status."""
 
 
 def add_module(commands: Any, name: str, module: Command) -> None:

@@ -282,7 +282,7 @@ class _Rate(ProgressColumn):
 
 
 def report(all_done: Sequence[Done], json_file: str | None) -> int:
-    """Show what was done, and write it; the exit status."""
+    """Print what was done, write it as JSON, and return the exit status."""
     for done in all_done:
         if done.error:
             note(f"refocusd: error: {done.summary}")

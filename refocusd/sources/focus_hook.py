@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 Hook = Callable[..., Any]
 
-#: Key in a frame's metadata for where the stage stood, and why.
+#: Key in a frame's metadata for the stage position and its corrections.
 METADATA_KEY = "RefocusdFocus"
 #: Smaller moves are not made, and smaller differences are ignored, um.
 LEAST_UM = 0.05

@@ -82,7 +82,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     combinations = _combinations(arguments)
     if arguments.plot:
         need("matplotlib", "--plot", "calibrate")

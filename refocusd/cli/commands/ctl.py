@@ -60,7 +60,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     action = arguments.action
     if (action == "catch-up") != (arguments.value is not None):
         raise ConfigError("only catch-up takes on or off: refocusd ctl catch-up on")

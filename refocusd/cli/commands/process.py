@@ -82,7 +82,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     settings = settings_of(arguments)
     if arguments.cluster or arguments.dry_run:
         # Dask takes most of a second to import.

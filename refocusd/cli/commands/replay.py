@@ -53,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     settings_of(arguments)  # a wrong setting is reported before any work
     with open_dataset(arguments.path) as recording:
         refuse_within(arguments.output, recording.path)

@@ -77,7 +77,7 @@ class AttachProcess:
 
 
 def _since_s(mark: Path | None) -> float:
-    """Time, in seconds since 1970, from which on acquisitions belong to this daemon."""
+    """Time from which acquisitions belong to this daemon, in seconds since 1970."""
     now = time.time()
     try:
         what, _, at = mark.read_text(encoding="utf-8").partition(" ") if mark else ("", "", "0")

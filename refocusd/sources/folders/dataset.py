@@ -256,8 +256,8 @@ class Following:
         return True
 
     def _has_room(self, session: Session) -> bool:
-        # The daemon gives up its oldest frame for the one in our last slot: when frames are
-        # handed in that it could not catch up, one slot stays free.
+        # When our last slot is used, the daemon gives up its oldest frame.  One slot therefore stays
+        # free while we submit frames that it could not catch up.
         if session.credit <= (1 if self._retaking and self._most_credit > 1 else 0):
             return False
         return self._in_order or session.unanswered(FORGET_S) < IN_FLIGHT

@@ -89,7 +89,7 @@ class Bridge:
 
     @property
     def worn_out(self) -> bool:
-        """Whether this process should make room for another."""
+        """Whether this process should be replaced by a new one."""
         return self.pace.calls > WORN_OUT
 
     def during_a_call(self, do: Callable[[], None]) -> None:
