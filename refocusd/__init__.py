@@ -21,7 +21,7 @@ where it is at every moment.  Imports run one way, in the layers that `pyproject
 `demo/`           The demo: a simulated specimen under a real Micro-Manager core
 `doctor/`         ``refocusd doctor``: checks everything that a run needs, changes nothing, and says what to do
 `engines/`        Model bundles, and what runs them
-`formats/`        Frames on disk: one folder a format, each with its layout, readers and writer
+`formats/`        Frames on disk: one folder per format, each with its layout, readers and writer
 `imaging/`        Arithmetic on frames: optics, defocus, normalisation, quality.  No files, no sockets
 `ledger/`         The durable record of what became of every frame
 `models/`         Describes, checks, installs and finds model bundles.  Nothing in a bundle is ever executed

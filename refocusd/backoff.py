@@ -31,7 +31,7 @@ _PASSING = {
 #: network path, name or connection that is gone, a semaphore time-out, a device error, and too few
 #: kernel resources for a large read or write.
 _PASSING_WINDOWS = {21, 32, 33, 51, 53, 54, 55, 59, 64, 121, 170, 1117, 1231, 1232, 1236, 1450}
-#: What becomes of these in `open`, `read` and `write` there, which do not tell Windows' own number.
+#: What `open`, `read` and `write` make of these on Windows, where they lose Windows' own number.
 _PASSING_UNNUMBERED = {errno.EACCES, errno.EINVAL}
 
 _Result = TypeVar("_Result")
@@ -75,7 +75,7 @@ def persistently(
         except (OSError, RefocusdError) as error:
             if not may_pass(error):
                 raise
-            log.info("tried again in %.1f s: %s", pause_s, error)
+            log.info("trying again in %.1f s: %s", pause_s, error)
         wait(pause_s)
     return do()
 

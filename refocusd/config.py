@@ -163,7 +163,7 @@ class Setting(NamedTuple):
 
 
 def _short(value: Any) -> str:
-    """A value for a message."""
+    """A value as messages show it: cut if it is long."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more than 4300 digits
@@ -249,7 +249,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     choice to OpenVINO.  `refocusd doctor` lists the devices of this computer."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, by name."""
+        """Refuse settings that cannot work, and name them."""
         check_settings(self)
 
 
@@ -349,7 +349,7 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """How long a stop may take.  What is not done by then stays pending."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, by name."""
+        """Refuse settings that cannot work, and name them."""
         EngineOptions.__post_init__(self)
         if not (self.workers or self.listen):
             raise ConfigError(
@@ -390,7 +390,7 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def engine_options(self) -> EngineOptions:
-        """The part that concerns engines."""
+        """Only the settings of engines."""
         return EngineOptions(*(getattr(self, name) for name in EngineOptions.__struct_fields__))
 
 

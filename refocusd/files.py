@@ -53,9 +53,9 @@ if sys.platform == "win32":
     _get_doserrno = ctypes.CDLL("ucrtbase")._get_doserrno
 
     def native(error: OSError) -> OSError:
-        """The error of a read or write, with Windows' own number: the C library gives its own only.
+        """The error of a read or write, with Windows' own number: the C library gives only its own.
 
-        To be called before anything else fails.
+        It must be called before any other system call fails.
         """
         number = ctypes.c_ulong()
         _get_doserrno(ctypes.byref(number))
@@ -77,7 +77,7 @@ if sys.platform == "win32":
 else:
 
     def native(error: OSError) -> OSError:
-        """The error as it is."""
+        """The error itself: only Windows has another number for it."""
         return error
 
     def _open(name: str, flags: int) -> int:
@@ -106,7 +106,7 @@ def open_file(path: Path, mode: str, opener: Callable[[str, int], int] | None = 
     Raises
     ------
     OSError
-        If it is refused for longer than a moment.
+        If the system still refuses after about 1.5 s.
     """
     return _patiently(lambda: _file(path, mode, opener=opener))
 
@@ -310,6 +310,6 @@ def _is_held(error: OSError) -> bool:
     On other systems than Windows, a lack of permission does not pass.
     """
     number = getattr(error, "winerror", 0)
-    # To open a file is refused without Windows' own number.
+    # A refused `open` does not give Windows' own number.
     unnumbered = number is None and error.errno == errno.EACCES
     return unnumbered or number in HELD_BY_ANOTHER or error.errno == errno.EBUSY

@@ -25,9 +25,9 @@ DType = Literal["uint8", "uint16"]
 #: Final state of a frame in a run; a frame without one is pending.
 FinalState = Literal["refocused", "passed_through", "skipped", "failed"]
 
-#: Reason of frames whose place in raw another one took; raw knows nothing of them.
+#: Reason of frames whose place in raw was taken by another frame, so that raw does not have them.
 REPLACED = "replaced in raw by a later frame of the same axes"
-#: Axis that numbers frames which were taken again under the axes of an earlier one.
+#: Axis that numbers the frames that were taken again under the same axes.
 REPEAT = "repeat"
 
 #: Smallest side of a frame, in pixels, that can hold a border and a structure.
@@ -94,7 +94,7 @@ def canonical_axes(axes: Mapping[str, Any]) -> str:
 
 
 def first_repeat(axes: str) -> str:
-    """Canonical axes of the first frame that is taken again under these.
+    """Canonical axes of the first frame that is taken again under `axes` (canonical, too).
 
     >>> first_repeat('{"time":3}')
     '{"repeat":1,"time":3}'

@@ -351,7 +351,7 @@ def refuse_merging(frames: Dataset, output: Output, missing: int) -> None:
         return
     raise OutputError(
         f"{output.path} is of {output.raw}, which is still there, and lacks {counted(missing)} of "
-        f"{frames.path}: whether these are one recording nothing tells; name another --output for each"
+        f"{frames.path}: nothing tells whether these are one recording; name another --output for each"
     )
 
 

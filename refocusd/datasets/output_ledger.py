@@ -58,7 +58,7 @@ def open_ledger(
             ledger.close()
             continue
         if best is not None:
-            notes.append(f"{path} knows more than the local ledger: it is used")
+            notes.append(f"{path} has more attempts than the local ledger: it is used")
             best.close()
         elif path != local:
             notes.append(f"no usable ledger on this computer: {path} is used")

@@ -168,13 +168,13 @@ def reconcile(
     for axes in _known(fates, refocused) if raw is None else raw:
         frames += 1
         fate, written = fates.of(axes), refocused.times(axes)
-        if raw is not None and fate is not None and _for_want_of_raw(fate):
+        if raw is not None and fate is not None and _skipped_without_raw(fate):
             fate = None  # the raw frame exists, so it can be refocused after all
         if fate is not None:
             states[fate.state] += 1
         if fate is None and (running or not written):
             pending.append(axes)
-        problems += _off(axes, fate, written, running=running)
+        problems += _problems_of(axes, fate, written, running=running)
         if written and not (running and fate is None):
             problems += (
                 problem
@@ -220,7 +220,7 @@ def _not_in_raw(
     return replaced, strangers
 
 
-def _off(axes: str, fate: Fate | None, written: int, *, running: bool) -> Iterator[Problem]:
+def _problems_of(axes: str, fate: Fate | None, written: int, *, running: bool) -> Iterator[Problem]:
     """Problems of a frame, apart from its pixels."""
     if written > 1:
         yield Problem("written twice", axes, f"{written} times in the refocused dataset")
@@ -237,7 +237,7 @@ def _off(axes: str, fate: Fate | None, written: int, *, running: bool) -> Iterat
         yield Problem("failed", axes, fate.reason)
 
 
-def _for_want_of_raw(fate: Fate) -> bool:
+def _skipped_without_raw(fate: Fate) -> bool:
     return fate.state == "skipped" and fate.reason.startswith(NO_RAW)
 
 

@@ -14,7 +14,7 @@ from refocusd.formats.refocused_name import SUFFIX
 LEDGER_COPY = "refocusd-ledger.sqlite"
 RUN_FILE = "refocusd.json"
 ZARR = ".zarr"
-#: Of such a file: it has the metadata of a frame, and a fingerprint of the recording.
+#: Larger files are not read: such a file holds a frame's metadata and a recording's fingerprint.
 _MOST_BYTES = 16 << 20
 
 

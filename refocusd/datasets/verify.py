@@ -111,14 +111,14 @@ class RunCheck:
         # Nothing is appended to a damaged dataset.
         if any(resumed) and not self.refocused_unreadable:
             said.append(
-                f"{counted(resumed[0])} can be attempted, {resumed[1]} to be recorded: `refocusd "
+                f"{counted(resumed[0])} to refocus, {resumed[1]} to record in the ledger: `refocusd "
                 f"resume {output}`"
             )
         elif self.ledger_off and not self.refocused_unreadable:
-            said.append(f"`refocusd resume {output}` puts the ledger of this computer right")
+            said.append(f"`refocusd resume {output}` repairs the ledger on this computer")
         if unfit:
             said.append(
-                f"{counted(unfit)} cannot be refocused as raw has them, however often: export them with the "
+                f"{counted(unfit)} cannot be refocused in the form that raw has: export them with the "
                 "program that recorded them, and refocus the export by itself; nothing is wrong with the others"
             )
         if damaged or self.refocused_unreadable:
@@ -139,8 +139,8 @@ class RunCheck:
         if lost:
             said.append(
                 f"{counted(lost, 'raw frame')} gone or damaged: restore "
-                f"{self.raw or 'the raw data'} from a copy, unless frames were acquired there since "
-                "(nothing of what was refocused is touched)"
+                f"{self.raw or 'the raw data'} from a copy, unless other frames were acquired there "
+                "since (refocused frames are not touched)"
             )
         return said
 
@@ -234,7 +234,7 @@ def check_run(
     said = (*dataset.notes, *notes)
     unsure = recognition is not None and not (recognition.compared or recognition.another)
     if unsure and len(written):
-        said += ("nothing tells whether raw is the recording that was refocused: its name does",)
+        said += ("only its name tells that raw is the recording that was refocused",)
     return RunCheck(
         *(output, report, tuple(faults), said, running, ledger_off, recognition),
         raw=str(dataset.raw or dataset.raw_lost),

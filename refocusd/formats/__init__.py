@@ -1,4 +1,4 @@
-"""Frames on disk: one folder a format, each with its layout, readers and writer.
+"""Frames on disk: one folder per format, each with its layout, readers and writer.
 
 ================  ==================================================================================
 `dataset`         A dataset: frames on disk, finished or growing, raw or refocused

@@ -204,11 +204,11 @@ class Dataset(ABC):
             If there is none.
         """
         fit = (key for key in self._frames if not self.unfit(key))
-        if broken := next(fit, ""):
-            whole = (key for key in (broken, *fit) if self.is_whole(key))
-            return next(whole, broken)
-        for key in self._frames:
-            raise self._unfit(key)
+        if first := next(fit, ""):
+            whole = (key for key in (first, *fit) if self.is_whole(key))
+            return next(whole, first)
+        if self._frames:
+            raise self._unfit(next(iter(self._frames)))
         missing = len(self.missing_keys())
         if files := self.missing_files():
             raise InputError(
@@ -218,7 +218,7 @@ class Dataset(ABC):
         raise InputError(
             f"{self.path} is a dataset without a frame"
             + (f": the pixels of {missing} are not in its files" if missing else "")
-            + "; give one that was acquired, or wait for its first frame"
+            + "; give one that has frames, or wait for its first frame"
         )
 
     def format_of(self, axes: Axes | str) -> PageFormat:
@@ -308,7 +308,7 @@ class Dataset(ABC):
         return self._format(fit or self.first_key())  # which says why there is none
 
     def plan(self) -> Plan:
-        """What all frames have in common, and when each was taken; their metadata are read.
+        """What all frames have in common, and when each was taken; this reads all their metadata.
 
         Raises
         ------
@@ -423,7 +423,7 @@ def understood(dataset: Dataset) -> str:
     scale = scale_of(first, summary)
     pixel = f"{scale.pixel_um:g} µm a pixel" if scale.pixel_um else "pixel size not known"
     if stated := implausible_pixel_um(first, summary):
-        pixel += f" ({stated} µm, as is stated, no light microscope has)"
+        pixel += f" (the stated {stated} µm is impossible for a light microscope)"
     step = f", planes {scale.z_um:g} µm apart" if scale.z_um else ""
     what = f"{counted(len(keys))} of {dataset.first_format()}: {sizes or 'no axes'}{channels}"
     return f"{dataset.name or dataset.path}: {what}; {pixel}{step}; by {dataset.source}{less}"

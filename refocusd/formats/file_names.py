@@ -369,7 +369,7 @@ def listed_images(folder: Path) -> list[Path]:
         chosen = [p for p in files if p.suffix.lower() in endings and not p.is_dir()]
         if odd := [path for path in chosen if not path.is_file()]:
             raise InputError(
-                f"{odd[0]} is no file (a link to one that is gone?): put it back, or move it away"
+                f"{odd[0]} is not a file (a broken link?): put it back, or move it away"
             )
         if chosen:
             return sorted(chosen, key=lambda path: natural(path.name))

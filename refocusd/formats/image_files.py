@@ -35,7 +35,7 @@ from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_u
 #: Key in the summary metadata: path of a TIFF whose large frames are refocused into an OME-Zarr.
 RAW_IMAGE = "LargeImageFile"
 #: Source of the axes, if there is no other.
-_BY_ORDER = "the order of the files' names, which tell no axes"
+_BY_ORDER = "the order of the files' names, which give no axes"
 #: OME-XML of a set of OME-TIFFs that hold pixels only.
 COMPANION_ENDING = ".companion.ome"
 
@@ -150,7 +150,7 @@ class ImageFiles(Dataset):
         super().__init__(path, name)
         files = self._files = named.files
         self._most_bytes = max_frame_bytes
-        #: Names tell which frame each file is.
+        #: Whether the names tell which frame each file is.
         self._one_each = named.whole
         self._open: tuple[int, _ImageFile] | None = None
         self._one_format: PageFormat | None = None
@@ -323,7 +323,7 @@ def _arranged(
 
 
 def _left_out(named: NamedFiles, of_set: frozenset[str]) -> str:
-    """A remark, from its semicolon on, about files of the recording or beside it that are not read."""
+    """Remark on files of the recording, or beside it, that are not read; empty, or with a semicolon first."""
     there = {file.path.name for file in named.files}
     folder = named.files[0].path.parent
     # A set may lie in several folders, which are read one by one.
@@ -382,8 +382,8 @@ def _refuse_alike(files: Sequence[NamedFile]) -> None:
     ]
     if alike and len(seen) > 1:
         raise InputError(
-            f"{files[0].path.parent} holds two frames of one name, {' and '.join(alike[0])}: these are "
-            "several series; put each into a folder of its own"
+            f"{files[0].path.parent} holds files whose names give the same axes, "
+            f"{' and '.join(alike[0])}: these are several series; put each into a folder of its own"
         )
 
 
@@ -430,8 +430,8 @@ class PngImageFile:
         self.format = PageFormat(height, width, np.dtype(f"u{bits // 8}"))
         if self.format.nbytes > max_frame_bytes or min(width, height) < MIN_SIDE:
             raise InputError(
-                f"{path} promises a frame of {self.format}; taken are sides from {MIN_SIDE} px and "
-                f"up to {max_frame_bytes} bytes"
+                f"{path} promises a frame of {self.format}; refocusd takes sides from {MIN_SIDE} px "
+                f"and up to {max_frame_bytes} bytes a frame"
             )
         self.source = "nothing in the file"
         self.axes: Sequence[Mapping[str, AxisValue]] = ({},)

@@ -75,7 +75,7 @@ def z_step_um(a: tuple[int, float], b: tuple[int, float]) -> float | None:
     """Distance between planes in um, from the number and stage position (um) of two planes."""
     if a[0] == b[0] or a[1] == b[1]:
         return None
-    # Stages report binary fractions of a um; nothing is known below a pm.
+    # Stages report binary fractions of a um; digits below a pm mean nothing.
     return round(abs(b[1] - a[1]) / abs(b[0] - a[0]), 6) or None
 
 

@@ -119,17 +119,17 @@ class Ledger:
             )
 
     def fates(self, run: str, acquisition: str) -> Fates:
-        """Outcome of the latest attempt of a run at each frame, as far as there are any now."""
+        """Outcome of the latest attempt of a run at each frame, of the attempts recorded so far."""
         return Fates(self._rows, columns(self.version, _FATE), (run, acquisition))
 
     def sample(self, run: str, acquisition: str, most: int) -> list[Fate]:
-        """Frames that were written and whose raw pixels have a checksum: up to `most`, from first to last.
+        """Written frames whose raw pixels have a checksum: up to `most`, spread from first to last.
 
-        Those are left out that were taken again under the same axes: raw keeps the later ones.
+        Frames that were taken again under the same axes are left out: raw keeps the later ones.
         """
         if self.version < 2:
             return []  # older than raw checksums
-        # The + keeps SQLite from the index, with which it would sort the run's rows for each sample.
+        # The + keeps SQLite from using the index, as it would then sort the run's rows for each sample.
         query = (
             f"SELECT id, {columns(self.version, _FATE)} FROM attempt WHERE id >= ?"  # noqa: S608
             " AND +run = ? AND +acquisition = ? AND raw_checksum IS NOT NULL"
@@ -164,7 +164,7 @@ class Ledger:
     def raw_checksum_of(self, acquisition: str, axes: str) -> int | None:
         """64-bit XXH3 of the raw pixels of a frame when it was last refocused, in any run.
 
-        None where it was taken again under the same axes: raw keeps the later one.
+        None if the frame was taken again under the same axes: raw keeps the later one.
         """
         if self.version < 2:
             return None
@@ -292,7 +292,7 @@ class Outcomes(Protocol):
 
 
 def was_taken_again(fates: Outcomes, axes: str) -> bool:
-    """Whether raw keeps another frame under these axes than the one that was refocused: a later one."""
+    """Whether raw keeps a later frame under these axes instead of the one that was refocused."""
     fate = fates.of(first_repeat(axes))
     return fate is not None and fate.reason == REPLACED
 

@@ -57,7 +57,7 @@ def mark_open(ledgers: str | Path, open_json: bytes, acquisition: str) -> None:
     except OSError as error:
         raise LedgerError(
             f"the open acquisition cannot be noted in {place} ({error.strerror or error}): a daemon "
-            "that is killed would not take it up again; make room there, or name a folder on another "
+            "that is killed would not pick it up again; make room there, or name a folder on another "
             "local disk as `ledgers`"
         ) from error
 

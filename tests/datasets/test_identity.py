@@ -81,7 +81,7 @@ def test_recordings_that_begin_with_the_same_dark_frames_are_not_merged(tmp_path
     )
     done = refocusd("process", first, second, "--output", "out", place=tmp_path)
     assert done.returncode == 1
-    assert "whether these are one recording nothing tells" in " ".join(done.stderr.split())
+    assert "nothing tells whether these are one recording" in " ".join(done.stderr.split())
     output = tmp_path / "out" / "cells_1_refocused"
     assert len(keys(output)) == 2
     assert verify(output, place=tmp_path)[0] == 0

@@ -287,7 +287,7 @@ def test_no_command_is_advised_for_frames_that_fail_again_however_often_they_are
 ):
     unfit = Problem("failed", key(0), "raw cannot be used: frame is 32×20 uint16")
     (advice,) = check_of(unfit).advice()
-    assert advice.startswith("1 frame cannot be refocused as raw has them")
+    assert advice.startswith("1 frame cannot be refocused in the form that raw has")
     assert [text[:7] for text in check_of(unfit, Problem("failed", key(1))).advice()] == [
         "1 frame",
         "1 frame",

@@ -146,7 +146,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], int, str]] = {
     "last is RGB": (lambda folder: java_ndtiff(folder, {4: RGB}), 4, "is RGB"),
     "tiny": (lambda folder: java_ndtiff(folder, {2: TINY}), 2, "sides from 16 px"),
     "compressed": (compressed, 2, "of type 1 or compressed"),
-    "image stack": (java_stack, 2, "which cannot be"),
+    "image stack": (java_stack, 2, "which is impossible"),
     "image files": (image_files, 2, "img_t2.tif is damaged or incomplete"),
     "pages of a file": (two_pages, 2, "img_t002.tif has 2 pages, where one was expected"),
     "odd axes": (odd_axes, 2, "axis 'time' has the value 2.5"),
@@ -190,7 +190,9 @@ def test_resume_and_export_go_on_without_a_frame_that_cannot_be_refocused(tmp_pa
         pixels=False,
         running=False,
     ).advice()
-    assert [text[:45] for text in advice] == ["1 frame cannot be refocused as raw has them, "]
+    assert [text[:52] for text in advice] == [
+        "1 frame cannot be refocused in the form that raw has"
+    ]
     assert refocusd("resume", raw, place=tmp_path).returncode == 1
     assert verify(raw, place=tmp_path)[1]["runs"][0]["states"] == before["states"]
     exported = tmp_path / "out.ome.tif"

@@ -94,7 +94,7 @@ def test_a_copy_that_ends_too_early_or_was_damaged_is_an_error(tmp_path: Path) -
     with open_dataset(path) as dataset:
         broken, *others = dataset.axes_keys()
         assert [dataset.unfit(key) for key in others] == [""] * 3
-        with pytest.raises(InputError, match="which cannot be"):
+        with pytest.raises(InputError, match="which is impossible"):
             dataset.read(broken)
 
 

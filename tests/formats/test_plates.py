@@ -197,7 +197,7 @@ def test_a_number_behind_the_wave_is_no_dye(tmp_path: Path) -> None:
     write_files(tmp_path, "BBBC006__a02__s1__w1_10.tif", "BBBC006__a03__s1__w1_10.tif")
     with open_dataset(tmp_path) as dataset:
         assert len(dataset) == 2
-        assert "tell no axes" in dataset.source
+        assert "give no axes" in dataset.source
 
 
 @pytest.mark.parametrize(
@@ -276,12 +276,12 @@ def test_names_that_tell_nothing_are_said_to_be_guessed(tmp_path: Path) -> None:
     write_files(tmp_path, "cells.tif", "more cells.tif")
     with open_dataset(tmp_path) as dataset:
         assert "time 2" in understood(dataset)
-        assert understood(dataset).endswith("by the order of the files' names, which tell no axes")
+        assert understood(dataset).endswith("by the order of the files' names, which give no axes")
 
 
 def test_two_series_in_one_folder_are_no_series_in_time(tmp_path: Path) -> None:
     write_files(tmp_path, "A_t0.tif", "B_t0.tif", "A_t1.tif")
-    with pytest.raises(InputError, match=r"two frames of one name, A_t0\.tif and B_t0\.tif"):
+    with pytest.raises(InputError, match=r"give the same axes, A_t0\.tif and B_t0\.tif"):
         open_dataset(tmp_path)
 
 

@@ -370,7 +370,7 @@ def test_what_is_no_file_beside_image_files_is_told(tmp_path: Path, kind: str) -
     write_tiff(tmp_path / "t0.tif", frames(1)[0])
     odd = tmp_path / "t1.tif"
     odd.symlink_to(tmp_path / "gone.tif") if kind == "link" else os.mkfifo(odd)
-    with pytest.raises(InputError, match=r"t1\.tif is no file"):
+    with pytest.raises(InputError, match=r"t1\.tif is not a file"):
         open_dataset(tmp_path)
 
 

@@ -163,7 +163,7 @@ def test_a_truncated_index_reads_up_to_its_last_whole_record(tmp_path: Path) -> 
         with open_dataset(folder) as recording:
             assert len(recording) == 3
             assert_reads(recording, by_z(stack[:3]))
-            assert "ends within a record: frames behind it are left out" in recording.source
+            assert "ends within a record: frames after it are left out" in recording.source
     (folder / "NDTiff.index").write_bytes(index + bytes(4096))
     with open_dataset(folder) as recording:
         assert recording.source == "NDTiff's index"

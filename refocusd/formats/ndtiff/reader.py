@@ -21,8 +21,8 @@ from refocusd.formats.ndtiff.layout import HEADER_BYTES, NDTIFF_MAGIC, summary_p
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.scale import channel_label
-from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page, Place, writer_mark
-from refocusd.formats.tiff.page import MAX_FRAME_BYTES
+from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page, writer_mark
+from refocusd.formats.tiff.page import MAX_FRAME_BYTES, Place
 from refocusd.frame import canonical_axes
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class NDTiffReader(PlacedFrames):
         if self._frames and all(map(self.unfit, self._frames)):
             self.first_key()  # says why; no file is opened for it
         if self._index.torn:
-            self.source += ", which ends within a record: frames behind it are left out"
+            self.source += ", which ends within a record: frames after it are left out"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -271,14 +271,17 @@ class GrowingNDTiff(PlacedFrames):
 
     @property
     def finished(self) -> bool:
-        """Whether its index, or its last stack after the last frame, was truncated; and the index is complete."""
+        """Whether its writer is done.
+
+        It has then truncated the index, or the last stack after its last frame, and the index lists
+        all frames.
+        """
         try:
             if index_is_open(self.path) or (self._ahead and not self._index_trouble):
                 return False
             if self._seen_open and self._frames:
-                return (
-                    True  # the stacks may be truncated later, when Micro-Manager's window is closed
-                )
+                # The stacks may be truncated later, when Micro-Manager's window is closed.
+                return True
             stacks = self._stacks()
             last = self._last.get(stacks[-1]) if stacks else None
             if last is None:

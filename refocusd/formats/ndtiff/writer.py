@@ -120,7 +120,7 @@ def read_contents(path: Path) -> Contents:
         except InputError as error:
             raise OutputError(
                 f"{name} is damaged at byte {index.end} of {name.stat().st_size}; appending would "
-                "lose the frames behind it: restore the index from a copy, or choose another "
+                "lose the frames after it: restore the index from a copy, or choose another "
                 "--output"
             ) from error
     return contents
@@ -129,7 +129,7 @@ def read_contents(path: Path) -> Contents:
 def _refuse_all_but_one_record(rest: bytes) -> None:
     """Refuse more than the beginning of the one record that a killed writer was writing.
 
-    Anything else is damage, and there may be frames behind it.
+    Anything else is damage, and there may be frames after it.
     """
     begins = rest[4:5] in (b"{", b"")
     if not begins or len(rest) > 2 * ndtiff.MAX_RECORD_BYTES or rest.count(b"NDTiffStack") > 1:
@@ -152,7 +152,7 @@ def _number(filename: str) -> int:
     return int(match[1] or 0)
 
 
-#: Longest file, in bytes: offsets in a TIFF have 32 bits, of which the last few are not used.
+#: Longest file, in bytes: offsets in a TIFF have 32 bits, and 16 MiB are left unused.
 MAX_FILE_BYTES = 2**32 - 2**24
 
 

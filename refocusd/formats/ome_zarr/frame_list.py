@@ -97,7 +97,7 @@ def lines_of(place: Path, start: int = 0) -> Iterator[tuple[int, int, FrameLine]
 def damaged_list(place: Path, at: int) -> OutputError:
     """The error for a writer whose list is illegible at byte `at`."""
     return OutputError(
-        f"{place} is damaged at byte {at}; appending would lose the frames behind it: restore it "
+        f"{place} is damaged at byte {at}; appending would lose the frames after it: restore it "
         "from a copy, or choose another --output"
     )
 

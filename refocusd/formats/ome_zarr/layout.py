@@ -23,6 +23,7 @@ do not tell an absent frame from a black one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from typing import Any
 from refocusd.errors import InputError, OutputError
 from refocusd.formats.ome_zarr.frame_list import FrameLine
 from refocusd.formats.ome_zarr.store.groups import read_attributes
-from refocusd.formats.sink import refuse_foreign
+from refocusd.formats.sink import json_bytes, refuse_foreign, with_mark
 
 OWN_GROUP = "refocusd"
 FRAMES_NAME = "frames.jsonl"
@@ -70,6 +71,19 @@ def own_attributes(path: Path) -> dict[str, Any]:
     if not attributes:
         raise InputError(f"the summary metadata cannot be read: {path / OWN_GROUP} has none")
     return attributes
+
+
+def marked_summary(summary: Mapping[str, Any], mark: Mapping[str, Any]) -> dict[str, Any]:
+    """Summary metadata with the sink's mark; NaN and infinity, which Zarr refuses, become null.
+
+    Raises
+    ------
+    OutputError
+        If something in it has no JSON form.
+    """
+    text = json_bytes(with_mark(summary, mark), "the summary metadata")
+    plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
+    return plain
 
 
 def summary_to_continue(path: Path, mark: Mapping[str, Any]) -> dict[str, Any]:

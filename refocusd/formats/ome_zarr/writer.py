@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,16 +22,10 @@ from refocusd.formats.ome_zarr.layout import (
     OWN_GROUP,
     chunk_path,
     frames_path,
+    marked_summary,
     summary_to_continue,
 )
-from refocusd.formats.sink import (
-    Sink,
-    json_bytes,
-    opened_files,
-    refuse_existing,
-    refuse_missing,
-    with_mark,
-)
+from refocusd.formats.sink import Sink, opened_files, refuse_existing, refuse_missing
 from refocusd.frame import AxisValue, Metadata, Pixels
 
 #: Length of the lock file, which names the chunk that is being written: less than a block of the disk.
@@ -95,9 +88,7 @@ class OmeZarrSink(Sink):
             If the folder exists or cannot be made, or the summary is not JSON.
         """
         path = Path(path)
-        marked = json_bytes(with_mark(summary or {}, OURS), "the summary metadata")
-        # NaN and infinity, which Zarr refuses, become null.
-        plain = json.loads(marked, parse_constant=lambda _: None)
+        plain = marked_summary(summary or {}, OURS)
         own = documents.group_document({"refocusd": OURS, "summary": plain})
         with opened_files(path, "starting a dataset") as files:
             _refuse_existing(path)

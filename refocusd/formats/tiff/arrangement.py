@@ -136,7 +136,7 @@ def plain(pages: int, metadata: Mapping[str, Any] = {}) -> Arrangement:
     """Pages without a description, except metadata of the first: the planes of a z-stack."""
     first = metadata if pages == 1 else {}  # the position of one plane is not that of the next
     frames = tuple(PlacedPage(page, {"z": page}, metadata=first) for page in range(pages))
-    source = "the order of the pages, of which nothing is said"
+    source = "the order of the pages, which have no description"
     return Arrangement(frames, source, plausible_pixel_um(metadata.get("PixelSizeUm")))
 
 
@@ -252,7 +252,7 @@ def from_shaped(
     what : str
         The file, for errors.
     room : float
-        As `from_imagej`, of the series' first page.
+        As in `from_imagej`, after the series' first page.
 
     Returns
     -------

@@ -27,8 +27,6 @@ from refocusd.formats.metadata import java_text, json_object
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat, Place
 from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
 
-__all__ = ["GrowingFile", "Opener", "Page", "Place"]
-
 #: Tags.
 _WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277
 _DESCRIPTION, _STRIP, _STRIP_BYTES, _METADATA = 270, 273, 279, 51123
@@ -185,7 +183,7 @@ class GrowingFile:
         return json_object(text) if text.strip() else {}
 
     def pixels(self, place: Place, what: str, into: Pixels | None = None) -> Pixels:
-        """Pixels of one frame, shape (height, width), read into an array of theirs if one is given.
+        """Pixels of one frame, shape (height, width); they are read into `into`, if that is given.
 
         Raises
         ------
@@ -244,6 +242,6 @@ def _placed(values: Mapping[int, tuple[int, int]], file: str, says_depth: bool) 
     elif bits not in (8, 16):
         trouble = f"has {bits}-bit pixels; refocusd takes camera counts of 8 or 16 bits"
     elif min(width, height) < MIN_SIDE or form.nbytes > MAX_FRAME_BYTES or form.nbytes != nbytes:
-        trouble = f"is {form} in {nbytes} bytes, which cannot be"
+        trouble = f"is {form} in {nbytes} bytes, which is impossible"
     length, where = values[_METADATA]
     return Place(file, values[_STRIP][1], form, where, length, trouble)

@@ -32,7 +32,7 @@ class GrowingOmeTiff(PlacedFrames):
     """The frames of one OME-TIFF that ome-writers writes, or has written.
 
     For an acquisition without a planned end, the OME-XML counts one time point until it is finished:
-    the frames after it belong to the following ones.  A file of one frame always counts as growing.
+    later frames belong to the following time points.  A file of one frame always counts as growing.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class GrowingOmeTiff(PlacedFrames):
                 if tiff.cut:
                     return []  # its last directory is being written
         except InputError:
-            return []  # its first page is
+            return []  # its first page is being written
         arrangement = self._arranged(xml)
         start, form = layout.contiguous_offset, layout.format
         if start is None:

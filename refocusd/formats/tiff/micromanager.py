@@ -19,10 +19,10 @@ _INDICES = {
 
 
 def named_axes(axes: Mapping[str, AxisValue], summary: Mapping[str, Any]) -> dict[str, AxisValue]:
-    """Axes as only the summary decides, because it is there before the first frame.
+    """Axes of a frame, with the choice and the names that the summary alone determines.
 
-    An axis along which it announces one frame is left out.  Channels have their names if
-    each has one of its own.
+    The summary is there before the first frame.  An axis along which it announces one frame
+    is left out.  Channels have their names if each has one of its own.
     """
     kept = {
         axis: value
@@ -31,7 +31,7 @@ def named_axes(axes: Mapping[str, AxisValue], summary: Mapping[str, Any]) -> dic
     }
     channel, names = axes.get("channel"), summary.get("ChNames")
     if isinstance(channel, int) and isinstance(names, list) and _tell_apart(names):
-        # Micro-Manager calls a channel without a name so.
+        # The last is Micro-Manager's name for a channel without one.
         kept["channel"] = names[channel] if 0 <= channel < len(names) else f"channel {channel}"
     return kept or {"time": 0}
 

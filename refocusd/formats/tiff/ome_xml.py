@@ -178,7 +178,7 @@ def from_ome(
     Returns
     -------
     Arrangement or None
-        Of frames that the XML promises and the file has not, the pages are `pages` and more.
+        Frames that the XML promises, but that the file does not have, have page numbers from `pages` on.
 
     Raises
     ------
@@ -248,7 +248,7 @@ def _root(xml: str, what: str) -> ElementTree.Element:
     """
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
         raise InputError(
-            f"{what} has OME-XML with a document type, which OME-XML has not: export it anew"
+            f"{what} has OME-XML with a document type, which OME-XML does not have: export it anew"
         )
     try:
         # Without a document type there are no entities to expand.
@@ -354,7 +354,7 @@ def _places(
             continue
         first_page = _index(block, "IFD", what)
         alone = "IFD" in block.attrib
-        # Without a number one block without a file's name is all planes, and others all pages.
+        # Without a count, a single block that names no file stands for all planes, any other for all pages.
         most = planes if file is None and len(blocks) == 1 else min(planes, mine.count)
         length = _index(block, "PlaneCount", what, 1 if alone else most)
         if alone and length == 1:
@@ -376,8 +376,8 @@ def _places(
             yield first_page + step, place
     # A list of single planes may stop early, as an aborted acquisition does, and so may one range
     # that counts all pages; another range or nothing at all describes the whole file.
-    counted = len(blocks) == 1 and "PlaneCount" in blocks[0].attrib
-    stopped = counted and (mine.count <= found or mine.count == ANY_PAGES)
+    one_range = len(blocks) == 1 and "PlaneCount" in blocks[0].attrib
+    stopped = one_range and (mine.count <= found or mine.count == ANY_PAGES)
     if not blocks or (whole and found < planes and not stopped):
         raise _mismatch(what, planes, found)
 

@@ -32,7 +32,7 @@ from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
 _X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES, _IMAGEJ_METADATA = 282, 296, 33629, 50839
 _UNDESCRIBED = "the order of the pages, as the description that told their axes was cut off"
-#: A description that promises so many frames for each that there is, is another file's.
+#: A description that promises this many frames for each that can be used belongs to another file.
 _MOST_PROMISED = 1000
 _UM_PER_RESOLUTION_UNIT = {2: 25400.0, 3: 10000.0}
 
@@ -158,7 +158,7 @@ class TiffImageFile:
     def _looked_through(
         self, file: StrictTiff
     ) -> tuple[TiffPage, list[PageFormat | InputError], set[int]]:
-        """The first page, format of each or why it cannot be used, and those that do not lie in parts.
+        """The first page; each page's format, or why it cannot be used; the pages not stored in parts.
 
         Raises
         ------
@@ -184,11 +184,11 @@ class TiffImageFile:
                 if not layout.in_parts:
                     whole.add(number)
             except InputError as error:
-                # What the file says of its frames is in its first page.
+                # The first page holds what the file says about its frames.
                 if first is None or isinstance(error.__cause__, OSError):
                     raise
-                # It may be a label or an overview that is no part of the recording.
-                # Its traceback would keep all that was read alive.
+                # The page may be a label or an overview that is not part of the recording.
+                # The error's traceback would keep alive everything that was read.
                 formats.append(error.with_traceback(None))
             self._offsets.append(offset)
         if first is None:
@@ -198,7 +198,7 @@ class TiffImageFile:
     def _room(self, file: StrictTiff, page: int) -> float:
         """How many frames may follow the pixels of a page without directories of their own.
 
-        ImageJ and tifffile put all directories but the first behind all pixels.
+        ImageJ and tifffile put all directories but the first after all pixels.
         """
         if not file.cut:
             return math.inf if page == len(self._offsets) - 1 else 0
@@ -233,7 +233,7 @@ class TiffImageFile:
             return self._shaped(file, formats)
         of_first = metaseries_metadata(description)
         self._described_pages = bool(of_first) and pages > 1
-        # Nobody knows how many pages are lost after the end of the chain: they count as one.
+        # It is unknown how many pages are lost after the end of the chain: they count as one.
         arrangement = plain(pages + bool(file.cut), of_first)
         if first.offset in file.undescribed:
             return replace(arrangement, source=_UNDESCRIBED)
@@ -300,7 +300,7 @@ class TiffImageFile:
     def _formats_of_frames(
         self, file: StrictTiff, arrangement: Arrangement, formats: Sequence[PageFormat | InputError]
     ) -> list[PageFormat | InputError]:
-        """Format of each frame, or why it cannot be used; those that are promised and lost as well."""
+        """Format of each frame, or why it cannot be used; promised frames that are lost are included."""
         pages, frames = len(formats), len(arrangement.frames)
         if arrangement.contiguous:
             return self._formats_in_one_piece(file, arrangement, formats)
@@ -316,7 +316,7 @@ class TiffImageFile:
     def _formats_in_one_piece(
         self, file: StrictTiff, arrangement: Arrangement, formats: Sequence[PageFormat | InputError]
     ) -> list[PageFormat | InputError]:
-        """The same of frames that follow the pixels of one page."""
+        """As `_formats_of_frames`, of frames that follow the pixels of one page."""
         number, count = arrangement.frames[0].page, len(arrangement.frames)
         form = formats[number]
         if isinstance(form, InputError):

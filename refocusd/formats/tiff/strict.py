@@ -59,7 +59,7 @@ class StrictTiff:
         Offset of each page's directory, in bytes, in the order of the pages.
     cut : str
         Why the chain ends before its last page: it leaves the file, or returns to a page; empty
-        for most.
+        if it is whole.
     cut_at : int
         Offset at which the first lost directory should be, in bytes.
     undescribed : set of int
@@ -74,7 +74,7 @@ class StrictTiff:
     def __init__(self, path: Path, offsets: array[int] | None = None) -> None:
         self.path = path
         self.cut, self.cut_at = "", 0
-        #: What is wrong with a directory that the chain goes on behind, by its place.
+        #: What is wrong with a directory, by its offset; the chain continues after it.
         self._odd: dict[int, str] = {}
         self.undescribed: set[int] = set()
         self._reopened = offsets is not None
@@ -84,7 +84,7 @@ class StrictTiff:
             self.size = os.fstat(self._file.fileno()).st_size
             first = self._first_page()
             self.offsets = self._walked(first) if offsets is None else offsets
-            # The page that it reads with the header is held against the file by `page`.
+            # TiffFile also reads the first page, which `page` checks against the file.
             with self._strictly("its header", "TiffTag"):
                 self._file.seek(0)
                 self._tiff = TiffFile(self._file)

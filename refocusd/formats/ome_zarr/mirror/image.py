@@ -283,8 +283,8 @@ class MirrorImage:
         """Read the frames of the list whose pixels are there; return the end of its last whole line."""
         end = 0
         try:
-            for _, behind, line in lines_of(self._list):
-                end = behind
+            for _, line_end, line in lines_of(self._list):
+                end = line_end
                 key = canonical_axes(line.axes)
                 # A frame whose pixels were lost (a power failure) may be written again.
                 if key not in self.keys and self._stored.state(self.place(line.axes)) != "absent":

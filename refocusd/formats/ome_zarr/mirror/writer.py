@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from refocusd.errors import InputError, OutputError
 from refocusd.formats.disk_space import write_error
 from refocusd.formats.lock import open_locked
-from refocusd.formats.ome_zarr.layout import OWN_GROUP, summary_to_continue
+from refocusd.formats.ome_zarr.layout import OWN_GROUP, marked_summary, summary_to_continue
 from refocusd.formats.ome_zarr.mirror.image import MirrorImage, create_image, create_outer_groups
 from refocusd.formats.ome_zarr.mirror.layout import (
     LISTS,
@@ -24,14 +23,7 @@ from refocusd.formats.ome_zarr.mirror.layout import (
 from refocusd.formats.ome_zarr.store.groups import image_folders, is_below, is_store, read_group
 from refocusd.formats.ome_zarr.store.image import OmeImage
 from refocusd.formats.ome_zarr.store.reader import STORE
-from refocusd.formats.sink import (
-    Sink,
-    Written,
-    json_bytes,
-    opened_files,
-    refuse_existing,
-    with_mark,
-)
+from refocusd.formats.sink import Sink, Written, opened_files, refuse_existing
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import AxisValue, Metadata, Pixels
 
@@ -82,9 +74,7 @@ class MirrorSink(Sink):
         InputError
             If the raw store cannot be read.
         """
-        marked = json_bytes(with_mark(summary, MIRROR), "the summary metadata")
-        # NaN and infinity, which Zarr refuses, become null.
-        plain = json.loads(marked, parse_constant=lambda _: None)
+        plain = marked_summary(summary, MIRROR)
         with opened_files(path, "starting a dataset") as files:
             if not path.is_dir() or any(path.iterdir()):
                 refuse_existing(path)

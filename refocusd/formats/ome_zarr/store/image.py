@@ -13,7 +13,7 @@ import numpy as np
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.formats.metadata import SECONDS_PER_UNIT, UM_PER_UNIT
-from refocusd.formats.ome_zarr.store.groups import Axis, GroupMetadata, read_group
+from refocusd.formats.ome_zarr.store.groups import Axis, GroupMetadata, Multiscale, read_group
 from refocusd.formats.scale import Scale
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import MIN_SIDE, Axes, AxisValue
@@ -123,20 +123,18 @@ class OmeImage:
                 "dimensions: OME-Zarr has up to five, and y and x are the last"
             )
         outer = _outer(axes, folder)
-        labels = _labels(said)
+        labels = tuple(channel.label for channel in said.channels)
         size = array.shape[outer.index("channel")] if "channel" in outer else 1
         named = labels[:size]
         unique = len(set(named)) == size and all(named)
         scales, offsets = _transformed(multiscale, len(axes))
-        z_um = z_origin = None
+        z_um: float | None = None
+        z_origin_um = 0.0
         if "z" in outer:
-            unit = axes[outer.index("z")].unit
-            z_um = _length(scales[outer.index("z")], unit)
-            z_origin = (
-                (offsets[outer.index("z")] * UM_PER_UNIT[unit])
-                if z_um and unit in UM_PER_UNIT
-                else None
-            )
+            at = outer.index("z")
+            z_um = _length(scales[at], axes[at].unit)
+            if z_um:
+                z_origin_um = offsets[at] * UM_PER_UNIT[axes[at].unit or ""]
         time_s = None
         if "time" in outer:
             at = outer.index("time")
@@ -152,7 +150,7 @@ class OmeImage:
             else "",
             _colours(said),
             Scale(_length(scales[-1], axes[-1].unit), z_um, time_s),
-            z_origin or 0.0,
+            z_origin_um,
             levels,
             array,
             _trouble(array),
@@ -245,17 +243,13 @@ def _kind(axis: Axis) -> tuple[str, str]:
     return kinds.get(axis.type or "", axis.name.lower()), axis.name
 
 
-def _labels(said: GroupMetadata) -> tuple[str, ...]:
-    return tuple(channel.label for channel in said.channels)
-
-
 def _colours(said: GroupMetadata) -> tuple[int, ...]:
     """Colours of the channels as numbers: white for an illegible one; empty if none is stated."""
     stated = [re.fullmatch("#?([0-9a-fA-F]{6})", str(each.color)) for each in said.channels]
     return tuple(int(c[1], 16) if c else 0xFFFFFF for c in stated) if any(stated) else ()
 
 
-def _transformed(multiscale: Any, axes: int) -> tuple[list[float], list[float]]:
+def _transformed(multiscale: Multiscale, axes: int) -> tuple[list[float], list[float]]:
     """Size of one step along each axis (NaN if unknown), and the position of the first."""
     scales, offsets = [1.0] * axes, [0.0] * axes
     found = False
