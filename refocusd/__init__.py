@@ -19,7 +19,7 @@ where it is at every moment.  Imports run one way, in the layers that `pyproject
 `daemon/`         The daemon: one on an acquisition PC
 `datasets/`       A raw dataset with its refocused datasets and ledgers: found, reconciled, verified
 `demo/`           The demo: a simulated specimen under a real Micro-Manager core
-`doctor/`         ``refocusd doctor``: looks at everything a run needs, changes nothing, and says what to do
+`doctor/`         ``refocusd doctor``: checks everything that a run needs, changes nothing, and says what to do
 `engines/`        Model bundles, and what runs them
 `formats/`        Frames on disk: one folder per format, each with its layout, readers and writer
 `imaging/`        Arithmetic on frames: optics, defocus, normalisation, quality.  No files, no sockets
@@ -28,7 +28,7 @@ where it is at every moment.  Imports run one way, in the layers that `pyproject
 `napari_plugin/`  The plugin for napari: a reader of refocused datasets, and a dock widget of the running daemon
 `processes/`      Child processes: started, supervised, and ended with their parent
 `profiles/`       Calibration profiles in use: which profile applies to a frame, and what it changes
-`sources/`        Where frames come from; each source drives a `refocusd.transport.session.Session`
+`sources/`        Sources of frames; each drives a `refocusd.transport.session.Session`
 `transport/`      How frames travel: messages, the shared ring, and the client side of the wire
 `view/`           The live view: a web page, metrics and health, in a process of its own
 `worker/`         The process that owns one device: ``python -m refocusd.worker`` or ``refocusd worker``

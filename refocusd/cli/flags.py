@@ -67,7 +67,7 @@ class Command(Protocol):
         """Add the flags."""
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Run the command; its exit status."""
+        """Run the command and return its exit status."""
 
 
 def add_module(commands: Any, name: str, module: Command) -> None:
@@ -107,7 +107,7 @@ def add_json_flag(parser: argparse.ArgumentParser) -> None:
 
 
 class Paths(argparse.Action):
-    """Paths of which each may have wildcards: Windows' shells leave these to the programs."""
+    """Expands wildcards in paths, which the shells of Windows leave to the programs."""
 
     def __call__(
         self,
@@ -116,12 +116,12 @@ class Paths(argparse.Action):
         values: Any,
         option_string: str | None = None,  # noqa: ARG002
     ) -> None:
-        """Keep what the paths stand for, in the order of their names."""
+        """Store the paths with wildcards expanded, each in alphabetical order."""
         setattr(namespace, self.dest, [path for value in values for path in _matching(value)])
 
 
 def _matching(path: Path) -> list[Path]:
-    """The path itself, if it is there or nothing matches it."""
+    """The paths that match; the path itself if it exists or nothing matches it."""
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
     names = glob.glob(str(path))  # noqa: PTH207 (that of a path takes no root)
@@ -129,18 +129,19 @@ def _matching(path: Path) -> list[Path]:
 
 
 def as_meant_on_windows(arguments: Sequence[str]) -> list[str]:
-    r"""Arguments of which a path in quotation marks may end in a backslash, as shells complete it.
+    r"""Correct arguments that were quoted paths ending in a backslash, as shells complete them.
 
-    Windows' programs take the mark after it for a part of the path: ``"D:\my data\"``.
+    On Windows, programs read the quotation mark after the backslash as a part of the path:
+    ``"D:\my data\"``.
 
     Raises
     ------
     ConfigError
-        If the rest of the command line was taken for a part of it as well.
+        If the rest of the command line became a part of the path too.
     """
     meant = []
     for argument in arguments:
-        path, mark, rest = argument.partition('"')  # which no name of a file has there
+        path, mark, rest = argument.partition('"')  # no file name on Windows contains one
         if rest:
             raise ConfigError(
                 f'the end of "{path}" was not found: leave out the backslash before its last quotation mark'
@@ -191,6 +192,7 @@ def settings_of(arguments: argparse.Namespace, *names: str) -> Settings:
     Raises
     ------
     ConfigError
+        If a setting is unknown or out of range, or the settings file cannot be read.
     """
     return load_settings(arguments.config, given_settings(arguments, *names))
 

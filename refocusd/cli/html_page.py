@@ -85,6 +85,7 @@ def write_page(path: Path, page: str) -> None:
     Raises
     ------
     OutputError
+        If it cannot be written.
     """
     with output(path):
         write_whole(path, page.encode())
@@ -92,15 +93,14 @@ def write_page(path: Path, page: str) -> None:
 
 #: Names of browsers that print without a window, and where Windows and macOS keep them.
 BROWSERS = (
-    *(
-        "chromium",
-        "chromium-browser",
-        "chromium-headless-shell",
-        "google-chrome",
-        "chrome",
-        "msedge",
-    ),
-    *("microsoft-edge", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
+    "chromium",
+    "chromium-browser",
+    "chromium-headless-shell",
+    "google-chrome",
+    "chrome",
+    "msedge",
+    "microsoft-edge",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
 )

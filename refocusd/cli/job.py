@@ -34,7 +34,7 @@ INTERRUPTED = 130
 
 
 def run_job(arguments: Sequence[str]) -> int:
-    """Run one command; its exit status."""
+    """Run one command and return its exit status."""
     try:
         return _run(arguments)
     except KeyboardInterrupt:  # before the command has begun

@@ -49,8 +49,8 @@ examples:
 def build_parser(*arguments: str) -> argparse.ArgumentParser:
     """The parser of all sub-commands, including those of other packages.
 
-    If `arguments` name one of ours, only that one is imported, and none for the version, because importing all of them
-    takes longer than most of them run.
+    If `arguments` name one of ours, only that one is imported, and for the version none, because
+    importing all of them takes longer than most of them run.
     """
     parser = argparse.ArgumentParser(
         prog="refocusd",

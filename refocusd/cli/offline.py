@@ -163,6 +163,7 @@ def check_sink(output: Output, settings: Settings, *, asked: bool) -> None:
     Raises
     ------
     OutputError
+        If the formats differ and one was asked for.
     """
     kind = sink_kind(output.path)
     if kind is None or kind == settings.sink or is_mirror(output.path):
@@ -198,6 +199,7 @@ def process_one(
     Raises
     ------
     RefocusdError
+        If the dataset cannot be refocused.
     """
     with open_dataset(path) as frames:
         refuse_refocused(frames)
@@ -280,7 +282,7 @@ class _Rate(ProgressColumn):
 
 
 def report(all_done: Sequence[Done], json_file: str | None) -> int:
-    """Show what was done, and write it; the exit status."""
+    """Print what was done, write it as JSON, and return the exit status."""
     for done in all_done:
         if done.error:
             note(f"refocusd: error: {done.summary}")
@@ -307,6 +309,7 @@ def _outputs_to_continue(
     Raises
     ------
     OutputError
+        If the folder has the output of other frames with this name.
     """
     ours = []
     for output in outputs_of(frames, settings.ledgers, folder):

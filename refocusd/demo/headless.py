@@ -20,7 +20,7 @@ def headless_core(
     Parameters
     ----------
     config : str or Path
-        Hardware configuration; a plain name is looked for among the adapters.
+        Hardware configuration; a plain name is searched for in the folder of adapters.
     adapters : Path, optional
         Folder of Micro-Manager's device adapters; by default those of the package
         `mm-test-adapters`.
@@ -35,7 +35,7 @@ def headless_core(
     """
     if adapters is None:
         adapters = need("mm_test_adapters", "a demo microscope", "demo").device_adapter_path()
-    # Seconds to import, and only needed with a microscope.
+    # These take seconds to import, and are needed only with a microscope.
     from mmpycorex.launcher import is_java_active, is_pymmcore_active
     from pycromanager import Core, start_headless
 
@@ -69,6 +69,6 @@ def _stop() -> None:
     from pycromanager.acquisition.acq_eng_py.internal.engine import Engine
 
     stop_headless()
-    # pycromanager 1.0.2 keeps its engine, with which the next core of the process would fail.
+    # pycromanager 1.0.2 keeps its engine, and the next core in this process would fail with it.
     if hasattr(Engine, "singleton"):
         del Engine.singleton

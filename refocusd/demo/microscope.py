@@ -1,14 +1,14 @@
 """The demo's microscope: a real Micro-Manager core whose camera sees the specimen.
 
-Everything that moves or counts time is real: MMCore, its demo camera (snaps,
+Everything that moves or takes time is real: MMCore, its demo camera (snaps,
 sequences, circular buffer, tags), its stages and its channel presets.  Only the
 pixels are replaced (`specimen_camera`).
 
-What was found of pycromanager 1.0.2 with pymmcore 12.5:
+Observed with pycromanager 1.0.2 and pymmcore 12.5:
 
 - The demo stage and the filter wheels refuse hardware sequences, so these run
-  over time only.  Do not change that: with the stage's `UseSequences` on, frames meant
-  for 0, 4, 8 and 16 um all found the stage at 4 um when they were taken out.
+  over time only.  Do not change that: with the stage's `UseSequences` on, the stage was
+  at 4 um for all frames of 0, 4, 8 and 16 um when they were taken out of the buffer.
 - Sequences keep up: 95 frames/s at 10 ms exposure (2 cores), and 600 frames at
   0.5 ms did not overflow the circular buffer.
 """
@@ -33,7 +33,7 @@ Event = dict[str, Any]
 _SHORTEST_INTERVAL_S = 0.002
 #: Camera exposure at the start.
 _EXPOSURE_MS = 10.0
-#: MMCore's circular buffer, MiB: at 0.5 MiB a frame it holds 256 frames of a sequence that is faster
+#: MMCore's circular buffer, MiB: at 0.5 MiB per frame, it holds 256 frames if a sequence is faster
 #: than its reader.
 _BUFFER_MB = 128
 
@@ -41,17 +41,17 @@ _BUFFER_MB = 128
 class DemoMicroscope:
     """A microscope for pycromanager's `Acquisition`, in this process.
 
-    A context manager; one at a time in a process, and one after the other.
-    While it is open, ``pycromanager.Core()`` and ``Acquisition(...)`` are this
-    microscope: 16-bit frames of 512×512 with 12-bit counts, 0.645 µm a pixel,
+    A context manager; a process can have only one open at a time.
+    While it is open, ``pycromanager.Core()`` and ``Acquisition(...)`` use this
+    microscope: 16-bit frames of 512×512 px with 12-bit counts, 0.645 µm per pixel,
     stages `Z` and `XY`, channels of the group `Channel`.
 
     Parameters
     ----------
     specimen : Specimen, optional
-        What lies on the stage.
+        The specimen on the stage.
     seed : int
-        Of the frames' noise; the n-th frame taken has the same noise each time.
+        Seed of the frames' noise; the n-th frame taken has the same noise each time.
     adapters : Path, optional
         Folder with Micro-Manager's device adapters and ``MMConfig_demo.cfg``,
         e.g. of an installed Micro-Manager; by default those of the package
@@ -60,8 +60,8 @@ class DemoMicroscope:
     Raises
     ------
     ConfigError
-        On entering: if Micro-Manager's demo devices are not installed or do
-        not load, or if a core is running in this process.  On leaving: if
+        On entering, if Micro-Manager's demo devices are not installed or do
+        not load, or if a core is running in this process.  On leaving, if
         frames could not be shown (an unknown channel, a changed frame size).
     """
 
@@ -140,8 +140,8 @@ class DemoMicroscope:
         ConfigError
             If a number makes no sense, or the specimen has no such channel.
         """
-        # At a fixed time neighbouring events differ in z or channel, which
-        # cannot be sequenced here; the times keep the rest apart.
+        # Neighbouring events differ in z or channel, which cannot be
+        # sequenced here, or are kept apart by their times.
         return self._events(times, z_um, channels, "tcz", _SHORTEST_INTERVAL_S)
 
     def events_sequenced(
@@ -152,7 +152,7 @@ class DemoMicroscope:
         Parameters
         ----------
         times : int
-            Frames of a burst, as fast as the exposure allows; at least 2.
+            Frames per burst, as fast as the exposure allows; at least 2.
         z_um : sequence of float
             Stage positions in micrometres, all different.
         channels : sequence of str
@@ -168,7 +168,7 @@ class DemoMicroscope:
             If a number makes no sense, or the specimen has no such channel.
         """
         if times < 2:
-            raise ConfigError(f"a hardware sequence of {times} frame is none; take 2 or more")
+            raise ConfigError(f"a hardware sequence needs at least 2 frames, not {times}")
         return self._events(times, z_um, channels, "czt", 0.0)
 
     def _events(
@@ -191,8 +191,8 @@ class DemoMicroscope:
             raise ConfigError("z positions and channels must each differ from one another")
         for channel in channels:
             self.specimen.optics(channel)
-        # pycromanager builds equidistant stacks: ask for indices, then fill in
-        # the positions.
+        # pycromanager makes only equidistant stacks: it gets indices as positions,
+        # which are then replaced.
         events: list[Event] = multi_d_acquisition_events(
             num_time_points=times,
             time_interval_s=interval_s,
@@ -213,7 +213,7 @@ class DemoMicroscope:
         for name, value in (
             ("PixelType", "16bit"),
             ("BitDepth", str(self.specimen.camera.bits)),
-            # The camera's own picture is thrown away: let it cost nothing.
+            # The camera's own picture is replaced, so let it cost no time.
             ("FastImage", "1"),
         ):
             core.set_property("Camera", name, value)

@@ -1,8 +1,8 @@
-"""A drifting time-lapse that takes again only what was not trusted: ``python -m refocusd.demo.retake FOLDER``.
+"""A drifting time-lapse that retakes only untrusted frames: ``python -m refocusd.demo.retake FOLDER``.
 
-The focus drifts from one time point to the next.  Each time point is one acquisition; what the daemon does
-not trust is taken again on both sides of the plane, at the distance that its blur tells, and the stage
-follows the sharper side.  `refocusd run` must be running.
+The focus drifts from one time point to the next.  Each time point is one acquisition.  Frames that the
+daemon does not trust are taken again on both sides of the plane, at the distance that follows from
+their blur, and the stage moves to the sharper side.  `refocusd run` must be running.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ UNKNOWN_UM = 10.0
 
 @dataclass(slots=True)
 class Exposures:
-    """What a time-lapse cost.
+    """Number of exposures of a time-lapse.
 
     Parameters
     ----------
     planned, retaken : int
-        Exposures of the time-lapse itself, and of what was taken again.
+        Exposures of the time-lapse itself, and of the frames that were taken again.
     stage_um : list of float
-        Where the stage stood at the end of each time point.
+        Stage position at the end of each time point.
     """
 
     planned: int
@@ -47,7 +47,7 @@ class Exposures:
 
     @property
     def saved(self) -> int:
-        """Against taking every frame on both sides as well."""
+        """Exposures saved, compared with taking every frame on both sides as well."""
         return 2 * self.planned - self.retaken
 
 
@@ -57,17 +57,17 @@ def time_lapse(
     times: int,
     endpoint: str | None = None,
 ) -> Exposures:
-    """Take a time-lapse whose focus drifts; take again what was not trusted.
+    """Take a time-lapse whose focus drifts, and take again the frames that were not trusted.
 
     Parameters
     ----------
     microscope : DemoMicroscope
     folder : Path
-        For the acquisitions.
+        Folder for the acquisitions.
     times : int
-        Time points.
+        Number of time points.
     endpoint : str, optional
-        Of the daemon.
+        Address of the daemon.
     """
     cost = Exposures(times * len(POSITIONS_UM), 0, [])
     stage_um = microscope.specimen.focus.at()
@@ -98,7 +98,7 @@ def _event(time: int, position: int, x_um: float, z_um: float) -> dict[str, Any]
 def _taken(
     events: list[dict[str, Any]], folder: Path, name: str, endpoint: str | None
 ) -> tuple[list[JudgedFrame], Path]:
-    """Acquire; what was not trusted, and the raw dataset."""
+    """Acquire events; return the frames that were not trusted, and the raw dataset."""
     from pycromanager import Acquisition
 
     source = refocusd.Source(endpoint, expected=len(events))
@@ -113,7 +113,7 @@ def _taken(
 def _sides(
     microscope: DemoMicroscope, event: dict[str, Any], frame: JudgedFrame
 ) -> list[dict[str, Any]]:
-    """The frame above and below, at the distance that follows from its blur: of a disc, r = 2 σ."""
+    """Events below and above a frame, at the distance from its blur σ: of a disc of radius 2 σ."""
     optics = microscope.specimen.optics("DAPI")
     away_um = UNKNOWN_UM
     if frame.blur_px:
@@ -125,7 +125,7 @@ def _sides(
 
 
 def _sharpest_um(raw: Path, sides: list[dict[str, Any]]) -> float:
-    """Where the stage stood for the sharper side."""
+    """Stage position of the sharper side."""
     with open_dataset(raw) as dataset:
         found = {
             canonical_axes({n: v for n, v in dataset.read(key).axes.items() if n != "channel"}): (
@@ -137,7 +137,7 @@ def _sharpest_um(raw: Path, sides: list[dict[str, Any]]) -> float:
 
 
 def main() -> None:
-    """Run it at the demo's microscope."""
+    """Take the time-lapse with the demo's microscope."""
     folder = Path(sys.argv[1])
     with DemoMicroscope() as microscope:
         cost = time_lapse(microscope, folder, times=6)

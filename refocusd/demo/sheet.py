@@ -1,8 +1,8 @@
-"""The contact sheet: raw, refocused and truth side by side, one row a defocus.
+"""The contact sheet: raw, refocused and truth side by side, one row per defocus.
 
-Made so that it cannot flatter: the three pictures of a row share one grey
-scale, which is taken from the truth and written beside them, and what is shown
-is the middle of the frame.
+It is made so that it cannot flatter: the three pictures of a row share one grey
+scale, which is taken from the truth and written beside them, and they always show
+the middle of the frame.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Picture = NDArray[Any]
 
 COLUMNS = ("raw", "refocused", "truth")
-#: Percentiles of the truth that become black and white.
+#: Percentiles of the truth that are shown black and white.
 BLACK_PERCENTILE, WHITE_PERCENTILE = 1.0, 99.7
 #: Sides of the region shown, in pixels.
 PANEL_PX = 256
@@ -38,7 +38,7 @@ PANEL_PX = 256
 _DPI = 72
 _PAPER, _INK, _QUIET = "#121418", "#eceef2", "#969ca6"
 _BETTER, _WORSE = "#6ecda0", "#f0966e"
-#: Around the panels: the heading above, the notes at the left, the caption below.
+#: Space around the panels, px: the heading above, the notes at the left, the caption below.
 _TOP, _LEFT, _BOTTOM, _MARGIN, _GAP = 96, 196, 96, 28, 10
 _CAPTION_CHARS = 110
 
@@ -81,14 +81,15 @@ def contact_sheet(
     Parameters
     ----------
     rows : sequence of SheetRow
-        From top to bottom; frames of one size, at least 256 px a side, of which the middle is shown.
+        From top to bottom; all frames have the same size, at least 256 px per side, of which the
+        middle is shown.
     path : Path
-        Written, or replaced; its folder must exist.
+        File to write or replace; its folder must exist.
     title : str
     pixel_um : float
         Camera pixel in the specimen plane, in micrometres.
     caption : str
-        Put before the explanation of the grey scale.
+        Text before the explanation of the grey scale.
 
     Returns
     -------
@@ -133,7 +134,7 @@ def contact_sheet(
 
 
 def _write(figure: Figure, x: int, y: int, text: str, size: int, colour: str, **place: Any) -> None:
-    """Write text at a point that is counted in pixels from the left and from the top."""
+    """Write text at a point in pixels from the left and from the top."""
     figure.text(
         x / figure.bbox.width,
         1 - y / figure.bbox.height,
@@ -147,7 +148,7 @@ def _write(figure: Figure, x: int, y: int, text: str, size: int, colour: str, **
 
 
 def _draw_row(figure: Figure, top: int, row: SheetRow, shown: tuple[slice, slice]) -> Axes:
-    """Draw the three pictures of a row in one grey scale, and its notes; the last panel."""
+    """Draw the three pictures of a row in one grey scale, and its notes; return the last panel."""
     wide, high = figure.bbox.size
     black, white = np.percentile(row.truth[shown], (BLACK_PERCENTILE, WHITE_PERCENTILE))
     # A flat truth has no range; one count keeps it flat.
@@ -165,7 +166,7 @@ def _draw_row(figure: Figure, top: int, row: SheetRow, shown: tuple[slice, slice
 
 
 def _notes(row: SheetRow, black: float, white: float) -> list[tuple[str, int, str]]:
-    """What stands beside a row: text, size and colour of each line."""
+    """The notes beside a row: text, size and colour of each line."""
     gain = round(row.psnr_after - row.psnr_before, 1)
     colour = _BETTER if gain > 0 else _WORSE if gain < 0 else _QUIET
     sign = "\N{MINUS SIGN}" if gain < 0 else "+"
@@ -179,7 +180,7 @@ def _notes(row: SheetRow, black: float, white: float) -> list[tuple[str, int, st
 
 
 def _draw_scale_bar(panel: Axes, pixel_um: float) -> None:
-    """Draw a bar on a plate of its own, to be read on nuclei too."""
+    """Draw a scale bar on a black plate, so that it can be read on nuclei too."""
     from matplotlib.font_manager import FontProperties
     from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
@@ -203,7 +204,7 @@ def _draw_scale_bar(panel: Axes, pixel_um: float) -> None:
 
 
 def _round_length(most_um: float) -> float:
-    """Find the longest of 1, 2, 5, 10, 20 ... that is not longer than asked for."""
+    """The largest of 1, 2, 5, 10, 20 ... that is at most `most_um`."""
     decade = 10.0 ** math.floor(math.log10(most_um))
     return next(step * decade for step in (5, 2, 1) if step * decade <= most_um * (1 + 1e-9))
 

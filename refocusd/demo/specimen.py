@@ -1,7 +1,7 @@
 """The demo's specimen: real nuclei on a slide, imaged through focus by a small simulator.
 
-The picture is real (`sample/PROVENANCE.md`); everything else is simulated and
-said so here: the defocus (`refocusd.imaging.optics`), the camera, the channels.
+The picture is real (`sample/PROVENANCE.md`); everything else is simulated: the
+defocus (`refocusd.imaging.optics`), the camera and the channels.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from refocusd.imaging.optics import Optics, defocus_otf
 #: Numerical aperture, in air.
 NA = 0.45
 SAMPLE = Path(__file__).parent / "sample" / "nuclei.tif"
-#: Noise of the original picture in grey levels, by the median absolute value
-#: of its second differences: the same (5) in background and nuclei.
+#: Noise of the original picture in grey levels, from the median absolute value
+#: of its second differences; it is the same (5) in background and nuclei.
 _SAMPLE_NOISE = 5.0
 
 
@@ -39,7 +39,7 @@ class Camera:
     electrons_per_count : float
         Conversion gain.
     read_noise_electrons : float
-        Standard deviation.
+        Standard deviation of the read noise.
     bits : int
         Counts saturate at ``2**bits - 1``.
     """
@@ -61,10 +61,10 @@ class Stain:
     wavelength_um : float
         Emission, in micrometres.
     electrons_per_ms : float
-        Photoelectrons a pixel and millisecond where the picture has its 99th
-        percentile.
+        Photoelectrons per pixel and millisecond at the 99th percentile of
+        the picture.
     quarter_turns, mirrored : int, bool
-        How the one picture is turned to look like another stain.
+        How the picture is turned to look like another stain.
     """
 
     name: str
@@ -91,10 +91,10 @@ class FocalPlane:
     Parameters
     ----------
     z0_um : float
-        At x = y = 0, in micrometres.
+        Its z at x = y = 0, in micrometres.
     tilt_x, tilt_y : float
-        Micrometres of z per micrometre of x, y.  Within one field the plane is
-        taken as flat.
+        Micrometres of z per micrometre of x, y.  Within one field, the tilt is
+        ignored.
     """
 
     z0_um: float = 0.0
@@ -107,18 +107,18 @@ class FocalPlane:
 
 
 class Specimen:
-    """Sharp fluorescence and how the microscope sees it at any stage position.
+    """Sharp fluorescence, and its image at any stage position.
 
-    A 20×/0.45 objective on 0.645 µm pixels, as BBBC006 was taken.  The slide
-    is endless: the picture is continued by mirror images, so a field has no
-    false border and the XY stage can be moved.  Only the first channel is a
+    The objective is 20×/0.45 with 0.645 µm pixels, as for BBBC006.  The slide
+    is endless: the picture is continued by mirror images, so that a field has no
+    false border and the XY stage can be moved.  Only the first channel shows a
     stain that was really recorded; the others are the same picture turned
-    or mirrored, at another brightness and wavelength, so that channels can be
-    told apart.  Not a claim about biology.
+    or mirrored, with another brightness and wavelength, so that channels can be
+    told apart.  They make no claim about biology.
 
-    Noise is Gaussian with the variance of shot and read noise, drawn from a
-    pool at a random place for each frame: no fixed pattern, but a frame's noise
-    can reappear shifted in a later one.
+    Noise is Gaussian with the variance of shot and read noise, taken from a
+    pool at a random place for each frame.  There is no fixed pattern, but the noise
+    of a frame can reappear, shifted, in a later one.
 
     Safe to use from several threads.
 
@@ -149,8 +149,8 @@ class Specimen:
         self.camera = camera or Camera()
         self._stains = {stain.name: stain for stain in CHANNELS}
         self._picture = _sharp_picture()
-        # Four frames of normal deviates (4 MiB): drawing them afresh takes
-        # longer than everything else in a frame.
+        # Four frames of normal deviates (4 MiB): drawing new ones for each frame
+        # would take longer than everything else.
         self._noise = np.random.default_rng(0).standard_normal(
             4 * self._picture.size, dtype=np.float32
         )
@@ -170,7 +170,7 @@ class Specimen:
         return height, width
 
     def optics(self, channel: str) -> Optics:
-        """Give the optics a channel is imaged with.
+        """The optics with which a channel is imaged.
 
         Raises
         ------
@@ -180,12 +180,12 @@ class Specimen:
         return Optics(NA, self._stain(channel).wavelength_um, pixel_um=self.pixel_um)
 
     def sharp(self, channel: str) -> NDArray[np.float32]:
-        """Give what the stain emits, before any blur.
+        """The light of a stain, before any blur.
 
         Returns
         -------
         ndarray of float32, shape (height, width)
-            Photoelectrons a pixel and millisecond.
+            Photoelectrons per pixel and millisecond.
         """
         stain = self._stain(channel)
         picture = np.rot90(self._picture, stain.quarter_turns)
@@ -201,7 +201,7 @@ class Specimen:
         exposure_ms: float = 10.0,
         xy_um: tuple[float, float] = (0.0, 0.0),
     ) -> NDArray[np.float32]:
-        """Compute the frame without noise.
+        """The frame without noise.
 
         Parameters
         ----------
@@ -220,7 +220,7 @@ class Specimen:
         Raises
         ------
         ConfigError
-            If the specimen has no such channel, or a number is not one.
+            If the specimen has no such channel, a number is not finite, or the exposure not positive.
         """
         return self._signal(channel, z_um, exposure_ms, xy_um) + np.float32(self.camera.offset)
 
@@ -231,7 +231,7 @@ class Specimen:
         exposure_ms: float = 10.0,
         xy_um: tuple[float, float] = (0.0, 0.0),
     ) -> NDArray[np.float32]:
-        """Compute the frame without noise and in focus: what refocusing is to find.
+        """The frame without noise and in focus: the target of refocusing.
 
         Returns
         -------
@@ -249,16 +249,16 @@ class Specimen:
         *,
         xy_um: tuple[float, float] = (0.0, 0.0),
     ) -> NDArray[np.uint16]:
-        """Take one frame with shot and read noise, clipped to the camera's bits.
+        """One frame with shot and read noise, clipped to the camera's bits.
 
-        About 1 ms at 512×512, once a plane was seen (50 ms the first time).
+        Takes about 1 ms at 512×512 px, and 50 ms the first time at each stage position.
 
         Parameters
         ----------
         channel, z_um, exposure_ms, xy_um
             As for `expected`.
         rng : numpy.random.Generator
-            Decides the noise: equal states give equal frames.
+            Determines the noise: equal states give equal frames.
 
         Returns
         -------
@@ -274,7 +274,7 @@ class Specimen:
         np.sqrt(spread, out=spread)
         spread *= noise
         counts += spread
-        # Truncation after adding 0.5 rounds: nothing negative is left by then.
+        # Adding 0.5 makes the truncation round; by then no value is negative.
         counts += np.float32(self.camera.offset + 0.5)
         np.clip(counts, 0, 2**self.camera.bits - 1, out=counts)
         return counts.astype(np.uint16)
@@ -282,7 +282,7 @@ class Specimen:
     def _signal(
         self, channel: str, z_um: float, exposure_ms: float, xy_um: tuple[float, float]
     ) -> NDArray[np.float32]:
-        """Compute the counts above the offset, as a new array."""
+        """The counts above the offset, as a new array."""
         if not (math.isfinite(exposure_ms) and exposure_ms > 0):
             raise ConfigError(f"exposure is {exposure_ms} ms; give a positive time")
         if not all(math.isfinite(value) for value in (z_um, *xy_um)):
@@ -291,12 +291,12 @@ class Specimen:
         return rate * np.float32(exposure_ms / self.camera.electrons_per_count)
 
     def _rate(self, channel: str, z_um: float, xy_um: tuple[float, float]) -> NDArray[np.float32]:
-        """Photoelectrons a millisecond of one blurred field; kept, not to be changed."""
+        """Photoelectrons per millisecond of one blurred field; kept, so it must not be changed."""
         height, width = self.shape
         x_um, y_um = xy_um
         top = round(y_um / self.pixel_um) % (2 * height)
         left = round(x_um / self.pixel_um) % (2 * width)
-        # A nanometre is finer than any stage, and makes equal positions equal.
+        # Rounding to a nanometre, finer than any stage, makes equal positions equal.
         defocus_um = round(z_um - self.focus.at(x_um, y_um), 3)
         key = (channel, defocus_um, top, left)
         with self._lock:
@@ -332,8 +332,8 @@ class Specimen:
 
 
 def _sharp_picture() -> NDArray[np.float32]:
-    """Load the sample without its noise and background; 1 at the 99th percentile."""
-    # Half a second to import, and only the demo needs it.
+    """The sample without its noise and background, scaled to 1 at the 99th percentile."""
+    # Takes half a second to import, and only the demo needs it.
     from skimage.restoration import denoise_nl_means
 
     try:

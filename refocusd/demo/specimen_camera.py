@@ -1,11 +1,11 @@
-"""What the demo's camera sees: the specimen, in place of the core's test picture.
+"""Shows the specimen to the demo's camera, in place of the core's test picture.
 
-The pixels are replaced as the acquisition engine takes a frame out of the core,
-by what the specimen shows at the stage's position in the current channel.
+When the acquisition engine takes a frame out of the core, its pixels are replaced
+by those of the specimen at the stage's position in the current channel.
 
-pycromanager 1.0.2 swallows an exception there: it asks again for ever after a
-snap, and loses the frame in a sequence.  So the replacement never raises; the
-first error is kept for whoever closes the microscope.
+pycromanager 1.0.2 swallows an exception there: after a snap it asks again for
+ever, and in a sequence it loses the frame.  Therefore the replacement never raises;
+the first error is raised when the microscope is closed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class SpecimenCamera:
     ----------
     specimen : Specimen
     core : pymmcore core
-        Its two ways to take a frame are wrapped.
+        Its two methods to take a frame are wrapped.
     seed : int
-        Of the frames' noise.
+        Seed of the frames' noise.
 
     Attributes
     ----------
     frames : int
-        Taken so far.
+        Number of frames taken so far.
     """
 
     def __init__(self, specimen: Specimen, core: Any, seed: int) -> None:
@@ -57,7 +57,7 @@ class SpecimenCamera:
         Raises
         ------
         ConfigError
-            If there are any; it names the reason of the first one.
+            If there are any; gives the reason for the first one.
         """
         if self._error is not None:
             raise ConfigError(

@@ -1,17 +1,17 @@
-"""``refocusd doctor``: looks at everything a run needs, changes nothing, and says what to do.
+"""``refocusd doctor``: checks everything that a run needs, changes nothing, and says what to do.
 
-Each check is a function of a `Case` that gives `Finding` objects.  None raises and none hangs:
-`examine` runs each in a thread with a time limit, and what may crash or block inside a library
-(an engine, a driver) runs in a process of its own.
+Each check is a function that takes a `Case` and yields `Finding` objects.  None can raise or hang:
+`examine` runs each in a thread with a time limit, and whatever may crash or block inside a library
+(an engine, a driver) runs in another process.
 
 =============  =====================================================================================
-`case`         What is looked at, and what a check finds
-`disk`         Ledgers, output folder, speed, and room for a planned acquisition; which disk a folder lies on
-`engine`       Devices and backends that networks can run on, which engine would be taken, and one frame through it
+`case`         Input of an examination, and the findings of its checks
+`disk`         Checks of ledgers, output folder, disk speed and free space; finds the kind of disk of a folder
+`engine`       Checks of devices, backends, and the engine that would be used, with one frame through it
 `examination`  The checks in order, each with its time limit
-`machine`      Python, packages, memory, clock, anti-virus
-`memory_ring`  The shared ring: made here, attached and read by another process
-`network`      Micro-Manager's bridge, the daemon, and the ports of this computer
+`machine`      Checks of Python, packages, memory, clock and anti-virus
+`memory_ring`  Check of the shared ring: created here, attached and read by another process
+`network`      Checks of Micro-Manager's bridge, the daemon, and the ports of this computer
 =============  =====================================================================================
 
 May import everything but the command line.

@@ -1,4 +1,4 @@
-"""What is looked at, and what a check finds."""
+"""Input of an examination, and the findings of its checks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Plan:
     Parameters
     ----------
     width, height : int
-        Of a frame, in pixels.
+        Size of a frame, in pixels.
     bits : int
-        8 or 16 on disk; cameras of 9 to 15 bits are stored in 16.
+        Bits of the camera, 1 to 16; 9 and more are stored in 16.
     frames : int
-        Of all channels, planes, positions and times.
+        Number of frames of all channels, planes, positions and times.
     """
 
     width: int
@@ -40,7 +40,7 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """What the disk must take: the raw dataset, and the refocused one of the same size."""
+        """Bytes needed on disk: for the raw dataset, and the refocused one of the same size."""
         return 2 * free_space_needed(self.frame_nbytes, self.frames)
 
 
@@ -50,7 +50,7 @@ def parse_plan(text: str) -> Plan:
     Raises
     ------
     ConfigError
-        If it is written otherwise, or a number is out of range.
+        If the text has another form, or a number is out of range.
     """
     match = _PLAN.fullmatch(text.strip().lower())
     if match is None:
@@ -72,7 +72,7 @@ class Case:
     Parameters
     ----------
     settings : Settings
-        In force.
+        The settings in force.
     folder : Path
         Where acquisitions are saved.
     plan : Plan, optional
@@ -96,13 +96,13 @@ class Finding:
     mark : {"OK", "!!", "--"}
         Fine; not as it should be; does not apply here.
     name : str
-        What was looked at; empty for the name of the check.
+        What was checked; empty for the name of the check.
     says : str
         What was found.
     advice : str
-        What to do; empty where nothing is to be done.
+        What to do; empty if nothing needs to be done.
     blocks : bool
-        Nothing can be refocused before this is put right.
+        Whether nothing can be refocused before this is fixed.
     """
 
     mark: Mark
@@ -113,20 +113,20 @@ class Finding:
 
 
 def fine(says: str, advice: str = "", *, name: str = "") -> Finding:
-    """As it should be."""
+    """A finding that is as it should be."""
     return Finding("OK", name, says, advice)
 
 
 def not_applicable(says: str, advice: str = "", *, name: str = "") -> Finding:
-    """Not there, and not needed."""
+    """A finding about something that is not there, and not needed."""
     return Finding("--", name, says, advice)
 
 
 def doubtful(says: str, advice: str, *, name: str = "") -> Finding:
-    """Works, but not as well as it could."""
+    """A finding about something that works, but not as well as it could."""
     return Finding("!!", name, says, advice)
 
 
 def broken(says: str, advice: str, *, name: str = "") -> Finding:
-    """Needed, and does not work."""
+    """A finding about something that is needed, and does not work."""
     return Finding("!!", name, says, advice, blocks=True)

@@ -1,6 +1,6 @@
-"""Ledgers, output folder, speed, and room for a planned acquisition; which disk a folder lies on.
+"""Checks of ledgers, output folder, disk speed and free space; finds the kind of disk of a folder.
 
-What is written for a trial has no name or goes with its temporary folder: nothing stays behind.
+Trial files have no name, or are deleted with their temporary folder, so that nothing is left behind.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from refocusd.doctor.case import Case, Finding, broken, doubtful, fine
 from refocusd.files import remove, replace
 from refocusd.formats.disk_space import nearest
 
-#: Kinds of file systems that are served by another computer.
+#: Types of file systems that another computer serves.
 NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs",
     "fuse.sshfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "virtiofs",
 }  # fmt: skip
 
 MIB, GIB = 1 << 20, 1 << 30
-#: The speed trial writes for so long or so much, and never more than a tenth of what is free.
+#: Limits of the speed trial, which also writes at most a tenth of the free space.
 SPEED_S = 2.0
 SPEED_NBYTES = 256 * MIB
 BLOCK_NBYTES = 8 * MIB
-#: 2048² of 16 bits at 10 frames/s, raw and refocused.
+#: A slower disk is reported; this is 2048² of 16 bits at 10 frames/s, raw and refocused.
 SLOW_MB_S = 170.0
-#: Where OneDrive keeps what it uploads: variables of the environment that it sets.
+#: Environment variables in which OneDrive states the folders that it uploads.
 ONEDRIVE = ("OneDrive", "OneDriveCommercial", "OneDriveConsumer")
-#: Longest folder in which every file of ours finds room within Windows' 259 characters.
+#: In a folder with a longer path, paths of our files may exceed Windows' 259 characters.
 LONG_FOLDER = 150
-#: A file server's clock that differs more puts datasets in the wrong order.
+#: If a file server's clock differs by more, datasets may be taken in the wrong order.
 SKEW_S = 5.0
 
 
 def ledgers(case: Case) -> Iterator[Finding]:
-    """Local, writable, and good for SQLite with a write-ahead log."""
+    """Whether the folder is local and writable, and SQLite can use a write-ahead log there."""
     folder = Path(case.settings.ledgers)
     there = nearest(folder)
     if kind := network_kind(there):
         yield broken(
-            f"{folder} lies on a network share ({kind})",
+            f"{folder} is on a network share ({kind})",
             "set ledgers to a folder on a local disk: SQLite's write-ahead log needs one",
         )
         return
@@ -68,7 +68,7 @@ def ledgers(case: Case) -> Iterator[Finding]:
 
 
 def output(case: Case) -> Iterator[Finding]:
-    """Whether datasets can be made there, and whether its clock is ours."""
+    """Whether datasets can be written in the folder, and whether its disk's clock agrees with ours."""
     folder, there = case.folder, nearest(case.folder)
     try:
         with _trial_folder(there) as trial:
@@ -76,13 +76,13 @@ def output(case: Case) -> Iterator[Finding]:
             before = time.time()
             file.write_bytes(b"refocusd")
             skew = file.stat().st_mtime - before
-            # A virus scanner may hold the new file for a moment: that is no defect.
+            # These wait for a virus scanner that holds the new file for a moment.
             replace(file, file.with_name("renamed"))
             remove(file.with_name("renamed"))
     except OSError as error:
         yield broken(
             f"nothing can be written in {there}: {error.strerror or error}",
-            "change its permissions, or save elsewhere (--folder looks at another one)",
+            "change its permissions, or save elsewhere (--folder checks another one)",
         )
         return
     if abs(skew) > SKEW_S:
@@ -113,7 +113,7 @@ def output(case: Case) -> Iterator[Finding]:
 
 
 def paths_are_limited() -> bool:
-    """Whether this is a Windows that refuses long paths, as it does unless told otherwise."""
+    """Whether this is a Windows that refuses long paths, which is its default."""
     if sys.platform == "win32":
         import winreg
 
@@ -128,21 +128,21 @@ def paths_are_limited() -> bool:
 
 
 def _trial_folder(there: Path) -> tempfile.TemporaryDirectory[str]:
-    """Whatever may still hold a file in it, what was found out counts."""
+    """A temporary folder; that it cannot be deleted at the end is not an error."""
     return tempfile.TemporaryDirectory(
         prefix="refocusd-doctor-", dir=there, ignore_cleanup_errors=True
     )
 
 
 def speed(case: Case) -> Iterator[Finding]:
-    """Write for at most two seconds, bring it to the disk, read it again."""
+    """Write for at most two seconds, flush to the disk, and read it again."""
     there = nearest(case.folder)
     size = min(SPEED_NBYTES, shutil.disk_usage(there).free // 10)
     if size < BLOCK_NBYTES:
         yield doubtful(f"{there} is too full for a trial", "free some space")
         return
     block = os.urandom(BLOCK_NBYTES)  # nothing that a disk could compress
-    # Without a name (or deleted by the system at its end): it cannot be left behind.
+    # Without a name, or deleted by the system when it is closed: it cannot be left behind.
     with tempfile.TemporaryFile(dir=there, buffering=0) as file:
         written, begun = 0, time.perf_counter()
         while written + BLOCK_NBYTES <= size and time.perf_counter() - begun < SPEED_S:
@@ -168,7 +168,7 @@ def speed(case: Case) -> Iterator[Finding]:
 
 
 def room(case: Case) -> Iterator[Finding]:
-    """What is free, and what the planned acquisition needs: twice its raw data."""
+    """Free space, and the space that the planned acquisition needs: twice its raw data."""
     free = shutil.disk_usage(nearest(case.folder)).free
     reserve = case.settings.reserve_mib * MIB
     if case.plan is None:
@@ -202,7 +202,7 @@ def _write_ahead(path: Path) -> tuple[str, int]:
 
 
 def _forget(file: int) -> bool:
-    """Drop what the system keeps of a file in memory; True where it cannot be asked to."""
+    """Drop a file from the system's cache; True if that is not possible."""
     if sys.platform != "win32" and hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         return False
@@ -210,12 +210,12 @@ def _forget(file: int) -> bool:
 
 
 def network_kind(folder: Path) -> str:
-    """The kind of network share that a folder lies on; empty for a local disk.
+    """The kind of network share that a folder is on; empty for a local disk.
 
     Parameters
     ----------
     folder : Path
-        An existing one.
+        An existing folder.
     """
     folder = folder.resolve()
     if folder.drive.startswith("\\\\"):
@@ -223,7 +223,7 @@ def network_kind(folder: Path) -> str:
     inner, kind = -1, ""
     for mount in psutil.disk_partitions(all=True):
         point = Path(mount.mountpoint)
-        # Of two mounts at one place the later one hides the other.
+        # Of two mounts at the same place, the later one hides the other.
         if folder.is_relative_to(point) and len(point.parts) >= inner:
             inner = len(point.parts)
             on_windows = "share" if "remote" in mount.opts.split(",") else ""

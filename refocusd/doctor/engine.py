@@ -1,4 +1,4 @@
-"""Devices and backends that networks can run on, which engine would be taken, and one frame through it."""
+"""Checks of devices, backends, and the engine that would be used, with one frame through it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from refocusd.engines.choose import available_backends, count_cards
 from refocusd.engines.runtimes.openvino import openvino_devices
 
 GIB = 1 << 30
-#: To load OpenVINO, compile the network and run two frames, on a slow computer.
+#: Enough to load OpenVINO, compile the network and run two frames on a slow computer.
 TRIAL_S = 90.0
+#: Side of the frame without a plan, px.
 SIDE = 512
-#: Larger frames would give no further information.
+#: Largest side of the frame, px: larger ones would give no further information.
 MAX_SIDE = 4096
 
 
 def devices(_case: Case) -> Iterator[Finding]:
-    """Which devices there are, and whether their driver answers."""
+    """Which NVIDIA devices there are, and whether their driver answers."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -33,8 +34,8 @@ def devices(_case: Case) -> Iterator[Finding]:
         count = pynvml.nvmlDeviceGetCount()
         if not count:
             yield doubtful(
-                f"the NVIDIA driver {driver} is there, but shows no device",
-                "look at nvidia-smi; restart the computer after a driver update",
+                f"the NVIDIA driver {driver} is installed, but reports no device",
+                "run nvidia-smi; restart the computer after a driver update",
             )
         for index in range(count):
             device = pynvml.nvmlDeviceGetHandleByIndex(index)
@@ -43,13 +44,13 @@ def devices(_case: Case) -> Iterator[Finding]:
                 f"{name}, {memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB free, driver {driver}"
             )
     except pynvml.NVMLError as error:
-        yield doubtful(f"the NVIDIA driver does not answer: {error}", "look at nvidia-smi")
+        yield doubtful(f"the NVIDIA driver does not answer: {error}", "run nvidia-smi")
     finally:
         pynvml.nvmlShutdown()
 
 
 def backends(_case: Case) -> Iterator[Finding]:
-    """Which backends work on a card, and what installs those that do not."""
+    """Which backends work here, and how to install those that do not."""
     has_card = count_cards() > 0
     for backend, why_not in available_backends().items():
         name = f"backend {backend}"
@@ -65,7 +66,7 @@ def backends(_case: Case) -> Iterator[Finding]:
 
 
 def engine(case: Case) -> Iterator[Finding]:
-    """Build it as a worker would, in a process of its own, and time a frame."""
+    """Build each model's engine as a worker would, in another process, and time one frame."""
     shape = (SIDE, SIDE)
     if case.plan is not None:
         shape = (min(case.plan.height, MAX_SIDE), min(case.plan.width, MAX_SIDE))
@@ -81,7 +82,7 @@ def _tried(settings: Settings, model: str, shape: tuple[int, int]) -> Finding:
         return broken(
             f"{settings.backend}, {named}: {report.refused}",
             "refocusd models checks the models; --backend openvino --precision f32 runs on every "
-            "CPU; install openvino again where it cannot be loaded",
+            "CPU; reinstall openvino if it cannot be loaded",
         )
     frame_ms = max(report.worker_ms[0], 1e-3)
     return fine(

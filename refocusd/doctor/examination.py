@@ -12,18 +12,18 @@ from refocusd.doctor.case import Case, Finding, broken, doubtful
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing to look at.
+    """One check.
 
     Parameters
     ----------
     name : str
-        Its name in the report where it cannot say more itself.
+        Name of its findings in the report, unless they have their own.
     look : callable
-        Gives what it found.
+        Carries it out; returns its findings.
     limit_s : float
-        After so long it is left alone.
+        Time limit.
     needed : bool
-        Nothing can be refocused where it cannot be carried out.
+        Whether nothing can be refocused if the check cannot be carried out.
     """
 
     name: str
@@ -64,7 +64,8 @@ def examine(case: Case, checks: Iterable[Check] = CHECKS) -> Iterator[Finding]:
     Yields
     ------
     Finding
-        As soon as each is found.  A check that raises or takes too long gives one as well.
+        The findings of each check once it is done.  A check that raises or takes too long gives one
+        as well.
     """
     for check in checks:
         yield from _carry_out(check, case)
@@ -80,12 +81,12 @@ def _carry_out(check: Check, case: Case) -> list[Finding]:
         except Exception as error:  # noqa: BLE001 (a check that fails is a finding, never an end)
             found.append(
                 cannot(
-                    f"cannot be looked at: {type(error).__name__}: {error}",
+                    f"this check failed: {type(error).__name__}: {error}",
                     "please report this line",
                 )
             )
 
-    # A thread that hangs in a dead network share cannot be ended; as a daemon it is left behind.
+    # A thread that hangs in a dead network share cannot be ended; a daemon thread can be left behind.
     thread = threading.Thread(target=look, name=f"doctor-{check.name}", daemon=True)
     thread.start()
     thread.join(check.limit_s)

@@ -1,4 +1,4 @@
-"""Python, packages, memory, clock, anti-virus."""
+"""Checks of Python, packages, memory, clock and anti-virus."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from refocusd import __version__
 from refocusd.doctor.case import Case, Finding, broken, doubtful, fine, not_applicable
 
 MIB = 1 << 20
-#: Versions that are tested.
+#: Range of tested Python versions.
 OLDEST, NEWEST = (3, 11), (3, 13)
-#: An engine with its library, a view and the daemon, beside the ring.
+#: Memory beside the ring: an engine with its library, a view and the daemon.
 PROCESSES_MIB = 1024
-#: Before this version was made (2025-01-01), in seconds since 1970: a clock that was never set.
+#: A clock before 2025-01-01 (in seconds since 1970), which is before this version, was never set.
 NEVER_SET = 1_735_689_600
 #: Latencies are reported in milliseconds.
 COARSE_S = 1e-3
@@ -40,7 +40,7 @@ def python(_case: Case) -> Iterator[Finding]:
 
 
 def packages(_case: Case) -> Iterator[Finding]:
-    """Whether what refocusd requires is installed."""
+    """Whether the packages that refocusd requires are installed."""
     try:
         needed = [line for line in requires("refocusd") or [] if "extra ==" not in line]
     except PackageNotFoundError:
@@ -68,7 +68,7 @@ def packages(_case: Case) -> Iterator[Finding]:
 
 
 def memory(case: Case) -> Iterator[Finding]:
-    """Whether ring and engine fit into what is free."""
+    """Whether ring and engines fit into the available memory."""
     free = available_memory()
     ring_mib = case.settings.ring_mib
     wanted = ring_mib + PROCESSES_MIB * max(1, case.settings.workers)
@@ -98,12 +98,12 @@ def clock(_case: Case) -> Iterator[Finding]:
 
 
 def anti_virus(case: Case) -> Iterator[Finding]:
-    """What to exclude: on Windows a scanner reads every frame that is written."""
+    """What to exclude from scanning: on Windows a scanner reads every frame that is written."""
     if sys.platform == "win32":
         places = [str(one) for one in (case.folder.absolute(), case.settings.ledgers)]
         folders = ",".join("'" + one.replace("'", "''") + "'" for one in places)
         yield not_applicable(
-            "not looked at; a scanner that reads every frame slows writing",
+            "not checked; a scanner that reads every frame slows writing",
             f"once, in an administrator's PowerShell: Add-MpPreference -ExclusionPath {folders}",
         )
     else:
@@ -111,12 +111,12 @@ def anti_virus(case: Case) -> Iterator[Finding]:
 
 
 def available_memory() -> int:
-    """Bytes that programs can still have."""
+    """Bytes of memory that programs can still use."""
     return _within_container(int(psutil.virtual_memory().available))
 
 
 def _within_container(free: int) -> int:
-    """A container's own limit, where there is one (control groups, version 2)."""
+    """`free`, or less if a container has a lower limit (control groups, version 2)."""
     group = Path("/sys/fs/cgroup")
     try:
         limit = int((group / "memory.max").read_text(encoding="ascii"))

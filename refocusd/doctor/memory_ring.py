@@ -1,4 +1,4 @@
-"""The shared ring: made here, attached and read by another process.
+"""Check of the shared ring: created here, attached and read by another process.
 
 ``python -m refocusd.doctor.memory_ring`` is that process.
 """
@@ -33,13 +33,13 @@ class RingOrder(msgspec.Struct, frozen=True):
 
 
 class RingReport(msgspec.Struct, frozen=True):
-    """What was read."""
+    """Checksum of the pixels that were read."""
 
     checksum: int
 
 
 def ring(case: Case) -> Iterator[Finding]:
-    """Make a ring of the size that is set; another process must read the same pixels in it."""
+    """Create a ring of the configured size; another process must read the same pixels in it."""
     mib = case.settings.ring_mib
     if case.settings.inline:
         yield not_applicable("not used (inline = true): pixels go through the socket")

@@ -1,4 +1,4 @@
-"""Micro-Manager's bridge, the daemon, and the ports of this computer."""
+"""Checks of Micro-Manager's bridge, the daemon, and the ports of this computer."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _MAX_HEALTH = 1 << 16
 
 
 def bridge(case: Case) -> Iterator[Finding]:
-    """Who answers where Micro-Manager would."""
+    """Which program answers on the port of Micro-Manager's bridge."""
     answer = probe(LOCAL, case.settings.bridge_port)
     wanted = case.settings.studio == "on"
     if answer.state == "ready":
         yield fine(answer.says)
     elif answer.state == "nothing" and not wanted:
         yield not_applicable(
-            f"nobody at {LOCAL}:{case.settings.bridge_port}",
+            f"not running at {LOCAL}:{case.settings.bridge_port}",
             "for acquisitions of its GUI: start it, and tick Tools > Options > Run pycro-manager "
-            "server; scripts and --follow do without",
+            "server; scripts and --follow do not need it",
         )
     else:
         yield doubtful(*_split(answer.says))
 
 
 def daemon(case: Case) -> Iterator[Finding]:
-    """Whether one runs, of this version; if not, whether its port is free."""
+    """Whether a daemon of this version runs; if not, whether its port is free."""
     endpoint = case.settings.endpoint
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     if is_free(host, int(port)):
@@ -48,7 +48,7 @@ def daemon(case: Case) -> Iterator[Finding]:
             theirs = connection.welcome(ANSWER_S).version
     except TransportError as error:
         yield broken(
-            f"port {port} is taken, and what listens there is no daemon of this version ({error})",
+            f"port {port} is used by a program that is not a daemon of this version ({error})",
             "end that program (or the older daemon), or set another endpoint",
         )
         return
@@ -62,7 +62,7 @@ def daemon(case: Case) -> Iterator[Finding]:
 
 
 def view_port(case: Case) -> Iterator[Finding]:
-    """Whether the live view can have its port, or has it."""
+    """Whether the live view's port is free, or in use by the view."""
     port = case.settings.view_port
     if not case.settings.view:
         yield not_applicable("switched off (view = false)")
@@ -80,19 +80,19 @@ def view_port(case: Case) -> Iterator[Finding]:
 
 
 def listen(case: Case) -> Iterator[Finding]:
-    """Whether the address for workers on other hosts can be had."""
+    """Whether the address for workers on other hosts is free."""
     address = case.settings.listen
     if not address:
         yield not_applicable("none wanted (listen is not set)")
         return
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     if not (port.isascii() and port.isdigit() and int(port) < 65536):
-        yield broken(f"{address} is no address", "write tcp://HOST:PORT")
+        yield broken(f"{address} is not an address", "write tcp://HOST:PORT")
     elif int(port) == 0 or is_free("" if host in ("*", "0.0.0.0") else host, int(port)):  # noqa: S104
-        yield fine(f"{address} can be had")
+        yield fine(f"{address} is free")
     else:
         yield doubtful(
-            f"{address} is taken (perhaps by the daemon), or no address of this computer",
+            f"{address} is in use (perhaps by the daemon), or not an address of this computer",
             "compare it with the addresses that ipconfig or ip address show",
         )
 
@@ -127,7 +127,7 @@ def _is_view(port: int) -> bool:
 
 
 def _split(says: str) -> tuple[str, str]:
-    """The probe says what it found and what to do in one sentence, with a colon or semicolon between."""
+    """Split the probe's sentence, at its semicolon or colon, into what was found and what to do."""
     for sign in ("; ", ": "):
         head, found, tail = says.partition(sign)
         if found:

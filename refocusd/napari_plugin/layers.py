@@ -1,4 +1,4 @@
-"""Image layers as napari takes them, made without napari."""
+"""Image layers in napari's form, made without napari."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 from refocusd.imaging.trust_map import AS_ACQUIRED, CELL_PX
 
-#: What napari calls a LayerDataTuple: pixels, attributes of the layer, its type.
+#: napari's LayerDataTuple: pixels, attributes of the layer, its type.
 LayerData = tuple[Any, dict[str, Any], str]
-#: Stands in the metadata of every layer.
+#: Note in the metadata of every layer.
 ESTIMATE = "refocused is an estimate, not a measurement"
-#: Colours of a trust map as on the view's page, each up to so many percent: yellow to violet, which
-#: the colour-blind tell apart.  The last one is that of pixels that are raw's.
+#: Colours of a trust map as on the view's page, each up to this percentage; the colour-blind can tell
+#: them apart.  The last one is for pixels of raw.
 _COLOURS = (
     (24.5, (0, 170, 190, 50)),
     (49.5, (255, 176, 0, 110)),
@@ -21,13 +21,11 @@ _COLOURS = (
 
 
 def spatial(ndim: int, pixel_um: float | None, z_um: float | None = None) -> dict[str, Any]:
-    """Scale and units of a layer whose last dimensions are y and x, and z where `z_um` is given.
+    """Scale and units of a layer whose last dimensions are y and x, and z if `z_um` is given.
 
-    Other dimensions have no size: napari would draw time points and positions as lengths.
+    Other dimensions get no length: napari would draw time points and positions as lengths.
     """
-    sides = [z_um] if z_um else []
-    sides += [pixel_um, pixel_um] if pixel_um else []
-    sides = sides if pixel_um else []
+    sides = [*([z_um] if z_um else []), pixel_um, pixel_um] if pixel_um else []
     others = ndim - len(sides)
     return {
         "scale": (1.0,) * others + tuple(sides),
@@ -36,9 +34,9 @@ def spatial(ndim: int, pixel_um: float | None, z_um: float | None = None) -> dic
 
 
 def trust_look(ndim: int, pixel_um: float | None, z_um: float | None = None) -> dict[str, Any]:
-    """Attributes of a layer of trust maps, which lies over the frames."""
+    """Attributes of a layer of trust maps, which covers the layers of frames."""
     placed = spatial(ndim, pixel_um, z_um)
-    # The centre of a cell is not that of its first pixel.
+    # The centre of a cell is not the centre of its first pixel.
     corner = (CELL_PX - 1) / 2 * placed["scale"][-1]
     *others, height, width = placed["scale"]
     return {

@@ -1,4 +1,4 @@
-"""What a running daemon says and shows, for the widget: watched in another thread."""
+"""State and frames of a running daemon for the widget, which reads them in another thread."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from refocusd.napari_plugin.layers import ESTIMATE, LayerData, spatial, trust_lo
 from refocusd.view.client import ApiClient, ShownFrame
 from refocusd.view.frames.snapshot import auto_window
 
-#: Of the layers, from below.
+#: Names of the layers, from bottom to top.
 NAMES = ("raw (live)", "refocused (live)", "trust (live)")
 #: Longest side of live frames, in pixels.
 SIDE = 1024
-#: For so long a viewer may draw one frame; then the next comes anyway.
+#: After this time the next frame is fetched, even if the viewer has not drawn the last one.
 DRAWING_S = 5.0
 
 
@@ -27,10 +27,10 @@ class LiveStatus:
     Parameters
     ----------
     text : str
-        Some lines.
+        One or more lines.
     paused : bool or None
-        None while no daemon answers.
-    doubted : list of dict
+        Whether refocusing is paused; None while no daemon answers.
+    doubted : tuple of dict
         Frames to look at, the newest first: `acquisition`, `axes`, `verdict`, `reasons`.
     """
 
@@ -40,7 +40,7 @@ class LiveStatus:
 
     @classmethod
     def of(cls, said: dict[str, Any]) -> LiveStatus:
-        """The status that the view's API gives."""
+        """The status from an answer of the view's API."""
         health, daemon = said["health"], said["daemon"]
         lines = ["ready" if health["ready"] else f"not ready: {health['reason']}"]
         if daemon is None:
@@ -61,7 +61,7 @@ class LiveStatus:
 def watched(
     client: ApiClient, looking: threading.Event, drawn: threading.Event
 ) -> Generator[LiveStatus | ShownFrame | None]:
-    """What is new, for as long as the view runs; None every few seconds in which nothing is.
+    """Yield what is new for as long as the view runs, and None every few seconds if nothing is.
 
     Parameters
     ----------
@@ -69,12 +69,12 @@ def watched(
     looking : Event
         Set while frames are wanted.
     drawn : Event
-        Set by the reader once it has drawn a frame: a slow one gets fewer, and never old ones.
+        Set by the reader once it has drawn a frame: a slow one gets fewer frames, never old ones.
 
     Raises
     ------
     TransportError
-        If there is no view (any more), or it lets nobody in.
+        If there is no view (any more), or it refuses this program.
     """
     shown = ""
     for event in client.events("events", heartbeat=True):

@@ -27,27 +27,27 @@ from refocusd.napari_plugin.layers import ESTIMATE, LayerData, spatial, trust_lo
 from refocusd.optional import need
 from refocusd.view.frames.snapshot import auto_window
 
-#: Of the channels, one after the other, where there are several.
+#: Colours of the channels in turn, if there are several.
 COLOURS = ("green", "magenta", "cyan", "yellow", "red", "blue")
 #: The last dimensions before y and x, after all others.
 _INNER = ("time", "z")
 
-#: Value of an axis in a frame; None where the frame has no such axis.
+#: Value of an axis in a frame; None if the frame has no such axis.
 _Value = AxisValue | None
 
 
 def get_reader(path: str | list[str]) -> Callable[[str | Path], list[LayerData]] | None:
-    """What napari asks: the reader of a path, or None if there are no refocused frames of ours."""
+    """The reader of a path, for napari; None if the path is not a refocused dataset."""
     if isinstance(path, str) and Output.at(Path(path)) is not None:
         return dataset_layers
     return None
 
 
 def dataset_layers(path: str | Path) -> list[LayerData]:
-    """The layers of one run: raw frames (where they are on disk), refocused frames, trust maps.
+    """The layers of one run: raw frames (if they are on disk), refocused frames, trust maps.
 
-    Each channel has its own.  Other axes with more than one value are dimensions, with `time` and
-    `z` before y and x.  Frames that are not on disk are zero.
+    Each channel has its own layers.  Other axes with more than one value are dimensions; `time` and
+    `z` come last before y and x.  Frames that are not on disk are zero.
 
     Parameters
     ----------
@@ -57,20 +57,20 @@ def dataset_layers(path: str | Path) -> list[LayerData]:
     Raises
     ------
     InputError
-        If it cannot be read, or holds no frame.
+        If it cannot be read, or has no frames.
     """
     found = find_dataset(path, load_settings().ledgers)
     output = found.outputs[0]
-    with ExitStack() as files:  # they are opened again for each frame
+    with ExitStack() as files:  # closed at the end; files are opened again for each frame
 
         def opened(place: Path) -> _Frames:
             return _Frames(files.enter_context(open_dataset(place)))
 
         refocused = opened(output.path)
-        refocused.dataset.first_format()  # says what to do where there is no frame
+        refocused.dataset.first_format()  # if there is no frame, this error says what to do
         images = [refocused] if found.raw is None else [opened(found.raw), refocused]
         maps = []
-        with suppress(InputError):  # small frames have none, nor have those of older versions
+        with suppress(InputError):  # small frames have no maps, nor do those of older versions
             trust = opened(trust_maps_of(output.path))
             trust.dataset.first_format()
             maps.append(trust)
@@ -95,7 +95,7 @@ def _layers(images: list[_Frames], maps: list[_Frames], about: dict[str, str]) -
                     **spatial(*size),
                     "contrast_limits": _window(images, channel),
                     "colormap": COLOURS[number % len(COLOURS)] if several else "gray",
-                    # The first channel covers what lies below: raw and refocused do not add up.
+                    # The first channel covers the layers below: raw and refocused must not be added.
                     "blending": "additive" if number else "translucent",
                 }
             array = grid.array(frames, channel, missing)
@@ -118,7 +118,7 @@ class _Frames:
             self.by_channel.setdefault(axes.get("channel"), {})[key] = axes
 
     def size_um(self, *, with_z: bool) -> tuple[float | None, float | None]:
-        """Of a pixel, and between planes."""
+        """Size of a pixel, and distance between planes, um; None if not known."""
         scale = scale_of(self.dataset.metadata(self.dataset.axes_keys()[0]), self.dataset.summary)
         if not with_z:
             return scale.pixel_um, None
@@ -137,9 +137,10 @@ class _Grid:
     Parameters
     ----------
     values : mapping of str to list
-        Of each axis with more than one value, without the channel, outermost first: the values
-        along its dimension.
+        Values along each dimension, outermost first: an axis with more than one value is a
+        dimension, except the channel.
     channels : list of int, str or None
+        Values of the channel axis; None stands for frames without one.
     """
 
     values: dict[str, list[_Value]]
@@ -153,7 +154,7 @@ class _Grid:
         ]
         for name in {name: None for axes in every for name in axes}:
             found[name] = dict.fromkeys(axes.get(name) for axes in every)
-        # Numbers in their order; names in that of the acquisition.
+        # Numbers are sorted; names keep the order of the acquisition.
         values = {
             name: sorted(some, key=lambda value: value if isinstance(value, int) else -1)
             for name, some in found.items()
@@ -167,7 +168,7 @@ class _Grid:
         return tuple(self.values)
 
     def array(self, frames: _Frames, channel: _Value, missing: int) -> Any:
-        """The frames of a channel as one array, whose blocks are read when they are needed."""
+        """The frames of a channel as one dask array; each is read when it is needed."""
         dataset, form = frames.dataset, frames.dataset.first_format()
         places = {
             name: {value: at for at, value in enumerate(v)} for name, v in self.values.items()
@@ -176,14 +177,14 @@ class _Grid:
             tuple(places[name].get(axes.get(name)) for name in places): key
             for key, axes in frames.by_channel.get(channel, {}).items()
         }
-        lock = threading.Lock()  # readers are for one thread
+        lock = threading.Lock()  # a reader is for one thread at a time
 
         def block(block_id: tuple[int, ...]) -> NDArray[Any]:
             shape = (1,) * len(places) + (form.height, form.width)
             key = keys.get(block_id[:-2])
             if key is None:
                 return np.full(shape, missing, form.dtype)
-            # No file stays open: on Windows it could not be moved or deleted by its owner.
+            # No file stays open: on Windows its owner could not move or delete it.
             with lock, dataset:
                 return dataset.read(key).pixels.reshape(shape)
 
@@ -197,7 +198,7 @@ class _Grid:
 
 
 def _window(images: list[_Frames], channel: _Value) -> tuple[float, float]:
-    """One contrast for raw and refocused frames, by the middle one."""
+    """One contrast for raw and refocused frames, from the middle frame."""
     keys = list(images[-1].by_channel.get(channel) or images[0].by_channel[channel])
     key = keys[len(keys) // 2]
     window = auto_window(*(each.dataset.read(key).pixels for each in images if key in each.dataset))

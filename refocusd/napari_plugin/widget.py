@@ -18,7 +18,7 @@ from refocusd.errors import RefocusdError
 from refocusd.napari_plugin.live import NAMES, LiveStatus, frame_layers, watched
 from refocusd.view.client import DEFAULT_URL, ApiClient, ShownFrame
 
-#: What each frame brings; all else of a live layer is the user's after the first.
+#: Attributes that each frame sets; the user keeps all others of a live layer.
 RENEWED = ("scale", "translate", "metadata")
 
 
@@ -29,10 +29,10 @@ class LiveWidget(QtWidgets.QWidget):  # type: ignore[misc]
     ----------
     napari_viewer : napari.Viewer
     url : str
-        Of the live view.
+        Address of the live view.
     """
 
-    #: From the threads that wait for the view: a status, a frame, a reason, or nothing new.
+    #: Sent by the threads that wait for the view: a status, a frame, an error, a text, or None.
     told = Signal(object)
 
     def __init__(self, napari_viewer: Any, url: str = DEFAULT_URL) -> None:
@@ -70,7 +70,7 @@ class LiveWidget(QtWidgets.QWidget):  # type: ignore[misc]
     # -- connection -------------------------------------------------------------------------
 
     def toggle_connection(self) -> None:
-        """Connect to the view that is named, or let go of the one that is watched."""
+        """Connect to the view that the user has named, or disconnect."""
         if not self._over.is_set():
             self._let_go("Not connected")
             return
@@ -87,7 +87,7 @@ class LiveWidget(QtWidgets.QWidget):  # type: ignore[misc]
         self._begin(watched(self._client, self._looking, self._drawn))
 
     def _begin(self, things: Iterable[Any]) -> None:
-        """Tell things as they come, from a thread, since each may take a while."""
+        """Emit things as they come, from a thread, because each may take a while."""
         thread = threading.Thread(target=_tell, args=(self.told, things, self._over), daemon=True)
         thread.start()
 
@@ -128,7 +128,7 @@ class LiveWidget(QtWidgets.QWidget):  # type: ignore[misc]
         if [line for line, _ in lines] == [
             self.doubted.item(row).text() for row in range(self.doubted.count())
         ]:
-            return  # the user's choice in it stays
+            return  # so that the user's selection stays
         self.doubted.clear()
         for line, each in lines:
             item = QtWidgets.QListWidgetItem(line, self.doubted)
@@ -143,7 +143,7 @@ class LiveWidget(QtWidgets.QWidget):  # type: ignore[misc]
         (self._looking.set if on else self._looking.clear)()
 
     def _look_at(self, item: Any) -> None:
-        """Show a frame of the list, in the place of the live ones."""
+        """Show a frame from the list instead of the live ones."""
         self.live.setChecked(False)
         about = item.data(Qt.ItemDataRole.UserRole)
         query = {"acquisition": about["acquisition"], "axes": json.dumps(about["axes"])}
@@ -166,7 +166,7 @@ class LiveWidget(QtWidgets.QWidget):  # type: ignore[misc]
         self._lay_over(self.overlay.isChecked())
         pair = [self._viewer.layers[name] for name in NAMES[:2] if name in layers]
         if len(pair) == 2 and not {*NAMES[:2]} <= {*known}:
-            # One contrast for both, which stays as the user sets it.
+            # One contrast for both, which stays as the user has set it.
             link = importlib.import_module("napari.experimental").link_layers
             link(pair, ("contrast_limits", "gamma"))
 
@@ -200,7 +200,7 @@ def _words(text: str) -> Any:
 
 
 def _once(call: Callable[[], Any]) -> Iterator[Any]:
-    """One answer, or in words why there is none: the connection goes on."""
+    """Yield one answer, or a text why there is none; the connection continues."""
     try:
         yield call()
     except RefocusdError as error:

@@ -1,4 +1,4 @@
-"""Frames between the hook and the feed's thread: bounded, and each copied once at most."""
+"""Frames between the hook and the feed's thread: a bounded buffer that copies each at most once."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 from refocusd.formats.tiff.page import Place
 from refocusd.frame import Pixels
 
-#: Most frames that wait to be read from disk, known by their axes only.
+#: At most this many frames wait in the buffer, or are remembered by their axes.
 MAX_LATER = 100_000
 
 
 @dataclass(slots=True)
 class Held:
-    """A frame in the buffer, or (with `place`) one that is still on disk only.
+    """A frame in the buffer, or with `place` one that is only on disk so far.
 
-    `kept`: its pixels are the camera's own array, not a copy; others may read it.
+    If it is `kept`, its pixels are the camera's own array and not a copy; others may read it.
     """
 
     axes: str
@@ -34,24 +34,24 @@ class Held:
 class FrameBuffer:
     """A queue of frames whose pixels take at most `nbytes`.
 
-    When it is full the oldest frames make room, so that live stays fresh.  They are left to the
-    raw dataset or, without one, named as missed.
+    When it is full, the oldest frames make room, so that the live image stays current.  They are
+    left to the catch-up from raw; without raw data, they are recorded as missed.
 
     Parameters
     ----------
     nbytes : int
-        Pixels held at most.
+        Bytes of pixels held at most.
 
     Attributes
     ----------
     changed : threading.Condition
-        Held while any attribute is used from outside; notified when frames come.
+        Must be held while any attribute is used from outside; notified when frames come.
     keep_missed : bool
-        Remember the axes of frames that went by: there is no raw dataset.
+        Whether to remember the axes of missed frames, because there is no raw dataset.
     missed : list of str
         Those axes.
     behind : int
-        Frames that are left to the raw dataset, and that the daemon was not told of yet.
+        Frames that are left to the catch-up, and that were not reported to the daemon yet.
     """
 
     def __init__(self, nbytes: int) -> None:
@@ -74,15 +74,16 @@ class FrameBuffer:
     def array_for(
         self, pixels: Pixels, *, displace: bool = True, keep: bool = False
     ) -> Pixels | None:
-        """An array of that shape within the room: a spare, a new one, or the oldest frame's.
+        """An array for a frame's pixels, or None if the buffer is full.
 
         Parameters
         ----------
         pixels : ndarray
+            The array returned has its shape and dtype.
         displace : bool
-            The oldest frames make room; without, None means that it is full.
+            Whether the oldest frames make room for it.
         keep : bool
-            Make room for `pixels` themselves, and return them: nobody will write to that memory.
+            Make room for `pixels` itself and return it: nobody will write to its memory.
         """
         with self.changed:
             while True:
@@ -101,7 +102,7 @@ class FrameBuffer:
                 self.give_back(oldest)
 
     def add(self, held: Held) -> None:
-        """Queue a frame; the oldest goes where too many wait for the disk."""
+        """Queue a frame; if too many wait, the oldest is missed."""
         with self.changed:
             if len(self._held) >= MAX_LATER:
                 self.miss(self._held.popleft().axes)
@@ -109,11 +110,11 @@ class FrameBuffer:
             self.changed.notify()
 
     def pop(self, *, newest: bool = False) -> Held:
-        """Take the oldest frame, or the newest."""
+        """Remove and return the oldest frame, or the newest."""
         return self._held.pop() if newest else self._held.popleft()
 
     def give_back(self, held: Held) -> None:
-        """The frame's pixels are copied elsewhere: its array may be used again, or is let go."""
+        """Free a frame's array for another frame, now that its pixels have been copied elsewhere."""
         if held.pixels is None:
             return
         with self.changed:
@@ -123,18 +124,18 @@ class FrameBuffer:
                 self._spare.append(held.pixels)
 
     def miss(self, axes: str) -> None:
-        """Note a frame that is not submitted: counted if raw data has it, else named."""
+        """Note a frame that is not submitted: count it if raw has it, otherwise remember its axes."""
         if not self.keep_missed:
             self.behind += 1
         elif len(self.missed) < MAX_LATER:
             self.missed.append(axes)
 
     def axes_left(self) -> list[str]:
-        """Axes of what is still held."""
+        """Axes of the frames that are still held."""
         return [held.axes for held in self._held]
 
     def clear(self) -> None:
-        """Forget everything; the memory is free."""
+        """Forget all frames and free their memory."""
         with self.changed:
             self._held.clear()
             self._spare.clear()

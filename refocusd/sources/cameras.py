@@ -1,7 +1,7 @@
 """Frames of several cameras to which one acquisition gives the same axes.
 
-With Micro-Manager's Multi Camera every event gives a frame of each camera, all under the event's
-axes.  A raw dataset keeps the last one that is written there.
+With Micro-Manager's Multi Camera, every event gives one frame per camera, all with the event's
+axes.  A raw dataset keeps only the last frame that is written under the same axes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from refocusd.frame import REPEAT, Axes, canonical_axes
 
 #: Axis by which cameras are distinguished.
 AXIS = "camera"
-#: Events of which some cameras' frames have come and others' have not.
+#: At most this many events are remembered of which frames of some cameras are still to come.
 MAX_OPEN = 10_000
 
 
 class Cameras:
-    """Tells which camera took a frame, as far as there is more than one.
+    """Finds out which camera took a frame, if there is more than one.
 
     Parameters
     ----------
     names : callable
-        Gives the names of all cameras that an event exposes.  It is asked once, at the first
-        frame: the core may answer only after an exposure.
+        Returns the names of all cameras that an event exposes.  It is called once, at the first
+        frame, because the core may answer only after an exposure.
     """
 
     def __init__(self, names: Callable[[], Sequence[str]]) -> None:
@@ -35,19 +35,19 @@ class Cameras:
         self._come: Counter[str] = Counter()
 
     def camera_of(self, metadata: Mapping[str, Any]) -> str:
-        """Name of the camera that took a frame; empty where there is one, or its axes name it."""
+        """Name of the camera that took a frame; empty if there is only one, or its axes name it."""
         if self._names is None:
             self._names = list(self._ask())
         if len(self._names) < 2 or AXIS in metadata["Axes"]:
             return ""
-        # A sequence's frames have it under the name of the device that joins the cameras.
+        # In a sequence, the key begins with the name of the device that joins the cameras.
         said = next((metadata[k] for k in metadata if k.endswith("CameraChannelIndex")), None)
         text = str(said)
         place = int(text) if text.isdecimal() else -1
         return self._names[place] if 0 <= place < len(self._names) else ""
 
     def others_come(self, key: str) -> bool:
-        """Note one more frame of these axes; whether another camera's will take its place."""
+        """Note one more frame of these axes; True if another camera's frame will replace it."""
         assert self._names is not None
         self._come[key] += 1
         if self._come[key] >= len(self._names):
@@ -59,7 +59,7 @@ class Cameras:
 
 
 class DistinctAxes:
-    """Gives each frame axes that no earlier one had, by one more axis where that is needed."""
+    """Gives each frame axes that no earlier one had, if necessary with the further axis ``repeat``."""
 
     def __init__(self) -> None:
         self._taken = WrittenKeys()
@@ -70,7 +70,7 @@ class DistinctAxes:
         return key in self._taken
 
     def of(self, axes: Axes) -> Axes:
-        """The axes, or those with a number on the axis ``repeat``."""
+        """The axes as they are, or with a number on the axis ``repeat``."""
         first = canonical_axes(axes)
         chosen, key = axes, first
         while key in self._taken:
@@ -82,7 +82,7 @@ class DistinctAxes:
 
 
 def names_by_core() -> list[str]:
-    """Names of the cameras that the core of pycromanager's Python backend exposes at once."""
+    """Names of the cameras that the core of pycromanager's Python backend exposes together."""
     from mmpycorex import Core
 
     core = Core()

@@ -1,7 +1,7 @@
 """Frames from the hooks to the daemon: a bounded buffer, and one thread that empties it.
 
-The hook puts a frame into a buffer (a copy, where anybody may write to it) and returns; everything that
-can wait (sockets, the ring, JSON) happens in the feed's thread.
+The hook puts a frame into a buffer (a copy, if anybody else may write to its memory) and returns; all
+that can wait (sockets, the ring, JSON) happens in the feed's thread.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from refocusd.transport.messages import Advice, Counts
 
 log = logging.getLogger(__name__)
 
-#: How long the end of the interpreter may be delayed to close the acquisition.
+#: Closing the acquisition may delay the interpreter's exit by this much.
 EXIT_S = 2.0
 
 
@@ -40,14 +40,13 @@ class Feed:
     endpoint, output, expected
         As in `Source`.
     buffer_nbytes : int
-        Pixels held at most.
+        Bytes of pixels held at most.
     on_advice : callable, optional
-        Called by the feed's thread with the daemon's focus advice, which is asked for only then.
+        Called by the feed's thread with the daemon's focus advice; without it, none is asked for.
     on_gone : callable, optional
         Called when the daemon that gave the advice is gone.
 
-    `take`, `saved` and `end` are called by hooks, always through `safely`; they
-    copy and return.
+    Hooks call `take`, `saved` and `end`, always through `safely`; these copy and return.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Feed:
 
     @property
     def output(self) -> str:
-        """Folder of the refocused dataset; empty for that beside raw."""
+        """Folder of the refocused dataset; empty for the one beside raw."""
         return self._state.output
 
     @property
@@ -79,13 +78,13 @@ class Feed:
         return self._state.has_raw
 
     def begin(self, name: str, *, has_raw: bool, summary: str = "{}") -> None:
-        """Start the thread; connecting does not wait for a daemon.
+        """Start the thread; this does not wait for a daemon.
 
         Parameters
         ----------
         name : str
         has_raw : bool
-            Whether the acquisition saves raw data, which tell their summary themselves.
+            Whether the acquisition saves raw data; the summary is then read from these.
         summary : str
             Summary metadata as JSON.
         """
@@ -96,30 +95,29 @@ class Feed:
         if not has_raw and not state.output:
             self._done.set()
             return
-        # A daemon thread: the user's script may end, or die, without asking us.
+        # A daemon thread, because the user's script may end at any time.
         self._thread = threading.Thread(target=self._run, name="refocusd-feed", daemon=True)
         self._thread.start()
         atexit.register(self._leave)
 
     def safely(self, do: Callable[[], object]) -> None:
-        """Run our part of a hook: whatever goes wrong there is logged, never raised."""
+        """Run our part of a hook; errors are logged, never raised."""
         try:
             do()
         except Exception as error:  # noqa: BLE001 (an exception here would hang the acquisition)
             self._complain(f"{type(error).__name__}: {error}")
 
     def take(self, image: Any, metadata: Any, taken_ns: int, *, keep: bool = False) -> None:
-        """Put a frame into the buffer; the oldest makes room when it is full.
+        """Put a frame into the buffer; if it is full, the oldest makes room.
 
-        With `keep` nobody will write to the image's memory again, and it need not be copied.
+        `keep` states that nobody will write to the image's memory again, so that it need not be copied.
         """
         if self._thread is None:
             return
         state = self._state
         axes = canonical_axes(metadata["Axes"])
         pixels = checked_pixels(image, what=f"frame {axes}")
-        # Until a daemon listens a copy would be for nobody: raw has the frame, and the
-        # daemon, if one comes, catches it up from there.
+        # Without a daemon, a copy would be wasted: if one comes later, it catches the frame up from raw.
         wanted = state.listening or not state.has_raw
         copy = None
         if wanted and not self._takes_the_detour(axes):
@@ -141,7 +139,7 @@ class Feed:
             self._changed.notify()
 
     def _takes_the_detour(self, axes: str) -> bool:
-        """Whether this frame is read from disk, as those before it are (policy ``complete``)."""
+        """Whether this frame is read from disk, like those before it (policy ``complete``)."""
         state = self._state
         with self._changed:
             if not self._from_disk or len(state.awaited) >= MAX_LATER:
@@ -153,16 +151,16 @@ class Feed:
             return True
 
     def refuse(self, axes: Any, told_as: Any, why: str) -> None:
-        """Leave out a frame that shares its place in the raw dataset with another one.
+        """Leave out a frame that has the same axes as another one, of which raw keeps only one.
 
         Parameters
         ----------
         axes : mapping
-            Of both frames.
+            Axes of both frames.
         told_as : mapping
-            Axes by which the ledger knows the one that is left out.
+            Axes under which the ledger records the frame that is left out.
         why : str
-            What has happened, and what to do about it.
+            What happened, and what to do about it.
         """
         if self._thread is None:
             return
@@ -174,7 +172,7 @@ class Feed:
             self._skip([canonical_axes(told_as)], REPLACED)
 
     def skip(self, keys: list[str], reason: str) -> None:
-        """Name frames, by canonical axes, that will not come, and why."""
+        """Report frames, by canonical axes, that will not come, and why."""
         if self._thread is None:
             return
         with self._changed:
@@ -187,7 +185,7 @@ class Feed:
         self._changed.notify()
 
     def take_saved(self, dataset: Any, axes: Any, taken_ns: int) -> None:
-        """Note where a frame lies on disk: the daemon reads it there, else the feed's thread."""
+        """Note where a frame is on disk: the daemon reads it there, or if it cannot, our thread."""
         if self._thread is None:
             return
         place = saved_place(dataset, axes)
@@ -196,8 +194,8 @@ class Feed:
             self._state.buffer.add(Held(canonical_axes(axes), taken_ns, {}, place=place))
 
     def saved(self, dataset: Any, axes: Any) -> None:
-        """A frame is in the raw dataset: note where that is, and make its index durable."""
-        # pycromanager's own writer keeps its index in memory: killed, no frame is readable.
+        """Note that a frame was saved, and where the raw dataset is; flush the dataset's index."""
+        # pycromanager's writer keeps its index in memory: if it were killed, no frame would be readable.
         index = getattr(dataset, "_index_file", None)
         if index is not None and not index.closed:
             index.flush()
@@ -212,7 +210,7 @@ class Feed:
             key = canonical_axes(axes)
             with self._changed:
                 if state.replaced[key] > 0:
-                    # This is the frame that another one will replace.
+                    # This frame will be replaced by another one.
                     state.replaced[key] -= 1
                 elif key in state.awaited:
                     state.awaited.remove(key)
@@ -220,13 +218,13 @@ class Feed:
                     state.buffer.add(Held(key, taken_ns, {}, place=place))
 
     def end(self) -> None:
-        """No more frames will come: raw is complete."""
+        """Note that no more frames will come: raw is complete."""
         with self._changed:
             self._state.ended_at = self._state.ended_at or time.monotonic()
             self._changed.notify()
 
     def wait(self, timeout_s: float | None) -> Counts | None:
-        """Wait until the daemon has closed the acquisition, or there is none."""
+        """Wait until the daemon has closed the acquisition, or it is clear that there is no daemon."""
         self._done.wait(timeout_s)
         return self._upload.counts
 
@@ -249,7 +247,7 @@ class Feed:
             atexit.unregister(self._leave)
 
     def _leave(self) -> None:
-        """Close the acquisition at the interpreter's end, without waiting for the daemon's work."""
+        """Close the acquisition when the interpreter exits, without waiting for the daemon's work."""
         thread = self._thread
         if thread is not None and thread.is_alive():
             with self._changed:

@@ -17,7 +17,7 @@ from refocusd.transport.messages import Open
 
 @dataclass(frozen=True, slots=True)
 class FirstFrame:
-    """The properties of the first frame that the announcement needs."""
+    """Properties of the first frame, for the announcement."""
 
     shape: tuple[int, int]
     dtype: str
@@ -26,7 +26,7 @@ class FirstFrame:
 
     @classmethod
     def of(cls, pixels: Pixels, metadata: Any, channel: Any) -> FirstFrame:
-        """Those of a frame whose array may be reused."""
+        """The properties of a frame, without its pixels, whose array may be reused."""
         return cls(pixels.shape, pixels.dtype.name, dict(metadata), channel)
 
 
@@ -38,27 +38,28 @@ class FeedState:
     ----------
     buffer : FrameBuffer
     output : str
-        Folder of the refocused dataset; empty for that beside raw.
+        Folder of the refocused dataset; empty for the one beside raw.
     expected : int
         Frames that will come; 0 if not known.
+    name : str
+        Name of the acquisition.
     has_raw, raw, summary
-        Whether raw data are saved, where (once that is known), and their summary as JSON.
+        Whether raw data are saved, their folder (once it is known), and their summary as JSON.
     taken : int
         Frames that the hooks have seen.
     first : FirstFrame or None
     awaited : set of str
         Axes of frames that are read from disk once they are saved, to keep the order.
     replaced : Counter of str
-        Axes of frames that will be saved and then replaced by another camera's, how often.
+        By axes, how many frames will be saved and then replaced by another frame.
     skipped : dict of str to list of str
-        By reason: what skipped frames are called in the ledger, as far as the daemon was not told
-        yet.
+        By reason, the axes in the ledger of skipped frames that were not reported to the daemon yet.
     ended_at : float
-        When the acquisition ended; 0 while it runs.
+        When the acquisition ended, by the monotonic clock; 0 while it runs.
     leaving : bool
-        The interpreter ends.
+        Whether the interpreter is exiting.
     listening, in_order : bool
-        Whether a daemon answers, and whether it wants the frames in their order.
+        Whether a daemon answers, and whether it wants the frames in order.
     """
 
     buffer: FrameBuffer
@@ -85,7 +86,7 @@ class FeedState:
 
     @property
     def announceable(self) -> bool:
-        """Whether there is a frame, and its raw dataset (if there is one) has a place."""
+        """Whether there is a frame, and the folder of the raw dataset, if there is one, is known."""
         known = self.first is not None or len(self.buffer) > 0
         return known and (bool(self.raw) or not self.has_raw)
 

@@ -1,4 +1,4 @@
-"""The feed's thread: submits what the hooks left in the buffer."""
+"""The feed's thread: submits the frames that the hooks put into the buffer."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from refocusd.transport.session import Session, State
 
 log = logging.getLogger(__name__)
 
-#: Appended to every warning, so that nobody stops an acquisition because of it.
+#: Ends every warning, so that nobody stops an acquisition because of it.
 NOT_AFFECTED = " (raw data is not affected)"
 #: How long after the last frame the hook that names the raw dataset may come, s.
 LAST_WORD_S = 2.0
-#: After the acquisition's end, how long to wait for a daemon that never answered, or went away.
+#: Time to wait after the acquisition's end for a daemon that never answered, and for a lost one.
 ANSWER_S, RETURN_S = 0.5, 10.0
 
 
 class FeedUpload:
-    """Submits the frames of one acquisition, through restarts of the daemon.
+    """Submits the frames of one acquisition, also if the daemon restarts.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ class FeedUpload:
     endpoint : str
         The daemon's address.
     on_advice : callable, optional
-        Called with the daemon's focus advice, which is asked for only then.
+        Called with the daemon's focus advice; without it, none is asked for.
     on_gone : callable, optional
         Called when the daemon that gave the advice is gone.
 
     Attributes
     ----------
     counts : Counts or None
-        The daemon's, once it has closed the acquisition.
+        The daemon's counts, once it has closed the acquisition.
     refocused : str
         Folder of the refocused dataset, once the daemon has closed the acquisition.
     """
@@ -71,7 +71,7 @@ class FeedUpload:
         self._lost_at = 0.0
 
     def run(self) -> None:
-        """Work until the daemon has closed the acquisition, or there is none.
+        """Work until the daemon has closed the acquisition, or no daemon comes.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class FeedUpload:
                 self._lost_at = time.monotonic()
             self._state.listening = False
             with self._changed:
-                # Their fate is unknown here; the next daemon knows those that were written.
+                # What became of these is unknown here; the next daemon knows which were written.
                 self._state.buffer.missed += session.in_flight
             rest = "; the rest can be refocused from raw later" if self._state.raw else ""
             self._complain(session.reason + rest)
@@ -132,18 +132,18 @@ class FeedUpload:
         return self._state.ended and over_s > (RETURN_S if self._met else ANSWER_S)
 
     def _announce(self, session: Session) -> bool:
-        """Announce the acquisition once its first frame is there; False if there will be none."""
+        """Announce the acquisition once it has a frame; False if there will be none."""
         state = self._state
         with self._changed:
             self._changed.wait_for(lambda: self._open or state.announceable or state.ended, 0.25)
-            # A daemon that was restarted says what became of frames that another one was given.
+            # Once announced, always announceable: a restarted daemon knows what became of earlier frames.
             announceable = self._open is not None or state.announceable
         if announceable:
             try:
-                # The same acquisition is announced again to a daemon that was restarted.
+                # A restarted daemon gets the same announcement again.
                 self._open = self._open or state.announcement(advise=self._advised)
             except (InputError, OSError):
-                # The file of a busy Micro-Manager may come after the word of it.
+                # A busy Micro-Manager may report a frame before it is in the file.
                 if state.ended and time.monotonic() - state.ended_at > LAST_WORD_S:
                     raise
                 session.pump(0.05)
@@ -153,7 +153,7 @@ class FeedUpload:
         if not self._state.ended:
             return True
         session.pump(0.05)
-        # The hook that learns where raw lies runs in another thread: it may come last.
+        # The hook that finds out where raw is runs in another thread, and may be late.
         return self._state.taken > 0 and time.monotonic() - self._state.ended_at < LAST_WORD_S
 
     def _hand_over(self, session: Session) -> None:
@@ -166,7 +166,7 @@ class FeedUpload:
             self._give_up_unsaved()
 
     def _pass_on(self, session: Session) -> None:
-        """Submit what is held, as far as there is credit; wait for more of either."""
+        """Submit a frame if there is one, and credit for it; otherwise wait for either."""
         buffer = self._state.buffer
         with self._changed:
             if not len(buffer):
@@ -174,7 +174,7 @@ class FeedUpload:
             held = None
             if len(buffer) and session.credit:
                 held = buffer.pop(newest=self._starved)
-            # While there was no credit frames have piled up here: the live image wants the last.
+            # Frames that piled up for lack of credit: the live image needs the newest of them.
             in_order = self._state.in_order or not self._state.has_raw
             self._starved = len(buffer) > 0 and held is None and not in_order
             behind, buffer.behind = buffer.behind, 0
@@ -206,7 +206,7 @@ class FeedUpload:
         return session.submit(pixels, held.axes, metadata, held.taken_ns)
 
     def _is_announced(self, place: Place) -> bool:
-        """Whether the frame there is of the shape and type that were announced."""
+        """Whether the frame at this place has the shape and type that were announced."""
         form, open_ = place.format, self._open
         here = form.height, form.width, form.dtype_name
         return open_ is not None and here == (open_.height, open_.width, open_.dtype)
@@ -218,7 +218,7 @@ class FeedUpload:
             session.miss(keys, "skipped", reason)
 
     def _give_up_unsaved(self) -> None:
-        """Stop waiting for frames that never came to disk, as when a run was cut short."""
+        """Stop waiting for frames that never reach the disk, as when a run was cut short."""
         state = self._state
         with self._changed:
             if len(state.buffer) == 0 and time.monotonic() - state.ended_at > LAST_WORD_S:

@@ -1,15 +1,17 @@
-"""Moves the focus stage by the daemon's advice: only where it was allowed to, and carefully.
+"""Moves the focus stage by the daemon's advice: only within the user's limits, and carefully.
 
-Runs in `post_hardware_hook_fn`, in the acquisition engine's own thread, between the
-hardware of one frame and its exposure; so no frame is exposed while the stage moves.  What
-it never does: move without `FocusLimits` in the script *and* `correct_focus` in the daemon;
-leave the limits; move in a z-series (which shows focus by itself) or a hardware sequence;
-go in a direction that is not known, but for one bounded probe if that is allowed; raise.
+Runs in `post_hardware_hook_fn`, in the acquisition engine's own thread, after the hardware of a
+frame is set and before its exposure, so that no frame is exposed while the stage moves.  It never
 
-It stops for the rest of the acquisition when anything is odd: an error of the core, a stage
-that does not arrive, a frame that is worse after a move (which is then undone, once), the
-stop file, `halt`.  It then never touches the stage again: the stage stays, or goes where
-the acquisition's own events send it.
+- moves without `FocusLimits` in the script *and* `correct_focus` in the daemon;
+- leaves the limits;
+- moves in a z-series (which shows focus by itself) or in a hardware sequence;
+- moves in an unknown direction, except for one bounded probe if that is allowed;
+- raises.
+
+If anything is odd, it stops for the rest of the acquisition: an error of the core, a stage that
+does not arrive, a frame that is worse after a move (which is then undone, once), the stop file,
+`halt`.  It then never moves the stage again; only the acquisition's own events do.
 """
 
 from __future__ import annotations
@@ -33,15 +35,15 @@ log = logging.getLogger(__name__)
 
 Hook = Callable[..., Any]
 
-#: Key in a frame's metadata for where the stage stood, and why.
+#: Key in a frame's metadata for the stage position and its corrections.
 METADATA_KEY = "RefocusdFocus"
-#: Moves and differences below this, um, are none.
+#: Smaller moves are not made, and smaller differences are ignored, um.
 LEAST_UM = 0.05
 #: A correction ends within this fraction of the depth of field.
 END_AT = 0.25
-#: An advice below this confidence moves nothing.
+#: Advice with less confidence is ignored.
 MIN_CONFIDENCE = 0.3
-#: Frames whose record has not been picked up yet.
+#: At most this many records wait for the metadata of their frames.
 MAX_RECORDS = 1000
 
 
@@ -49,42 +51,42 @@ MAX_RECORDS = 1000
 class _Field:
     """One position of the acquisition."""
 
-    #: Where the acquisition put the stage, and what is added to that.
+    #: The acquisition's own stage position, and the correction added to it.
     base_um: float
     correction_um: float = 0.0
     correcting: bool = False
     probed: bool = False
     moved_at: float = -math.inf
-    #: The last move while it has not been judged: correction and distance before it.
+    #: Before the last move, until that has been judged: the correction and the advice.
     before: tuple[float, FocusAdvice] | None = None
 
 
 class _StopError(Exception):
-    """Nothing may be moved any more, for the reason given."""
+    """Nothing may be moved any more; the text gives the reason."""
 
 
 class FocusHook:
-    """The stage of one acquisition.
+    """Corrects the focus during one acquisition.
 
     Parameters
     ----------
     limits : FocusLimits
     core : callable, optional
-        The running core; ``pycromanager.Core`` by default.
+        Returns the running core; by default ``pycromanager.Core``.
 
-    `advise` and `halt` may be called from any thread; the hook runs in the engine's.
+    `advise` and `halt` may be called in any thread; the hook runs in the engine's.
     """
 
     def __init__(self, limits: FocusLimits, core: Callable[[], Any] | None = None) -> None:
         self.limits = limits
-        #: Why nothing moves any more; empty while it may.
+        #: Why the stage is not moved any more; empty while it may be.
         self.halted = ""
         #: Moves made so far.
         self.moves = 0
         self._make_core = core or _running_core
         self._core: Any = None
         self._fields: dict[str, _Field] = {}
-        #: By position, with when it came.
+        #: The newest advice by position, with the time it came.
         self._advice: dict[str, tuple[float, FocusAdvice]] = {}
         self._channel: str | None = None
         self._records: OrderedDict[str, dict[str, Any]] = OrderedDict()
@@ -94,15 +96,15 @@ class FocusHook:
     # -- from the daemon ----------------------------------------------------------------
 
     def advise(self, advice: Advice) -> None:
-        """Take the daemon's newest advice; each is considered once."""
+        """Take in the daemon's newest advice; each is considered once."""
         with self._lock:
-            # Channels focus a little differently: the first one decides.
+            # Channels focus a little differently, so only the first one counts.
             self._channel = advice.channel if self._channel is None else self._channel
             if advice.channel == self._channel:
                 self._advice[advice.position] = (time.monotonic(), advice.focus)
 
     def withdraw(self) -> None:
-        """The daemon is gone: what it said last is not acted upon any more."""
+        """Discard all advice, because the daemon is gone."""
         with self._lock:
             self._advice.clear()
 
@@ -128,7 +130,7 @@ class FocusHook:
         return hook
 
     def note(self, metadata: Any) -> None:
-        """Add to a frame's metadata where the stage stood and what was done."""
+        """Add the stage position and any move to a frame's metadata."""
         try:
             with self._lock:
                 record = self._records.pop(canonical_axes(metadata["Axes"]), None)
@@ -140,7 +142,7 @@ class FocusHook:
     # -- the stage ----------------------------------------------------------------------
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
-        """Correct the focus before a frame is exposed, and keep a record of it."""
+        """Correct the focus before a frame is exposed, and keep a record for its metadata."""
         record: dict[str, Any] = {"moves": self.moves}
         key = ""
         try:
@@ -182,21 +184,21 @@ class FocusHook:
             raise _StopError(stop)
 
     def _field(self, position: str, z_um: float | None, here: float) -> _Field:
-        """What is known of this position, with the stage where the acquisition put it."""
-        # Where events name no z, nothing brings the stage back: all positions share one.
+        """The state of this position, with the acquisition's own stage position up to date."""
+        # If events name no z, nothing brings the stage back, so all positions share one state.
         field = self._fields.setdefault(position if z_um is not None else "", _Field(here))
         if z_um is not None:
             if abs(field.base_um - z_um) > LEAST_UM:
-                # The acquisition itself changed its mind: our last move cannot be judged.
+                # The acquisition itself has moved the stage: our last move cannot be judged.
                 field.before = None
             field.base_um = float(z_um)
         elif abs(here - field.base_um - field.correction_um) > self.limits.arrive_um:
-            # Somebody else moved the stage: begin again from there.
+            # Somebody else has moved the stage: start again from there.
             self._fields[""] = field = _Field(here)
         return field
 
     def _go(self, here: float, target: float) -> float:
-        """Move, wait, look where the stage is."""
+        """Move the stage, wait for it, and check its position; return that."""
         if abs(target - here) <= LEAST_UM:
             return here
         if not self.limits.low_um <= target <= self.limits.high_um:
@@ -214,7 +216,7 @@ class FocusHook:
     # -- the decision -------------------------------------------------------------------
 
     def _decide(self, position: str, field: _Field) -> str:
-        """Set the field's correction; return why it must be the last one, or nothing."""
+        """Set the field's correction; return why it must be the last one, or an empty text."""
         limits = self.limits
         if not limits.low_um <= field.base_um <= limits.high_um:
             self._warn(f"{field.base_um:.2f} um lies outside the focus limits: not corrected")
@@ -241,7 +243,7 @@ class FocusHook:
         return ""
 
     def _usable(self, advice: FocusAdvice, field: _Field) -> bool:
-        """Whether the advice is about the present stage position and rests on enough frames."""
+        """Whether the advice is for the present stage position, and based on enough frames."""
         target = field.base_um + field.correction_um
         return (
             advice.stage_um is not None
@@ -265,7 +267,7 @@ class FocusHook:
             move = max(-limits.step_um, min(limits.step_um, advice.offset_um))
         elif limits.probe_um and not field.probed:
             field.probed = True
-            # Toward the middle of what is allowed: there is room.
+            # Towards the middle of the limits, where there is room.
             here = field.base_um + before
             move = math.copysign(limits.probe_um, (limits.low_um + limits.high_um) / 2 - here)
         else:
@@ -276,7 +278,7 @@ class FocusHook:
             self._warn(f"focus is {size:.1f} um away, but a limit is reached")
             return
         field.moved_at = time.monotonic()
-        # A probe may well be the wrong way: that is what it is for.
+        # A probe is not judged, because it may well go in the wrong direction.
         judged = advice.direction_known and not advice.in_focus
         field.before = (before, advice) if judged else None
 
@@ -287,7 +289,7 @@ class FocusHook:
 
 
 def _worse(now: FocusAdvice, before: FocusAdvice) -> bool:
-    """Whether the distance grew by more than both are uncertain by."""
+    """Whether the distance grew by more than half of the joint uncertainty of both."""
     grown = abs(now.offset_um) - abs(before.offset_um)
     return grown > math.hypot(now.uncertainty_um, before.uncertainty_um) / 2
 
@@ -301,8 +303,8 @@ def _running_core() -> Any:
 def _repair_tags() -> None:
     """Let events with tags pass through hooks.
 
-    pycromanager 1.0.2 calls methods of its events that are named otherwise (`getTags`,
-    `setTags`), and aborts an acquisition that has both a hook and tags.
+    pycromanager 1.0.2 calls `getTags` and `setTags` of its events, which have other names there, and
+    aborts an acquisition that has both a hook and tags.
     """
     from pycromanager.acquisition.acq_eng_py.main.acquisition_event import AcquisitionEvent
 

@@ -16,27 +16,28 @@ class FocusLimits:
     Parameters
     ----------
     low_um, high_um : float
-        Stage positions that are never left.  Where the acquisition itself goes beyond them
-        nothing is corrected.
+        Range of stage positions that is never left.  If the acquisition itself goes beyond it,
+        nothing is corrected there.
     step_um : float
         Largest single move.
     total_um : float
-        Largest distance from where the acquisition put the stage.
+        Largest distance from the acquisition's own stage position.
     start_at : float
-        A correction begins beyond so many depths of field, and ends within a quarter of one.
+        A correction begins if the distance from focus exceeds this many depths of field; it ends
+        within a quarter of one.
     estimates : int
-        So many frames must have been looked at since the stage last moved.
+        Number of frames that must have been evaluated since the stage last moved.
     interval_s : float
         Shortest time between two moves.
     arrive_um : float
-        How exactly the stage must arrive.
+        Largest difference between the position that was asked for and the one that was reached.
     probe_um : float
-        How far to move, once, to find out the direction; 0 for never: a correction then
-        begins only if the acquisition itself moves the stage.
+        Size of the one move that finds out the direction; 0 for none: a correction then begins
+        only if the acquisition itself moves the stage.
     max_age_s : float
-        An advice older than that moves nothing.
+        Older advice is ignored.
     stop_file : path, optional
-        While this file exists nothing moves, and the first look at it ends the corrections.
+        If this file exists, corrections end for the rest of the acquisition.
 
     Raises
     ------

@@ -36,20 +36,20 @@ def submit_frames(
     ----------
     frames : Dataset
     keys : sequence of str
-        Which of them, by canonical axes, in the order of submission.
+        Canonical axes of the frames to submit, in this order.
     endpoint, open_
         The daemon's address, and the announcement.
     acquired : int
-        Frames of the whole acquisition.
+        Number of frames of the whole acquisition.
     live : bool
         Whether they count as frames that come from the microscope.
     times_s : sequence of float, optional
-        When to submit each frame, from the first; otherwise as fast as possible.  While the
-        daemon is busy a frame waits for it: unlike an acquisition, a recording can.
+        When to submit each frame, in seconds from the start; by default as fast as possible.  If the
+        daemon is busy, a frame waits for it: unlike an acquisition, a recording can.
     on_outcome : callable, optional
-        Told every frame's final state, if `open_` asks for reports.
+        Called with every frame's final state, if `open_` asks for reports.
     on_opened : callable, optional
-        Told where the frames go and in which run, before the first is sent.
+        Called before the first frame is sent, with the output and the run.
 
     Raises
     ------
@@ -95,8 +95,8 @@ def submit_all(
 ) -> None:
     """Submit frames over an open session, each as soon as there is credit.
 
-    Frames that cannot be read are named to the daemon as failed; where the reason may pass, they
-    are read again before.
+    Frames that cannot be read are reported to the daemon as failed; if the reason may be temporary,
+    reading is tried again before that.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def submit_all(
         As in `submit_frames`.
     """
     begun = time.perf_counter()
-    # On a disk that fails for good not every frame is waited for.
+    # After a frame that could not be read, the next is not tried again: the disk may fail for good.
     patient = True
     for number, key in enumerate(keys):
         if times_s is not None:
@@ -116,7 +116,7 @@ def submit_all(
         outcome: _Outcome = "again"
         while outcome == "again":
             if not session.credit:
-                # Windows renames no folder in which a file is open.
+                # On Windows a folder cannot be renamed while a file in it is open.
                 frames.close()
             session.until(lambda: session.credit > 0, stopped)
             outcome = _submit(session, frames, key, live=live, patient=patient)
@@ -127,7 +127,7 @@ def _submit(session: Session, frames: Dataset, key: str, *, live: bool, patient:
     """Submit one frame, or say why it cannot be; ``again`` if the socket's queue is full."""
 
     def wait(seconds: float) -> None:
-        # Windows gives a file back only once it was closed; the daemon is to hear from us meanwhile.
+        # On Windows others cannot change a file that is open; meanwhile the daemon must hear from us.
         frames.close()
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:

@@ -1,10 +1,10 @@
-"""Warnings that a source would repeat for every frame: each is logged once."""
+"""Logs warnings only once that a source would otherwise repeat for every frame."""
 
 from __future__ import annotations
 
 import logging
 
-#: Different warnings logged at most: a text may name the frame.
+#: At most this many different warnings are logged: a text may name the frame.
 MAX_WARNINGS = 100
 
 
@@ -15,9 +15,9 @@ class Once:
     ----------
     log : logging.Logger
     about : str
-        What the warnings are about; they begin with it.
+        What the warnings are about; each begins with it.
     note : str
-        They end with it.
+        Each warning ends with it.
     """
 
     def __init__(self, log: logging.Logger, about: object = "", note: str = "") -> None:
@@ -32,5 +32,5 @@ class Once:
             self._log.warning(self._form, text)
 
     def forget(self) -> None:
-        """What was said may be said again: things had become better meanwhile."""
+        """Let earlier warnings be logged again, because the cause had gone in between."""
         self._said.clear()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from refocusd.datasets.run_folder import made_by, refocused_path
 
-#: Characters of an acquisition's name that the folder takes over: Windows limits the whole path.
+#: At most this many characters of an acquisition's name are used: Windows limits the whole path.
 MAX_NAME = 60
 _lock = threading.Lock()
 #: Outputs of acquisitions that this process has begun.
@@ -26,12 +26,12 @@ def output_folder(
     folder : Path
     name : str
     started_s : float, optional
-        When it was begun, in seconds since 1970; now by default.
+        When it was begun, in seconds since 1970; by default now.
     acquisition : str
-        Its id: where a folder of that name is its own already, it is that one.  Otherwise the
-        folder does not exist yet.
+        Its id.  A folder of that name that this acquisition has made already is used again; otherwise
+        the folder returned does not exist yet.
     """
-    # Windows takes a name of a device for the device, whatever comes after the first dot.
+    # On Windows the name of a device means the device, whatever comes after the first dot.
     stem = re.sub(r"[^\w.-]+", "_", name[:MAX_NAME]).strip("._") or "MDA"
     stem = re.sub(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)(?=\.)", r"\1_", stem)
     begun = time.strftime("%Y%m%d-%H%M%S", time.localtime(started_s))
@@ -49,5 +49,5 @@ def output_folder(
 def _is_free(folder: Path, acquisition: str) -> bool:
     if acquisition:
         return not folder.exists() or made_by(folder).get("acquisition") == acquisition
-    # The daemon makes it when the first frame comes: the next acquisition may begin before that.
+    # The daemon makes the folder when the first frame comes; the next acquisition may begin before that.
     return not (folder.exists() or folder in _given)

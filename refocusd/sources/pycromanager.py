@@ -5,14 +5,14 @@ One changed line in a user's script::
     with Acquisition(**refocusd.Source().hooks(directory="data", name="cells")) as acq:
         acq.acquire(events)
 
-On the Python backend frames are taken in `image_process_fn`, where they are in
-memory already.  On the Java backend that hook goes through a bridge of about
-100 MB/s, so there `image_saved_fn` notes where on disk a frame lies, and the
-daemon reads it from there: no pixels pass through the user's process, unless the
-daemon does not see that disk.  Frames that Java keeps in memory only come over the bridge.
+On the Python backend, frames are taken in `image_process_fn`, where they are in
+memory already.  On the Java backend, that hook's frames pass a bridge of about
+100 MB/s; there, `image_saved_fn` notes where a frame is on disk, and the daemon
+reads it there.  No pixels pass through the user's process, unless the daemon does
+not see that disk.  Frames that Java keeps only in memory come over the bridge.
 
 A hook must never raise, wait or return anything unexpected: an exception in
-`image_saved_fn` kills its thread and the acquisition hangs after 100 more
+`image_saved_fn` kills its thread, and the acquisition hangs after 100 more
 frames; any return value of `image_process_fn` but ``(image, metadata)`` or
 None hangs it at once.
 """
@@ -43,13 +43,13 @@ log = logging.getLogger(__name__)
 Hook = Callable[..., Any]
 
 CAMERAS = (
-    "several cameras give frames of the same axes, of which raw keeps the last: only that one is "
-    "refocused, the others are skipped; to have all, give each camera axes of its own in an "
+    "several cameras give frames with the same axes, of which raw keeps only the last: that one is "
+    "refocused, and the others are skipped; to keep all, give each camera its own axes in an "
     "image_process_fn"
 )
 RETAKEN = (
-    "a frame has the axes of an earlier one, of which raw keeps the last: only the first is refocused "
-    "live, later ones are skipped; to have all, give frames that are taken again an axis of their own"
+    "a frame has the axes of an earlier one, and raw keeps only the last: the first is refocused "
+    "live, later ones are skipped; to keep all, give frames that are taken again an axis of their own"
 )
 
 
@@ -59,20 +59,20 @@ class Source:
     Parameters
     ----------
     endpoint : str, optional
-        The daemon's address; ``REFOCUSD_ENDPOINT`` or ``tcp://127.0.0.1:8751``.
+        The daemon's address; by default ``REFOCUSD_ENDPOINT`` or ``tcp://127.0.0.1:8751``.
     output : str, optional
-        Folder for the refocused dataset; ``<raw>_refocused`` if not given.
+        Folder for the refocused dataset; by default ``<raw>_refocused``.
         Needed for acquisitions that keep no raw data (``directory=None``).
     expected : int, optional
-        Frames that will come, so that the daemon can check the free disk space.
+        Number of frames that will come, so that the daemon can check the free disk space.
     buffer_mib : int
-        Frames held here while the daemon is busy, MiB.  When it is full the
+        Frames held here while the daemon is busy, MiB.  When it is full, the
         oldest are left to be caught up from raw.
     correct_focus : FocusLimits, optional
-        Let the focus stage be moved by the daemon's advice, within these limits (Python
+        Move the focus stage by the daemon's advice, within these limits (Python
         backend only; the daemon must have ``--correct-focus`` as well).
 
-    Works without a daemon: the acquisition runs and raw is saved as ever.
+    Without a daemon, the acquisition runs and saves raw as usual.
     """
 
     def __init__(
@@ -118,9 +118,9 @@ class Source:
             `image_process_fn` returns is what is refocused; what it discards
             is not.
         java : bool, optional
-            Backend; found out if not given.
+            Whether the backend is Java; found out if not given.
         acquisition : type, optional
-            Another class than `Acquisition` that the arguments are for: pycromanager's
+            Class for which the arguments are, if it is not `Acquisition`: pycromanager's
             `XYTiledAcquisition`, `ExploreAcquisition` or `MagellanAcquisition`, which take fewer.
         **others
             Passed on to `Acquisition` as they are.
@@ -144,8 +144,8 @@ class Source:
         untaken = set() if acquisition is None else _untaken(acquisition, arguments)
         self._used = True
         java = _runs_on_java(acquisition) if java is None else java
-        # "" keeps the frames in memory as None does; the Java backend saves into the folder it runs in,
-        # and Micro-Magellan where its window says.
+        # "" keeps frames in memory, as None does; the Java backend saves them in its current folder,
+        # and Micro-Magellan in the one that its window names.
         has_raw = (directory is not None or "directory" in untaken) if java else bool(directory)
         if not (has_raw or self._feed.output):
             log.warning(
@@ -157,7 +157,7 @@ class Source:
         return {key: given for key, given in arguments.items() if key not in untaken}
 
     def _around(self, own: dict[str, Any], *, java: bool) -> dict[str, Hook | None]:
-        """Hooks of ours around the user's own."""
+        """Our hooks, which call the user's own."""
         hooks: dict[str, Hook | None] = {
             "image_saved_fn": _saved_hook(self._feed, own["image_saved_fn"], read=java),
             "notification_callback_fn": _notification_hook(
@@ -189,7 +189,7 @@ class Source:
         Parameters
         ----------
         doubtful : bool
-            Those that are doubtful as well.
+            Include those that are doubtful.
 
         Returns
         -------
@@ -241,8 +241,8 @@ def _like(own: Hook | None, work: Hook) -> Hook:
 
 
 def _process_hook(feed: Feed, own: Hook | None, focus: FocusHook | None) -> Hook:
-    # pycromanager may give the frames of a sequence to the wrong events, so that even a camera and
-    # its event's axes come twice.
+    # pycromanager may assign the frames of a sequence to the wrong events, so that even the same
+    # camera and axes can come twice.
     cameras, distinct = Cameras(names_by_core), DistinctAxes()
 
     def process(*arguments: Any) -> Any:
@@ -252,8 +252,8 @@ def _process_hook(feed: Feed, own: Hook | None, focus: FocusHook | None) -> Hook
         result = arguments if own is None else own(*arguments)
         if result is not None:
             taken_ns = time.perf_counter_ns()
-            # The core makes an array for each frame.  Without the user's own hook only pycromanager
-            # and its writer have it, and they read it.
+            # The core makes a new array for each frame.  Without a hook of the user's own, only
+            # pycromanager and its writer have it, and they only read it.
             keep = own is None
             feed.safely(lambda: _take(feed, cameras, distinct, given, result, taken_ns, keep))
         return result
@@ -270,7 +270,7 @@ def _take(
     taken_ns: int,
     keep: bool,
 ) -> None:
-    """Take a frame: under each axes one only, if raw data keep only that."""
+    """Take a frame, unless raw will replace it by another one with the same axes."""
     image, metadata = result
     axes = metadata["Axes"]
     # A user's hook may give the cameras axes of their own.
@@ -286,7 +286,7 @@ def _take(
 
 
 def _is_retaken(feed: Feed, axes: Axes, chosen: Axes) -> bool:
-    """Whether raw keeps a frame only until one of the same axes comes: that is left out."""
+    """Whether an earlier frame had the same axes, so that this one must be left out."""
     retaken = feed.has_raw and chosen is not axes
     if retaken:
         feed.refuse(axes, chosen, RETAKEN)
@@ -314,19 +314,19 @@ def _saved_hook(feed: Feed, own: Hook | None, *, read: bool) -> Hook:
 
 
 class _Monitor:
-    """The thread in which pycromanager tells of saved frames: it ends with the acquisition.
+    """Notices the end of an acquisition by the end of the thread that reports saved frames.
 
-    Not every acquisition tells of its end, and a user's own hook that raises keeps the word from us.
+    Not every acquisition notifies of its end, and if a user's own hook raises, we are not notified.
     """
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._watched = False
-        #: The user's own hook has raised: it ends before the acquisition.
+        #: Whether the user's own hook has raised, which ends the thread before the acquisition.
         self.killed = False
 
     def watch(self) -> None:
-        """Called in that thread."""
+        """Watch the current thread; called in the one that reports saved frames."""
         thread = threading.current_thread()
         if self._watched or thread is threading.main_thread():
             return

@@ -1,4 +1,4 @@
-"""The acquisitions of pymmcore-plus, for those who left Java.
+"""The acquisitions of pymmcore-plus, which needs no Java.
 
 An output beside its own writers::
 
@@ -8,9 +8,9 @@ or one line for all acquisitions of a core, whoever runs them::
 
     refocusd.attach_mda(mmc, output="D:/refocused")
 
-Its runner tells of each frame with its image, event and metadata in memory; they are copied
-into a bounded buffer and the runner goes on.  What does not fit while the daemon is busy is
-skipped, by name.
+Its runner signals each frame with its image, event and metadata in memory; these are copied into
+a bounded buffer, and the runner continues.  Frames that do not fit while the daemon is busy are
+recorded as skipped.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ log = logging.getLogger(__name__)
 
 #: Axes as the rest of refocusd names them; others keep useq's names.
 AXES = {"t": "time", "p": "position", "c": "channel", "z": "z", "g": "grid"}
-#: Of a frame's metadata: our names, and pymmcore-plus's.
+#: Names in a frame's metadata: ours, and those of pymmcore-plus.
 NAMES = (("PixelSizeUm", "pixel_size_um"), ("Exposure", "exposure_ms"), ("Camera", "camera_device"))
-#: Why an event of a sequence has no frame.
+#: Reason in the ledger for an event of a sequence that has no frame.
 NO_FRAME = "did not come: its event was skipped, or the acquisition or another output of it failed"
 #: Action of an event that gives a frame.
 IMAGE = "acquire_image"
@@ -63,7 +63,7 @@ def attach_mda(
     Returns
     -------
     MDAOutput
-        To wait for the daemon, and to detach; need not be kept.
+        Use it to wait for the daemon or to detach; it need not be kept.
 
     Raises
     ------
@@ -81,7 +81,7 @@ class _Run:
 
     feed: Feed
     sequence: Any
-    #: Frames of one event.
+    #: Frames of one event: one per camera.
     cameras: int
     frames: int = 0
     canceled: bool = False
@@ -90,9 +90,9 @@ class _Run:
     distinct: DistinctAxes = field(default_factory=DistinctAxes)
 
     def without_frame(self) -> list[str]:
-        """Axes of the frames that should have come; of a canceled acquisition, before its last."""
+        """Axes of the frames that did not come; of a canceled acquisition, only those before its last."""
         expected = _expected(self.sequence)
-        # useq's sizes leave out what positions do on their own.
+        # useq's sizes leave out the sequences that positions have of their own.
         nested = any(getattr(place, "sequence", None) for place in _positions(self.sequence))
         if not expected or (self.frames >= expected * self.cameras and not nested):
             return []
@@ -116,17 +116,17 @@ class _Run:
 class MDAOutput:
     """An output of pymmcore-plus's acquisitions that refocuses their frames.
 
-    To be given to ``run_mda``, alone or beside one of its own writers.  Each acquisition gets a
-    dataset of its own, one after another or at once.
+    Give it to ``run_mda``, alone or beside one of its own writers.  Each acquisition gets its own
+    dataset; they may run one after another or at the same time.
 
     Parameters
     ----------
     output : path
         Folder in which each acquisition gets its refocused dataset.
     endpoint : str, optional
-        The daemon's address; ``REFOCUSD_ENDPOINT`` or ``tcp://127.0.0.1:8751``.
+        The daemon's address; by default ``REFOCUSD_ENDPOINT`` or ``tcp://127.0.0.1:8751``.
     buffer_mib : int
-        Frames held while the daemon is busy, MiB; when it is full the oldest
+        Frames held while the daemon is busy, MiB; when it is full, the oldest
         are skipped.
 
     Examples
@@ -142,7 +142,7 @@ class MDAOutput:
         self._output = Path(output).expanduser().absolute()
         self._endpoint = endpoint or default_endpoint()
         self._buffer_nbytes = buffer_mib << 20
-        #: By the thread in which their signals come: the outputs of one may still be called when the
+        #: By the thread that sends their signals: the outputs of one run may still be called when the
         #: next has begun, and two cores may acquire at once.
         self._runs: dict[int | None, _Run] = {}
         self._last: Feed | None = None
@@ -153,7 +153,7 @@ class MDAOutput:
     # -- what the runner calls, by the names of its signals ---------------------------------
 
     def sequenceStarted(self, sequence: Any, meta: Any = None) -> None:  # noqa: N802
-        """An acquisition begins."""
+        """Begin an acquisition."""
         self._safely(lambda: self._started(sequence, meta))
 
     def frameReady(self, image: Any, event: Any = None, meta: Any = None) -> None:  # noqa: N802
@@ -161,18 +161,18 @@ class MDAOutput:
         self._safely(lambda: self._frame(image, event, meta))
 
     def sequenceCanceled(self, sequence: Any = None) -> None:  # noqa: N802, ARG002
-        """The user has ended the acquisition: what it did not come to is not missing."""
+        """Note that the user has ended the acquisition: later frames are not missing."""
         if run := self._run():
             run.canceled = True
 
     def sequenceFinished(self, sequence: Any = None) -> None:  # noqa: N802, ARG002
-        """An acquisition is over."""
+        """End an acquisition."""
         self._safely(lambda: self._finished(self._run()))
 
     # -- what the user calls ----------------------------------------------------------------
 
     def detach(self) -> None:
-        """Listen no more; an acquisition that runs ends here for refocusd."""
+        """Stop listening; for refocusd, a running acquisition ends here."""
         for signal, listener in self._connected:
             signal.disconnect(listener)
         self._connected.clear()
@@ -196,7 +196,7 @@ class MDAOutput:
             "sequenceCanceled": lambda *said: self.sequenceCanceled(*said),
             "sequenceFinished": lambda *said: self.sequenceFinished(*said),
         }
-        # Functions of their own: bound methods would be held weakly, and forgotten.
+        # Functions, because signals hold bound methods only weakly and would forget them.
         for name, listener in listeners.items():
             signal = getattr(events, name, None)
             if signal is None:
@@ -205,7 +205,7 @@ class MDAOutput:
                     "CMMCorePlus of pymmcore-plus"
                 )
             try:
-                # psygnal calls nobody after a listener that raises: we come before the user's.
+                # psygnal stops at the first listener that raises, so ours come before the user's.
                 signal.connect(listener, priority=1)
             except TypeError:  # a signal of Qt
                 signal.connect(listener)
@@ -226,7 +226,7 @@ class MDAOutput:
         with self._lock:
             self._runs[thread.ident], self._last = run, feed
         if type(thread).__name__ == RELAY:
-            # It can end before it has relayed the last signal, and does where another output raises.
+            # The thread can end before it has relayed the last signal, as when another output raises.
             def end() -> None:
                 thread.join()
                 self._safely(lambda: self._finished(run))
@@ -234,7 +234,7 @@ class MDAOutput:
             threading.Thread(target=end, name="refocusd-mda-end", daemon=True).start()
 
     def _run(self) -> _Run | None:
-        """The acquisition whose signals come in this thread."""
+        """The acquisition whose signals come in this thread; the only one, if there is one."""
         with self._lock:
             run = self._runs.get(threading.get_ident())
             return next(iter(self._runs.values())) if run is None and len(self._runs) == 1 else run
@@ -250,7 +250,7 @@ class MDAOutput:
             run.feed.take(image, about, taken_ns)
 
     def _unused(self, run: _Run, axes: Axes) -> Axes:
-        """The axes, with one more where an earlier frame of the acquisition has had them.
+        """The axes, with a further one if an earlier frame of the acquisition had the same.
 
         Events may use an index twice, and there is no raw dataset that would keep the last.
         """
@@ -262,7 +262,7 @@ class MDAOutput:
         return chosen
 
     def _finished(self, run: _Run | None, *, whole: bool = True) -> None:
-        """End an acquisition, unless that was done; not `whole` if frames may yet be acquired."""
+        """End an acquisition, unless it has ended; not `whole` if more frames may be acquired."""
         with self._lock:
             there = next((thread for thread, each in self._runs.items() if each is run), None)
             self._runs.pop(there, None)
@@ -275,7 +275,7 @@ class MDAOutput:
             run.feed.end()
 
     def _safely(self, do: Callable[[], None]) -> None:
-        """What goes wrong here is logged: raised, it would end the user's acquisition."""
+        """Log errors, which would end the user's acquisition if they were raised."""
         try:
             do()
         except Exception as error:  # noqa: BLE001
@@ -283,7 +283,7 @@ class MDAOutput:
 
 
 def _summary(sequence: Any, meta: Any) -> dict[str, Any]:
-    """What is known of the whole acquisition, by Micro-Manager's names."""
+    """Metadata of the whole acquisition, under Micro-Manager's names."""
     summary: dict[str, Any] = {"Source": "pymmcore-plus"}
     infos = meta.get("image_infos") if isinstance(meta, Mapping) else None
     if infos and (um := infos[0].get("pixel_size_um")):
@@ -306,7 +306,7 @@ def _metadata(event: Any, said: Any, number: int) -> dict[str, Any]:
     for ours, theirs in NAMES:
         if theirs in metadata:
             metadata.setdefault(ours, metadata[theirs])
-    # The position list's or the plate's name, such as A1: its axis is a number.
+    # The name from the position list or the plate, such as A1; the axis has only a number.
     if name := getattr(event, "pos_name", None):
         metadata.setdefault("PositionName", str(name))
     where = metadata.get("position")
@@ -317,7 +317,7 @@ def _metadata(event: Any, said: Any, number: int) -> dict[str, Any]:
 
 
 def _axes(event: Any, number: int) -> dict[str, int | str]:
-    """The event's index, channels by name; events without an index are counted."""
+    """The event's index, with channels by name; events without an index are numbered as times."""
     index = dict(getattr(event, "index", None) or {})
     if not index:
         return {"time": number}
@@ -331,7 +331,7 @@ def _axes(event: Any, number: int) -> dict[str, int | str]:
 
 
 def _cameras(meta: Any) -> int:
-    """Frames of one event: a Multi Camera's have an axis ``cam``."""
+    """Number of frames of one event; those of a Multi Camera have an axis ``cam``."""
     infos = meta.get("image_infos") if isinstance(meta, Mapping) else None
     return int(infos[0].get("num_camera_adapter_channels") or 1) if infos else 1
 
@@ -341,9 +341,9 @@ def _positions(sequence: Any) -> Iterable[Any]:
 
 
 def _expected(sequence: Any) -> int:
-    """Frames that will come at most; 0 where that is not known."""
+    """Largest number of frames that will come; 0 if it is not known."""
     if type(sequence).__name__ == "GeneratorMDASequence":
-        return 0  # stands for an iterator of events, and warns when it is asked
+        return 0  # wraps an iterator of events, and warns when it is asked for its sizes
     sizes = getattr(sequence, "sizes", None)
     # useq says 0 for the axes that a sequence does not have.
     lengths = [size for size in sizes.values() if size] if isinstance(sizes, Mapping) else []

@@ -1,10 +1,10 @@
-"""Frames of a dataset that an acquisition is writing, by the places that its index names.
+"""Reads frames of a dataset that an acquisition is writing, at the places that its index gives.
 
-`dataset.read_image` inside `image_saved_fn` returns zeros at the start of some
-frames: its buffered reader has read ahead of the writer.  Here each frame is
-read from the place that the index names, unbuffered, through an ordinary file
-handle (a memory map would keep Micro-Manager from truncating the file when it
-closes it on Windows).
+Within `image_saved_fn`, `dataset.read_image` returns zeros at the start of some
+frames, because its buffered reader has read ahead of the writer.  Here each frame
+is read unbuffered at the place that the index gives, through an ordinary file
+handle: on Windows, a memory map would keep Micro-Manager from truncating the file
+when it closes it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _EIGHT_BIT, _RGB = 0, 2
 
 
 def full_resolution(dataset: Any) -> Any:
-    """The part of a dataset that has the frames as they were acquired: of a pyramid, its lowest level."""
+    """The dataset with the frames as they were acquired: of a pyramid, its level 0."""
     return getattr(dataset, "res_levels", {0: dataset})[0]
 
 
 def saved_place(dataset: Any, axes: Mapping[str, Any]) -> Place:
-    """Where a frame lies according to the dataset's index; nothing is read.
+    """Where a frame is according to the dataset's index; nothing is read.
 
     Parameters
     ----------
@@ -62,6 +62,7 @@ def read_metadata(folder: str, place: Place) -> dict[str, Any]:
     InputError
         If they are not (yet) in the file.
     OSError
+        If the file cannot be read.
     """
     with closing(GrowingFile(Path(folder) / place.file)) as file:
         return _metadata(file, place)
@@ -75,18 +76,19 @@ def read_place(
     Parameters
     ----------
     folder : str
-        Of the raw dataset.
+        Folder of the raw dataset.
     place : Place
     what : str
         Names the frame in errors.
     into : ndarray, optional
-        Contiguous, of its shape and type: holds the pixels then.
+        Array for the pixels, contiguous, of the frame's shape and dtype; by default a new one.
 
     Raises
     ------
     InputError
         If they are not (yet) in the file.
     OSError
+        If the file cannot be read.
     """
     with closing(GrowingFile(Path(folder) / place.file)) as file:
         # The metadata are written last: if they are there, so are the pixels before them.

@@ -1,4 +1,4 @@
-"""A recording, submitted to a daemon as if it was acquired now."""
+"""A recording, submitted to a daemon as if it were acquired now."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from refocusd.transport.messages import Counts, Open, Opened, Outcome
 
 
 def recorded_times_s(plan: Plan) -> list[float] | None:
-    """Seconds from the first frame to each, or None if the recording does not tell.
+    """Seconds from the first frame to each, or None if the recording does not state them.
 
-    Times that do not increase are no rate (one file of several series, a clock
-    that was set): None as well.
+    None also if the times decrease (one file of several series, or a clock that was set) or are
+    all the same.
     """
     times = plan.elapsed_ms
     if len(times) < 2 or any(t is None for t in times):
@@ -52,7 +52,7 @@ def replay(
     output : Path
         Folder of the refocused dataset; must not exist.
     times_s, on_outcome, on_opened
-        As in `submit_frames`, which says as well what is raised.
+        As in `submit_frames`, which also lists the errors raised.
     """
     form = recording.first_format()
     keys = recording.axes_keys()

@@ -29,8 +29,10 @@ NICENESS = 10
 def add_view_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where the view listens, and how."""
     parser.add_argument("--endpoint", help="address of the daemon (default: REFOCUSD_ENDPOINT)")
-    parser.add_argument("--port", type=int, default=DEFAULT_VIEW_PORT, help="0 takes a free one")
-    parser.add_argument("--webhook", default="", metavar="URL", help="post alerts there, as JSON")
+    parser.add_argument(
+        "--port", type=int, default=DEFAULT_VIEW_PORT, help="port of the page; 0 takes a free one"
+    )
+    parser.add_argument("--webhook", default="", metavar="URL", help="post alerts to it, as JSON")
     parser.add_argument(
         "--webhook-untrusted",
         type=float,

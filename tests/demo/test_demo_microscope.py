@@ -284,7 +284,7 @@ def test_events_that_make_no_sense_are_refused(
     microscope = DemoMicroscope(specimen)
     with pytest.raises(ConfigError, match=re.escape(message)):
         microscope.events_snapped(times, z_um, channels)
-    with pytest.raises(ConfigError, match="take 2 or more"):
+    with pytest.raises(ConfigError, match="at least 2 frames"):
         microscope.events_sequenced(1, [0.0])
 
 

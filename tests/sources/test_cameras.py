@@ -84,7 +84,7 @@ def test_of_frames_with_the_same_axes_the_one_that_raw_keeps_is_refocused(
     assert counts == Counts(acquired=6, passed_through=3, skipped=3)
     assert len(values(raw)) == 3
     assert values(raw.with_name(raw.name + "_refocused")) == values(raw)
-    assert "several cameras give frames of the same axes" in caplog.text
+    assert "several cameras give frames with the same axes" in caplog.text
 
 
 @pytest.mark.usefixtures("two_cameras")

@@ -45,13 +45,13 @@ JSON = "all figures"
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("--model", nargs="+", default=["live-nuclei"], help="bundles")
+    parser.add_argument("--model", nargs="+", default=["live-nuclei"], help="models or bundles")
     parser.add_argument("--backend", nargs="+", choices=get_args(Backend))
     parser.add_argument(
         "--device",
         nargs="+",
         default=["CPU"],
-        help="of openvino: CPU, GPU, NPU, AUTO (default: CPU)",
+        help="OpenVINO devices: CPU, GPU, NPU, AUTO (default: CPU)",
     )
     parser.add_argument("--precision", nargs="+", choices=get_args(Precision))
     parser.add_argument(
@@ -59,12 +59,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=frame_size,
         default=[(side, side) for side in (512, 1024, 2048)],
-        help="side, or WIDTHxHEIGHT, px (default: 512 1024 2048)",
+        help="frame sizes: a side or WIDTHxHEIGHT, px (default: 512 1024 2048)",
     )
     parser.add_argument(
         "--tile", nargs="+", type=int, default=[0], help="sides of tiles, px; 0 chooses"
     )
-    parser.add_argument("--batch", nargs="+", type=int, default=[0], help="tiles at once")
+    parser.add_argument(
+        "--batch", nargs="+", type=int, default=[0], help="tiles per batch; 0 chooses"
+    )
     parser.add_argument(
         "--tune",
         action="store_true",
@@ -80,7 +82,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     combinations = _combinations(arguments)
     if arguments.plot:
         need("matplotlib", "--plot", "calibrate")

@@ -61,7 +61,7 @@ def example_settings() -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     for name, value in msgspec.to_builtins(settings_of(arguments)).items():
         say(f"{name} = {toml_value(value)}")
     return 0

@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "action",
         choices=["status", "acquisitions", "jobs", *SWITCHES, "catch-up", "watch", "outcomes"],
     )
-    parser.add_argument("value", nargs="?", choices=["on", "off"], help="of catch-up")
+    parser.add_argument("value", nargs="?", choices=["on", "off"], help="for catch-up")
     group = parser.add_argument_group("outcomes")
     group.add_argument(
         "--follow", action="store_true", help="show outcomes from now on, until interrupted"
@@ -60,7 +60,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     action = arguments.action
     if (action == "catch-up") != (arguments.value is not None):
         raise ConfigError("only catch-up takes on or off: refocusd ctl catch-up on")
@@ -72,16 +72,12 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if action in ("status", "acquisitions", "jobs"):
         answer = client.ask(action)
-        lines = [json.dumps(answer)] if arguments.json else _summary(action, answer)
+        lines = _summary(action, answer)
     else:
         address, on = SWITCHES.get(action, (action, arguments.value == "on"))
         answer = client.ask(address, {"on": on})
-        lines = (
-            [json.dumps(answer)]
-            if arguments.json
-            else [f"asked: {address} {'on' if on else 'off'}"]
-        )
-    for line in lines:
+        lines = [f"asked: {address} {'on' if on else 'off'}"]
+    for line in [json.dumps(answer)] if arguments.json else lines:
         say(escape_controls(line))
     return 0
 

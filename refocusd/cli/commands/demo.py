@@ -53,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     settings_of(arguments)  # a wrong setting is reported before any work
     need("matplotlib", "the contact sheet", "demo")
     output: Path = arguments.output

@@ -46,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     plan = parse_plan(arguments.plan) if arguments.plan else None
     quiet = arguments.json == "-"
     settings, found = _settings(arguments)

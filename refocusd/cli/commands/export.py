@@ -44,7 +44,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     if arguments.dataset.is_file():
         file = arguments.dataset
         made_of_it = refocused_path(file.with_name(file.name.split(".")[0]))

@@ -93,7 +93,7 @@ def _share(arguments: argparse.Namespace) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     store = _store(arguments)
     peers = store.peers()
     table = Table("name", "public key", "made", "state")

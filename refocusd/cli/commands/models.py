@@ -76,7 +76,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     names = [*shipped_bundles(), *user_bundles(), *arguments.bundle]
     listed = [_listed(name) for name in dict.fromkeys(names)]
     table = Table("model", "meant for", "refocused", "from", "state")

@@ -82,7 +82,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     settings = settings_of(arguments)
     if arguments.cluster or arguments.dry_run:
         # Dask takes most of a second to import.
@@ -90,9 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
 
         return process_on_cluster(arguments, settings)
     all_done: list[Done] = []
+    asked = bool(arguments.sink)
     with quietly(), OwnDaemon() as daemon:
         for path in arguments.paths:
             with recorded(all_done, path):
-                asked = bool(arguments.sink)
                 all_done.append(process_one(path, arguments.output, settings, daemon, asked=asked))
     return report(all_done, arguments.json)

@@ -36,7 +36,7 @@ JSON = "the figures"
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("path", type=Path, help="recording, a file or a folder")
+    parser.add_argument("path", type=Path, help="recording: a file or a folder")
     parser.add_argument("--output", type=Path, required=True, help="folder for <name>_refocused")
     parser.add_argument(
         "--fps",
@@ -53,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     settings_of(arguments)  # a wrong setting is reported before any work
     with open_dataset(arguments.path) as recording:
         refuse_within(arguments.output, recording.path)

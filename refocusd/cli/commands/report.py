@@ -38,7 +38,7 @@ from refocusd.ledger import Attempt
 
 #: Name of the page beside the refocused frames, unless --output names another file.
 REPORT_NAME = "refocusd-report.html"
-#: Frames that are shown in pictures.
+#: At most this many frames are shown in pictures.
 SHOWN = 10
 
 
@@ -60,7 +60,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     dataset = find_dataset(arguments.dataset, settings_of(arguments, "ledgers").ledgers)
     if not dataset.outputs:
         raise InputError(

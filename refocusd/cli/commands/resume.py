@@ -70,7 +70,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     settings = settings_of(arguments)
     all_done: list[Done] = []
     with quietly(), OwnDaemon() as daemon:

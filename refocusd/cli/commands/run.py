@@ -7,7 +7,7 @@ examples:
   refocusd run
   refocusd run --config refocusd.toml
   refocusd run --follow D:\data   refocus datasets that appear there
-  refocusd run --stop          ask the running daemon to write everything and stop
+  refocusd run --stop             ask the running daemon to write everything and stop
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     settings = settings_of(arguments)
     if arguments.stop:
         stop_daemon(settings.endpoint)

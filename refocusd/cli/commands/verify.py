@@ -51,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     settings = settings_of(arguments, *_FLAGS)
     dataset = find_dataset(arguments.dataset, settings.ledgers)
     quick: bool = arguments.quick

@@ -46,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     settings = settings_of(arguments, *_FLAGS)
     keys = load_client_keys(arguments.keys)
     asked = stop_asked()  # the frame in progress is still finished and sent

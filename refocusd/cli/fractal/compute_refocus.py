@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class RefocusJob(BaseModel):
-    """What init_refocus says of one image.
+    """Order for one image, made by init_refocus.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def compute_refocus(*, zarr_url: str, init_args: RefocusJob) -> dict[str, Any]:
     zarr_url : str
         Path of the refocused image (standard argument, managed by Fractal server).
     init_args : RefocusJob
-        What init_refocus says of it (managed by Fractal server).
+        Order for this image, made by init_refocus (managed by Fractal server).
 
     Raises
     ------

@@ -17,11 +17,11 @@ from refocusd.processes.priority import yield_to_acquisition
 from refocusd.processes.signals import leave_signals_to_parent
 from refocusd.sources.attached.order import AGAIN, AttachOrder
 
-#: Over that of the daemon, which runs below the acquisition itself.
+#: A lower priority than the acquisition's.
 NICENESS = 5
-#: How often the threads are looked after.
+#: Interval of checking whether the bridge still answers.
 LOOK_S = 0.5
-#: To close acquisitions at the daemon, together.
+#: Time limit for all threads together to close their acquisitions at the daemon.
 END_S = 5.0
 FAILED = 1
 
@@ -36,7 +36,7 @@ class Attached(Protocol):
 
 
 def main() -> int:
-    """Host the sources of the order on standard input until that ends; the exit status."""
+    """Run the sources of the order on standard input until the input ends; return the exit status."""
     order = read_order(AttachOrder)
     stop = threading.Event()
     watch_stdin(stop.set)
@@ -67,7 +67,7 @@ def main() -> int:
     else:
         from refocusd.sources.micromanager.source import BridgeSource
 
-        # Java's objects are released by destructors, which must run in the bridge's thread.
+        # Destructors release Java's objects, and must run in the bridge's thread.
         gc.disable()
         source = BridgeSource(order, host)
         host(source, "bridge")
@@ -88,5 +88,5 @@ if __name__ == "__main__":
     leave_signals_to_parent()
     status = main()
     logging.shutdown()
-    # At once: the exit handlers of pyjavaz wait for a Micro-Manager that may be gone.
+    # Exits without the exit handlers of pyjavaz, which wait for a Micro-Manager that may be gone.
     os._exit(status)

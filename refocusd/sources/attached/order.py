@@ -17,31 +17,31 @@ BRIDGE_HOST = "127.0.0.1"
 
 
 class AttachOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which sources one process hosts.
+    """The sources that one process runs.
 
     Parameters
     ----------
     endpoint : str
-        Of the daemon.
+        Address of the daemon.
     follow : list of str
         Folders where datasets appear.
     studio : {"auto", "on", "off"}
-        Acquisitions started in Micro-Manager's GUI.
+        Whether to take acquisitions started in Micro-Manager's GUI.
     live : bool
-        Live mode and snaps.
+        Whether to take live mode and snaps.
     bridge_host, bridge_port
-        Of Micro-Manager's bridge.
+        Address of Micro-Manager's bridge.
     covered : list of str
-        Folders that another process follows: acquisitions saved there are its.
+        Folders that another process follows; it takes the acquisitions saved there.
     studio_output : str
         Folder for refocused datasets of acquisitions that Micro-Manager does not save.
     since_s : float
-        When refocusd was started (or one that was killed before), in seconds since 1970: what was
-        acquired since is taken, even if it was finished before this process could see it.
+        When refocusd was started, or an earlier one that was killed, in seconds since 1970:
+        acquisitions since then are taken, even if they ended before this process could see them.
     roots_noted : str
-        File with the folders in which Micro-Manager saved last.
+        File that lists the folders in which Micro-Manager saved last.
     unfinished : list of str
-        Acquisitions that an earlier daemon left unfinished: this one finishes them itself.
+        Acquisitions that an earlier daemon left unfinished; this daemon finishes them.
     """
 
     endpoint: str
@@ -68,15 +68,15 @@ class AttachOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def name(self) -> str:
-        """For the log."""
+        """Name of the process, for the log."""
         return "follow" if self.follow else "bridge"
 
 
 def orders(settings: Settings, endpoint: str, since_s: float = 0.0) -> list[AttachOrder]:
-    """The processes that these settings want.
+    """The processes that these settings ask for.
 
-    The bridge has one of its own: when Micro-Manager goes, its client hangs and is replaced,
-    and a dataset that is followed must not suffer for it.
+    The bridge has its own: when Micro-Manager goes, its client hangs and is replaced, which must
+    not affect the datasets that are followed.
     """
     wanted: list[AttachOrder] = []
     unfinished = [mark.acquisition for mark in marked(settings.ledgers)]

@@ -13,23 +13,24 @@ from refocusd.sources.attached.order import AGAIN, orders
 
 #: Time to close its acquisitions with the daemon, s.
 STOP_S = 8.0
-#: What was acquired since a daemon was started that was killed, so long ago at most, is taken; so is
-#: what was acquired while one stopped and the next, with other settings, started.
+#: Acquisitions are also taken from before this daemon: since the start of one that was killed, and
+#: since the end of one that was stopped, if that was at most this long ago.
 KILLED_S, RESTARTED_S = 86_400.0, 60.0
 
 
 class AttachProcess:
     """``python -m refocusd.sources.attached`` for as long as the `with` statement lasts.
 
-    One process for the folders that are followed and one for Micro-Manager's bridge, each only
-    where it is wanted.  Whatever happens to them, the daemon goes on.
+    One process for the folders that are followed and one for Micro-Manager's bridge, as far as the
+    settings ask for them.  Whatever happens to them, the daemon continues.
 
     Parameters
     ----------
     endpoint : str
-        Of the daemon.
+        Address of the daemon.
     settings : Settings
-        ``follow``, ``studio``, ``live``, ``bridge_port`` and ``studio_output`` say what is wanted.
+        ``follow``, ``studio``, ``live``, ``bridge_port``, ``studio_output``, ``ledgers`` and
+        ``pick_up`` are used.
     """
 
     def __init__(self, endpoint: str, settings: Settings) -> None:
@@ -52,7 +53,7 @@ class AttachProcess:
 
     @property
     def pids(self) -> list[int]:
-        """Of the running processes."""
+        """Process ids of the running processes."""
         return [supervisor.pid for supervisor in self._supervisors if supervisor.pid is not None]
 
     def __enter__(self) -> Self:
@@ -76,7 +77,7 @@ class AttachProcess:
 
 
 def _since_s(mark: Path | None) -> float:
-    """Time, in seconds since 1970, from which on acquisitions belong to this daemon."""
+    """Time from which acquisitions belong to this daemon, in seconds since 1970."""
     now = time.time()
     try:
         what, _, at = mark.read_text(encoding="utf-8").partition(" ") if mark else ("", "", "0")

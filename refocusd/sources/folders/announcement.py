@@ -25,19 +25,19 @@ Standing = Literal["open", "taken", "done"]
 
 
 def announcement(dataset: Dataset, first: str) -> Open:
-    """The acquisition that a dataset is of; the frame `first` gives shape and type.
+    """The announcement of a dataset's acquisition; the frame `first` gives shape and type.
 
     Raises
     ------
     InputError, OSError
         If that frame cannot be read.
     OutputError
-        If what was refocused beside it is of another recording.
+        If the refocused dataset beside it belongs to another recording.
     """
     form = dataset.format_of(first)
     output = Output.at(output_beside(dataset.path))
     if output is not None:
-        # The local ledger is the daemon's; the copy beside the output tells enough.
+        # The local ledger belongs to the daemon; its copy in the output is enough here.
         recognition = recognised(dataset, output, None, growing=True)
         refuse_another(dataset.path, output, recognition)
     known = output.acquisition if output is not None else ""
@@ -46,11 +46,11 @@ def announcement(dataset: Dataset, first: str) -> Open:
     except InputError:
         if not known:
             raise
-        said = ""  # its frames can be taken all the same, without a calibration profile
+        said = ""  # later frames can be refocused all the same, without a calibration profile
     else:
         known = known or derived_id(dataset, first, pixels=checksum(frame.pixels))
         said = first_of(frame.metadata, frame.axes.get("channel", ""))
-    # The daemon would name it by the folder's, or the file's, whole name.
+    # In these cases the daemon would derive another name from the path.
     named_here = dataset.path.name == FULL_RESOLUTION or dataset.path.is_file()
     return Open(
         acquisition=known,
@@ -68,22 +68,24 @@ def announcement(dataset: Dataset, first: str) -> Open:
 
 
 def standing(endpoint: str, open_: Open, frames: int, ours: str) -> Standing:
-    """What the daemon has done with a dataset.
+    """What other sources have done with a dataset.
 
     Parameters
     ----------
     endpoint : str
+        The daemon's address.
     open_ : Open
+        The announcement of the dataset.
     frames : int
-        That the dataset has now.
+        Number of frames that the dataset has now.
     ours : str
         The acquisition that this follower has opened itself; empty for none.
 
     Returns
     -------
     {"open", "taken", "done"}
-        ``taken`` where another source hands its frames over, ``done`` where one has and all of
-        them have their final state.
+        ``taken`` if another source submits its frames, ``done`` if one has and all of them have
+        their final state, otherwise ``open``.
 
     Raises
     ------
@@ -98,7 +100,7 @@ def standing(endpoint: str, open_: Open, frames: int, ours: str) -> Standing:
             said = connection.receive(HEARTBEAT_S)
             if isinstance(said, Status):
                 known = [about for about in said.details if about.raw == open_.raw]
-                # What was deleted with its output may be recorded again in the same place.
+                # A dataset that was deleted with its output may be recorded again in the same place.
                 known = [a for a in known if a.state != "ended" or Path(a.output).exists()]
                 if any(a.state in ("waiting", "live") and a.id != ours for a in known):
                     return "taken"

@@ -28,9 +28,10 @@ Ending = Literal["closed", "gone", "refused", "busy", "stopped"]
 #: A pycromanager hook needs no disk, so it gets this long to announce the acquisition first.
 HOOK_FIRST_S = 0.5
 #: Live frames in the daemon at the same time: one in the worker, one being written, one in between.
-#: More would wait there, where the newest frame cannot overtake them; here it can.
+#: More would wait in the daemon, where the newest frame cannot overtake them as it can here.
 IN_FLIGHT = 3
-#: The daemon reports no outcome of a frame that it gave up, or had done before.
+#: Frames without an outcome for this long no longer count as being in the daemon: it reports none
+#: for a frame that it gave up or had refocused before.
 FORGET_S = 5.0
 #: Frames kept while there is no room; older ones are left to the catch-up.
 KEEP = 4
@@ -45,8 +46,8 @@ LISTEN_S = 0.1
 class Following:
     """Submits the frames of one dataset as they are written; for one thread.
 
-    The newest frame goes first.  What the daemon gives no credit for is left to its catch-up,
-    which reads the dataset itself.
+    The newest frame goes first.  Frames for which the daemon gives no credit are left to its
+    catch-up, which reads the dataset itself.
 
     Parameters
     ----------
@@ -54,12 +55,12 @@ class Following:
     endpoint : str
         The daemon's address.
     poll_s : float
-        How often the dataset is looked at.
+        Interval of looking for new frames.
     quiet_s : float
-        A dataset that has not grown for this long, and whose writer did not close it, is closed
-        here: the daemon catches up what is left.  If it grows again, so does the acquisition.
+        If a dataset has not grown for this long and its writer has not closed it, its acquisition is
+        closed here, and the daemon catches up the rest.  If it grows again, the acquisition is reopened.
     away_s : float
-        How long its share may be away.
+        How long its share may be unreachable.
     """
 
     def __init__(
@@ -206,11 +207,11 @@ class Following:
                 session.close(self._growth.frames)
         elif not self._submit_one(session):
             if self._growth.rests:
-                self._dataset.close()  # on Windows an open file could not be deleted
+                self._dataset.close()  # on Windows an open file cannot be deleted
             session.pump(max(0.001, self._growth.until_next_s))
 
     def _look(self, *, now: bool = False) -> None:
-        """Take up what was written since the last look."""
+        """Take in the frames that were written since the last look."""
         self._waiting.extend(self._growth.look(now=now))
         for key, why in self._dataset.unusable().items():
             if key:
@@ -255,8 +256,8 @@ class Following:
         return True
 
     def _has_room(self, session: Session) -> bool:
-        # The daemon gives up its oldest frame for the one in our last slot: when frames are
-        # handed in that it could not catch up, one slot stays free.
+        # When our last slot is used, the daemon gives up its oldest frame.  One slot therefore stays
+        # free while we submit frames that it could not catch up.
         if session.credit <= (1 if self._retaking and self._most_credit > 1 else 0):
             return False
         return self._in_order or session.unanswered(FORGET_S) < IN_FLIGHT
@@ -271,7 +272,7 @@ class Following:
         return self._retaking
 
     def _next_whole(self) -> str:
-        """Take the newest frame that is whole (or the oldest, in order) out of those that wait."""
+        """Remove and return the newest complete frame that waits; in order, the oldest."""
         order = list(self._waiting) if self._in_order else list(reversed(self._waiting))
         for key in order:
             if self._growth.is_whole(key):

@@ -1,4 +1,4 @@
-"""How a dataset grows: what is new in it, and whether its writer or its share is gone."""
+"""The growth of a dataset: its new frames, and whether its writer or its share is gone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refocusd.formats.dataset import Dataset
 
 log = logging.getLogger(__name__)
 
-#: After the writer has closed the dataset: frames may still be on their way over a share.
+#: A dataset that has not grown for this long is at rest: frames may be delayed by a share.
 SETTLE_S = 0.5
 #: Interval at which an unreachable share is tried again, s.
 AGAIN_S = 0.5
@@ -22,22 +22,22 @@ AWAY_S = 60.0
 
 
 class Growth:
-    """Looks at one dataset again and again; for one thread.
+    """Looks at one dataset at intervals; for one thread.
 
     Parameters
     ----------
     dataset : Dataset
     poll_s : float
-        How often it is looked at.
+        Shortest time between two looks.
     quiet_s : float
-        A dataset that has not grown for this long has ended, though its writer did not close it.
+        A dataset that has not grown for this long has ended, even if its writer did not close it.
     away_s : float
-        How long its share may be away.
+        How long its share may be unreachable.
 
     Attributes
     ----------
     away_since : float
-        When the dataset could not be read any more; 0 while it can.
+        Since when the dataset cannot be read, by the monotonic clock; 0 while it can.
     """
 
     def __init__(self, dataset: Dataset, *, poll_s: float, quiet_s: float, away_s: float) -> None:
@@ -52,7 +52,7 @@ class Growth:
         self._complained_at = -COMPLAIN_S
 
     def look(self, *, now: bool = False) -> list[str]:
-        """Canonical axes of the frames that are new; looks once in `poll_s` at most, unless `now`."""
+        """Canonical axes of new frames; looks at most once in `poll_s`, unless `now`."""
         if not now and self.until_next_s > 0:
             return []
         begun = time.monotonic()
@@ -70,11 +70,11 @@ class Growth:
 
     @property
     def frames(self) -> int:
-        """Frames that it has so far."""
+        """Number of frames that it has so far."""
         return len(self._dataset.axes_keys())
 
     def is_whole(self, key: str) -> bool:
-        """Whether a frame can be read now, wholly."""
+        """Whether a frame is complete and can be read now."""
         try:
             return self._dataset.is_whole(key)
         except OSError:
@@ -98,10 +98,13 @@ class Growth:
 
     @property
     def ending(self) -> Literal["closed", "gone"] | None:
-        """How it ended, if no frame is to be expected: closed by its writer, quiet, or deleted."""
+        """How it ended, if no more frames are expected.
+
+        ``closed`` by its writer or quiet, or ``gone``: deleted, or unreachable for too long.
+        """
         if self.away_since:
             away_s = time.monotonic() - self.away_since
-            # Deleted or moved: the folder is gone, and its share is not.
+            # Deleted or moved: its folder is gone, but its share is there.
             path = self._dataset.path
             deleted = away_s > AGAIN_S and not path.exists() and path.parent.exists()
             return "gone" if away_s > self._away_s or deleted else None
@@ -120,6 +123,6 @@ class Growth:
         if self.away_since:
             if self._complained:
                 log.info("%s can be read again", self._dataset.path)
-            # The writer may have been busy while nobody could see it.
+            # The writer may have gone on meanwhile: this time does not count as quiet.
             self._grown_at += now - self.away_since
             self.away_since = 0.0

@@ -1,4 +1,4 @@
-"""Finished datasets that were never refocused: the command is offered, nothing is taken."""
+"""Finished datasets that were never refocused: the command for them, and their output."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from refocusd.formats.open_dataset import stem_of
 
 
 def command_for(path: Path) -> str:
-    """What to type to have a dataset refocused."""
+    """The command that refocuses a dataset."""
     return f"refocusd process {in_command(path)}"
 
 
 def output_beside(path: Path) -> Path:
-    """Where the refocused frames of a raw dataset go."""
+    """Folder of the refocused frames of a raw dataset."""
     if path.is_file():
-        # As `refocusd process` names it.
+        # The name that `refocusd process` gives it.
         return refocused_path(path.with_name(stem_of(path)))
     return refocused_path(place_of(path))
 
 
 def refocused_as(path: Path) -> str:
-    """The acquisition that a dataset was (partly) refocused as; empty if it never was."""
+    """Id of the acquisition under which a dataset was (partly) refocused; empty if it never was."""
     acquisition = made_by(output_beside(path)).get("acquisition")
     return acquisition if isinstance(acquisition, str) else ""

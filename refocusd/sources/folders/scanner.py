@@ -1,7 +1,7 @@
-"""Which datasets lie in a folder, and which of them change.
+"""Finds the datasets in a folder, and notices when they change.
 
-Folders are listed again only when they changed, and of thousands of datasets some hundreds are
-looked at in turn, so that a scan is cheap on a network share too.
+Folders are listed again only when they have changed, and of thousands of datasets each scan looks
+only at the next few hundred, so that a scan is cheap on a network share too.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from refocusd.formats.tiff.separate_files import METADATA_FILE, run_of
 
 log = logging.getLogger(__name__)
 
-#: How deep below the watched folder datasets are looked for.
+#: Datasets are searched for to this depth below the watched folder.
 MAX_DEPTH = 6
 #: Known datasets looked at in one scan.
 MAX_PULSES = 256
-#: Folders of an OME-Zarr store looked at for when it changed; it has one for each few chunks.
+#: At most this many folders of an OME-Zarr store, which has one for every few chunks, are looked at.
 MAX_STORE_FOLDERS = 4096
 #: A folder is listed again for this long after it changed: its time stamp may be coarse.
 RESTLESS_S = 5.0
@@ -46,11 +46,11 @@ class Found:
     Parameters
     ----------
     path : Path
-        Its folder, or the OME-TIFF that it is.
+        Its folder, or its file if it is an OME-TIFF.
     pulse : tuple
         See `pulse_of`.
     new : bool
-        It was not known.
+        Whether it was unknown before.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class Found:
 
     @property
     def changed_ns(self) -> int:
-        """When it last changed, by the clock of its disk."""
+        """When it last changed by the clock of its disk, in ns since 1970."""
         return max((when for _, _, when in self.pulse), default=0)
 
 
@@ -73,13 +73,13 @@ class _Folder:
 
 
 class Scanner:
-    """Looks through a folder again and again; for one thread.
+    """Scans a folder repeatedly; for one thread.
 
     Parameters
     ----------
     root : Path
     depth : int
-        How deep below it datasets are looked for.
+        Datasets are searched for to this depth below it.
     """
 
     def __init__(self, root: Path, depth: int = MAX_DEPTH) -> None:
@@ -115,7 +115,7 @@ class Scanner:
         return found
 
     def forget(self, path: Path) -> None:
-        """A dataset was deleted or moved: if one comes back there it is new."""
+        """Forget a dataset that was deleted or moved: another one in its place is new."""
         self._pulses.pop(path, None)
 
     def _look_into(self, folder: Path, known: _Folder, found: list[Found]) -> None:
@@ -158,7 +158,7 @@ class Scanner:
                 run = run_of(folder)
             except OSError:
                 return
-            # The first entry is there a moment after the first file.
+            # The first entry appears a moment after the first file.
             if run is None or not run.is_relative_to(self.root):
                 return
             folder = run
@@ -181,7 +181,7 @@ class Scanner:
                 return False
             if not (entry.is_symlink() or _is_junction(entry)):
                 return True
-            # A link may lead around in a circle, or to what is seen anyway.
+            # A link may lead in a circle, or to folders that are scanned anyway.
             target = Path(entry.path).resolve()
         except OSError:
             return False
@@ -203,7 +203,7 @@ class Scanner:
 def pulse_of(folder: Path) -> Pulse:
     """Name, size and time of a dataset's index and of its newest stack; empty if it is gone.
 
-    Of an OME-Zarr store, when a chunk was added last; of an OME-TIFF those of the file.
+    For an OME-Zarr store, the time when a chunk was last added; for an OME-TIFF, those of the file.
     """
     try:
         if folder.name.lower().endswith(ENDINGS) and folder.is_file():
@@ -216,7 +216,7 @@ def pulse_of(folder: Path) -> Pulse:
         stacks = sorted(
             entry.name for entry in entries if entry.name.lower().endswith((".tif", ".tiff"))
         )
-        # Of NDTiff the newest; of image stacks each may grow; of separate files their metadata.
+        # NDTiff's newest stack grows, of image stacks any may, and of separate files their metadata.
         names = [INDEX_NAME, *stacks[-64:]]
         if not stacks:
             positions = sorted(entry.name for entry in entries if entry.is_dir())
@@ -234,7 +234,7 @@ def pulse_of(folder: Path) -> Pulse:
 
 
 def _changed_ns(store: Path) -> Iterator[int]:
-    """When the folders of an OME-Zarr store changed, up to a bound."""
+    """When the folders of an OME-Zarr store changed, in ns since 1970; at most `MAX_STORE_FOLDERS`."""
     waiting = deque([store])
     for _ in range(MAX_STORE_FOLDERS):
         if not waiting:
@@ -246,11 +246,11 @@ def _changed_ns(store: Path) -> Iterator[int]:
 
 
 def _is_junction(entry: os.DirEntry[str]) -> bool:
-    # Python 3.12 and later; before, Windows' junctions are followed to the bounded depth.
+    # Python 3.12 and later; before that, Windows' junctions are followed to the bounded depth.
     check = getattr(entry, "is_junction", None)
     return bool(check and check())
 
 
 def _not_raw(name: str) -> bool:
-    """A folder of ours, by its name."""
+    """Whether a name is that of a refocused dataset."""
     return bool(REFOCUSED_NAME.search(name))

@@ -1,6 +1,6 @@
-"""Folders where datasets appear: those that grow are followed, finished ones are offered.
+"""Watches a folder: datasets that grow are followed, finished ones are named in the log.
 
-Needs nothing of the program that writes, and works over a network share: plain reads, at
+Needs nothing from the program that writes, and works over a network share, because it only reads at
 intervals.
 """
 
@@ -24,7 +24,7 @@ from refocusd.sources.folders.scanner import MAX_DEPTH, Found, Pulse, Scanner, p
 
 log = logging.getLogger(__name__)
 
-#: Shortest interval of scans, and the largest share of the time that they may take.
+#: Shortest interval between scans, and the largest share of the time that scans may take.
 SCAN_S = 0.25
 SCAN_SHARE = 0.1
 #: A dataset that changed within this time before watching began is growing.
@@ -35,7 +35,7 @@ QUIET_S = 120.0
 MAX_FOLLOWED = 8
 #: Wait before the next attempt if another command is writing the output of a dataset, s.
 BUSY_S = 1.0
-#: How long threads may take to end.
+#: Time limit for the threads to end.
 STOP_S = 5.0
 
 
@@ -51,26 +51,27 @@ class Follower:
     Parameters
     ----------
     folder : path
-        Watched with the folders in it.
+        The folder to watch, with the folders in it.
     endpoint : str
         The daemon's address.
     poll_s : float
-        How often a dataset that grows is looked at.
+        Interval of looking for new frames in a growing dataset.
     quiet_s : float
-        A dataset that has not grown for this long is closed (and goes on if it grows again).
+        A dataset that has not grown for this long is closed, and continued if it grows again.
     recent_s : float
-        A dataset that changed so recently, when watching begins, is growing.
+        A dataset that changed within this time before watching began counts as growing.
     away_s : float
-        How long the share of a followed dataset may be away.
+        How long the share of a followed dataset may be unreachable.
     since_s : float
-        A dataset that changed since, in seconds since 1970, is followed even if it is finished
-        when watching begins.
+        A dataset that changed after this time, in seconds since 1970, is followed even if it was
+        finished when watching began.
     depth : int
-        How deep below the folder datasets are looked for.
+        Datasets are searched for to this depth below the folder.
     offers_since_s : float
-        Older datasets that were never refocused are named in the log if they changed since.
+        Older datasets that were never refocused are named in the log if they changed after this
+        time, in seconds since 1970.
     unfinished : collection of str
-        Acquisitions that an earlier daemon left unfinished: this one finishes them itself, with the
+        Acquisitions that an earlier daemon left unfinished; this daemon finishes them, with the
         model of that time.
 
     Examples
@@ -93,7 +94,7 @@ class Follower:
         offers_since_s: float = 0.0,
         unfinished: Collection[str] = (),
     ) -> None:
-        # Not resolved: a link may be made to lead elsewhere meanwhile, as a share's is.
+        # Not resolved: a link, such as that of a share, may be changed to another target meanwhile.
         self.folder = Path(folder).absolute()
         self._endpoint = endpoint
         self._poll_s = poll_s
@@ -114,11 +115,11 @@ class Follower:
 
     @property
     def idle(self) -> bool:
-        """Whether no dataset is being followed; for other threads."""
+        """Whether no dataset is being followed; may be used in other threads."""
         return not (self._first_scan or self._followed or self._waiting)
 
     def leave(self) -> None:
-        """End `run`; for other threads."""
+        """End `run`; may be called in other threads."""
         self._left = True
 
     def run(self, stop: threading.Event) -> None:
@@ -152,7 +153,7 @@ class Follower:
             self._consider(one)
         if self.folder.exists():
             self._first_scan = False
-        # The newest first: that is what the user looks at.
+        # The newest first, because that is what the user watches.
         while self._waiting and len(self._followed) < MAX_FOLLOWED:
             self._follow(self._waiting.pop(), stop)
 
@@ -175,7 +176,7 @@ class Follower:
         try:
             dataset = open_dataset(found.path, growing=True)
         except InputError:
-            return True  # it may have been made this moment
+            return True  # it may just have been created
         with closing(dataset):
             return not dataset.finished
 
@@ -201,7 +202,7 @@ class Follower:
                 if followed.ending == "busy":
                     stop.wait(BUSY_S)
                     continue
-                # Taken first: a frame that comes between the two changes it.
+                # Read before the next look, so that a frame that comes between the two changes it.
                 pulse = pulse_of(path)
                 if followed.ending != "closed" or not following.grows_again():
                     self._ended[path] = pulse

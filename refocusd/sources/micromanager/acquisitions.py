@@ -1,11 +1,11 @@
-"""Acquisitions of Micro-Manager's GUI: what exists is taken, whether or not it was seen to run.
+"""Acquisitions of Micro-Manager's GUI: taken whether or not they were seen to run.
 
 pycromanager cannot hook them (pycro-manager#29), and an acquisition of half a second is over
-before anybody has asked whether one runs.  So twice a second what refocusd has taken is compared
-with what there is: the windows, which stay after the end of an acquisition, and the folders in
-which acquisitions are saved.  Saved ones are followed on disk and the bridge is left alone; the
-others are fetched from Micro-Manager's memory, one after the other.  Of those whose window was
-closed before, the engine tells that they ran, and the daemon says so.
+before anybody has asked whether one runs.  Therefore the acquisitions that refocusd has taken are
+compared twice a second with those that exist: with the windows, which stay after the end of an
+acquisition, and with the folders in which acquisitions are saved.  Saved ones are followed on disk
+without the bridge; the others are fetched from Micro-Manager's memory, one after the other.  If a
+window was closed too early, the engine still knows that the acquisition ran, and the daemon reports it.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ log = logging.getLogger(__name__)
 
 #: Interval of comparing, and of asking in which folder acquisitions are saved.
 RECONCILE_S, SETTINGS_S = 0.5, 5.0
-#: Interval of asking what the engine ran last: shorter than an acquisition with its window takes.
+#: Interval of asking what the engine ran last: shorter than any acquisition with a window.
 ENGINE_S = 0.25
-#: A folder in which an acquisition was saved is looked for during this time.
+#: A folder in which an acquisition is saved must appear within this time.
 UNREACHED_S = 10.0
-#: Looks at all windows, without it, after which an acquisition that has ended has none: a busy
-#: Micro-Manager shows it late.
+#: An acquisition that has ended has no window if this many looks at all windows did not find it: a
+#: busy Micro-Manager shows it late.
 LOOKS = 4
 
 
 class Studio:
-    """Takes the acquisitions of the GUI; belongs to the bridge's thread.
+    """Takes the acquisitions of the GUI; for the bridge's thread only.
 
     Parameters
     ----------
     bridge : Bridge
     endpoint : str
-        Of the daemon.
+        Address of the daemon.
     output : Path
         Folder for refocused datasets of acquisitions that are not saved.
     roots : SaveRoots
     since_s : float
-        Finished acquisitions that were begun since, in seconds since 1970, are taken; older ones
-        are named.
+        Finished acquisitions that began after this time, in seconds since 1970, are taken; older
+        ones are only named in the log.
 
     Attributes
     ----------
@@ -77,19 +77,19 @@ class Studio:
         self._asked_at = -SETTINGS_S
         self._engine_at = -ENGINE_S
         self._first_look = True
-        #: Whether the acquisition that runs is shown, or saved.
+        #: Whether the running acquisition has a window, or is saved.
         self._found = False
-        #: Acquisitions that were taken, or are not to be.
+        #: Acquisitions that were taken, or were found not to be ours to take.
         self._known: set[str] = set()
-        #: When the acquisitions that had a window were begun.
+        #: When the acquisitions that had a window began.
         self._shown: set[float | str] = set()
-        #: What the engine ran last, and what it ran without a window so far, with the looks since.
+        #: The engine's last run, and its runs that had no window in this many looks so far.
         self._last_run: LastRun | None = None
         self._windowless: list[tuple[LastRun, int]] = []
-        #: Those in memory, in the order in which they were begun.
+        #: Acquisitions in memory to be fetched, in the order in which they began.
         self._waiting: deque[Window] = deque()
         self._memory: FramesInMemory | None = None
-        #: Folders of saved acquisitions that are not there, and since when.
+        #: Folders of saved acquisitions that do not exist here, and since when.
         self._unreached: dict[Path, float] = {}
 
     @property
@@ -98,7 +98,7 @@ class Studio:
         return self.running or bool(self._waiting) or self._memory is not None
 
     def step(self) -> float:
-        """Do what can be done now; seconds until there may be more.
+        """Do what can be done now; return the seconds until there may be more.
 
         Raises
         ------
@@ -121,12 +121,12 @@ class Studio:
         return min(wait_s, max(0.0, next_at - time.monotonic()))
 
     def keep_alive(self) -> None:
-        """Tell the daemon that what is being fetched is not given up: the bridge takes its time."""
+        """Keep the session with the daemon alive while the bridge takes its time."""
         if self._memory is not None:
             self._memory.keep_alive()
 
     def close(self) -> None:
-        """Give up what is being fetched."""
+        """Give up the acquisition that is being fetched."""
         if self._memory is not None:
             self._memory.close()
             self._memory = None
@@ -141,10 +141,10 @@ class Studio:
         self._waiting = deque(sorted(self._waiting, key=lambda window: window.started))
         self._first_look = False
         runs = self.running or was_running
-        # The window may be there a moment before the acquisition is said to run.
+        # The window may appear a moment before Micro-Manager reports that the acquisition runs.
         shown = any(window.key and (runs or not window.frozen) for window in windows)
         self._found = shown or (self._found and runs)
-        # The settings are those of the acquisition that runs: the next one may have others.
+        # The settings are those of the running acquisition; the next one may have others.
         if windows or runs or now - self._asked_at >= SETTINGS_S:
             self._asked_at = now
             self._found |= self._watch_save_root() and self.running
@@ -161,9 +161,9 @@ class Studio:
             self._reach(folder, now - since)
 
     def _consider(self, window: Window, now: float) -> None:
-        """Take what a new window shows, if it is an acquisition that was not taken yet."""
+        """Take the acquisition of a new window, unless it was taken already."""
         if not window.key:
-            log.info("a window of Micro-Manager is no acquisition: %s", window.name)
+            log.info("a window of Micro-Manager does not show an acquisition: %s", window.name)
             return
         if window.key in self._known:
             return
@@ -191,7 +191,7 @@ class Studio:
             self._unreached.setdefault(root, now)
 
     def _ask_engine(self, now: float) -> None:
-        """Note what the engine has begun since it was last asked."""
+        """Note the acquisition that the engine has begun since it was last asked."""
         run, last = self._engine.last_run(), self._last_run
         if run is None or (last is not None and run.window.key == last.window.key):
             return
@@ -203,7 +203,7 @@ class Studio:
             self._windowless.append((run, 0))
 
     def _account(self) -> None:
-        """Say what the engine ran without a window that anybody saw, and without saving it."""
+        """Report acquisitions that the engine ran unsaved, and without a window that was seen."""
         waiting, self._windowless = self._windowless, []
         for each, looks in waiting:
             if each.window.begun in self._shown:
@@ -219,7 +219,7 @@ class Studio:
             self._windowless.append((each, looks + looked))
 
     def _lose(self, window: Window, why: str, images: int = 0) -> None:
-        """Have it said that nothing of an acquisition is refocused."""
+        """Report that nothing of an acquisition is refocused."""
         about = f"begun at {window.started}" + (f", {counted(images, 'image')}" if images else "")
         self._unseen.add(
             window, f"{window.name} of Micro-Manager ({about}) is not refocused: {why}"
@@ -227,14 +227,14 @@ class Studio:
 
     def _is_old(self, window: Window) -> bool:
         if not window.saved_at and place_of(window, self._output)[1].exists():
-            return False  # an earlier daemon began it: there may be more to do
+            return False  # an earlier daemon has begun it, and may not have finished
         started_s = window.started_s
         return self._first_look if started_s is None else started_s < self._since_s
 
     def _watch_save_root(self) -> bool:
-        """Watch the folder that the settings of acquisitions name: not every one has a window.
+        """Watch the folder in the acquisition settings, because not every acquisition has a window.
 
-        False where they say that acquisitions are not saved.
+        False if acquisitions are not saved.
         """
         bridge = self._bridge
         settings = bridge.call(self._acquisitions.get_acquisition_settings)
@@ -264,7 +264,7 @@ class Studio:
 
     def _fetch(self, memory: FramesInMemory) -> float:
         try:
-            # Where a later one waits, Micro-Manager does not acquire this one any more.
+            # If a later acquisition waits, Micro-Manager has finished this one.
             wait_s = memory.step(running=self.running and not self._waiting)
         except (RefocusdError, OSError) as error:
             log.warning("%s is given up: %s", memory.name, error)

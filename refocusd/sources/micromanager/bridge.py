@@ -1,15 +1,15 @@
-"""Micro-Manager's Java bridge, called from one thread, slowly, and watched from another.
+"""Micro-Manager's Java bridge: called by one thread at a limited rate, and watched by another.
 
-What is done about the bridge's hazards (measured with pyjavaz 1.2.8):
+How the bridge's hazards are avoided (measured with pyjavaz 1.2.8):
 
-- Every object that Java hands out is released by a message from its destructor.  A garbage
-  collection in the wrong thread has deadlocked there: the process that uses this class switches
-  the collector off, and `Bridge.collect` runs it in the thread that owns the bridge.
-- A call waits for ever when Micro-Manager is gone, and cannot be taken back: `Bridge.silent_s`
-  tells another thread for how long, and that thread ends the process.
-- Each object leaves an exit handler behind (pyjavaz never removes them), so a process that has
-  used `WORN_OUT` objects makes room for another.
-- pyjavaz uses ZeroMQ's global context: nothing else in this process does.
+- The destructor of every object from Java sends a message to release it.  A garbage collection in
+  the wrong thread has deadlocked there.  The process that uses this class therefore switches the
+  collector off, and `Bridge.collect` runs it in the thread that owns the bridge.
+- If Micro-Manager is gone, a call waits for ever and cannot be cancelled.  `Bridge.silent_s` tells
+  another thread for how long, and that thread ends the process.
+- Each object leaves an exit handler behind, which pyjavaz never removes.  After `WORN_OUT` calls,
+  the process is therefore replaced by a new one.
+- pyjavaz uses ZeroMQ's global context; nothing else in this process may use it.
 """
 
 from __future__ import annotations
@@ -28,32 +28,33 @@ from refocusd.sources.micromanager.values import flat_properties
 
 #: Calls after which the process is replaced, at a quiet moment (about 50 MB of exit handlers).
 WORN_OUT = 300_000
-#: The first answer is waited for as others are: Micro-Manager may have become busy since it was probed.
+#: No time limit for the first answer either: Micro-Manager may have become busy since the probe.
 GREETING_MS = 0
-#: What pyjavaz says when it has waited for an answer, and of every call after that.
+#: pyjavaz's messages for a call that timed out, and for every call after that.
 _UNANSWERED = ("Socket timed out", "Bridge has been closed")
 
 
 class Bridge:
-    """One client of the bridge; belongs to the thread that makes it.
+    """One client of the bridge; only the thread that makes it may call it.
 
     Parameters
     ----------
     host, port
-        Where `refocusd.sources.micromanager.probe.probe` found it ready.
+        Address at which `refocusd.sources.micromanager.probe.probe` found it ready.
     pace : Pace, optional
+        Limits the rate of calls.
 
     Raises
     ------
     TransportError
-        If Java does not answer, or does not hand out its Studio.
+        If Java does not answer, or does not return its Studio.
     """
 
     def __init__(self, host: str, port: int, pace: Pace | None = None) -> None:
         self.pace = pace or Pace()
         self._port = port
         self._owner = threading.get_ident()
-        #: Held by the owner, but for the time of a call.
+        #: Held by the owner except during a call.
         self._working = threading.Lock()
         self._working.acquire()
         self._beat = time.monotonic()
@@ -61,9 +62,9 @@ class Bridge:
         from pyjavaz.bridge import Bridge as JavaBridge  # type: ignore[import-untyped]
 
         with warnings.catch_warnings():
-            # Another version was told in words of ours, by the probe.
+            # The probe has already warned about another version, in our words.
             warnings.simplefilter("ignore")
-            # Found again by its port in what follows.
+            # pyjavaz finds this bridge again by its port.
             self._java: Any = self._guard(
                 1,
                 lambda: JavaBridge.create_or_get_existing_bridge(
@@ -83,16 +84,19 @@ class Bridge:
 
     @property
     def silent_s(self) -> float:
-        """How long the owner has neither called nor got an answer; for other threads."""
+        """Seconds since the owner last called or got an answer; may be used in other threads."""
         return time.monotonic() - self._beat
 
     @property
     def worn_out(self) -> bool:
-        """Whether this process should make room for another."""
+        """Whether this process should be replaced by a new one."""
         return self.pace.calls > WORN_OUT
 
     def during_a_call(self, do: Callable[[], None]) -> None:
-        """Do something in another thread, if the owner waits for an answer: it goes on after that."""
+        """Do something in another thread while the owner waits for an answer; else do nothing.
+
+        The owner continues only after that.
+        """
         if self._working.acquire(blocking=False):
             try:
                 do()
@@ -100,12 +104,12 @@ class Bridge:
                 self._working.release()
 
     def beat(self) -> None:
-        """The owner is well, though it does not call."""
+        """Note that the owner is alive, although it does not call."""
         self._check_thread()
         self._beat = time.monotonic()
 
     def new(self, java_class: str) -> Any:
-        """The object of a Java class that Micro-Manager has one of."""
+        """The object of a Java class of which Micro-Manager has exactly one."""
         return self._guard(3, lambda: self._new(java_class, port=self._port))
 
     def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
@@ -114,7 +118,7 @@ class Bridge:
         Raises
         ------
         TransportError
-            If Java raises, in its words.
+            If Java raises; with Java's message.
         """
         # Most answers are objects, which take a second round trip to be released.
         return self._guard(2, lambda: method(*arguments))
@@ -125,23 +129,24 @@ class Bridge:
         Raises
         ------
         TransportError
+            As `call`.
         """
         return self._guard(1, lambda: getattr(java, name))
 
     def items(self, java_list: Any) -> list[Any]:
-        """The elements of a ``java.util.List`` (newer bridges hand it out as an object)."""
+        """The elements of a ``java.util.List`` (newer bridges return it as an object)."""
         if java_list is None or isinstance(java_list, list):
             return java_list or []
         return [self.call(java_list.get, i) for i in range(self.call(java_list.size))]
 
     def properties(self, metadata: Any) -> Mapping[str, Any]:
-        """Image or summary metadata as plain values; empty where Java does not tell them."""
+        """Image or summary metadata as plain values; empty if Java has none."""
         if metadata is None or not hasattr(metadata, "to_property_map"):
             return {}
         return flat_properties(self.call(self.call(metadata.to_property_map).to_json))
 
     def let_go(self) -> None:
-        """Give the Studio and the core back to Java; the bridge is of no use after that."""
+        """Release the Studio and the core; the bridge cannot be used after that."""
         self._check_thread()
         self.studio = self._core = self._java = None
 
@@ -160,13 +165,13 @@ class Bridge:
         try:
             return do()
         except Exception as error:  # noqa: BLE001 (pyjavaz raises nothing narrower)
-            # pyjavaz ties its exceptions into a cycle with the frames that hold Java's objects.
+            # Exceptions of pyjavaz form a reference cycle with the stack frames that hold Java's objects.
             error.__traceback__ = None
             told = _in_words(error)
         finally:
             self._working.acquire()
             self._beat = time.monotonic()
-        # Out here, so that the error does not keep Java's objects by that one's frames.
+        # Raised here, outside `except`, so that this error does not refer to those stack frames.
         raise TransportError(f"Micro-Manager's bridge: {told}")
 
     def _check_thread(self) -> None:
@@ -178,8 +183,8 @@ class Bridge:
 
 def _in_words(error: Exception) -> str:
     """What went wrong, in one line."""
-    # Java's stack trace: the first line says it.
+    # Of Java's stack trace, the first line is enough.
     told = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if isinstance(error, (TimeoutError, queue.Empty)) or told.startswith(_UNANSWERED):
-        return "Micro-Manager does not answer in time: it is busy, and is asked again"
+        return "Micro-Manager does not answer in time: it is busy, and will be asked again"
     return told

@@ -1,4 +1,4 @@
-"""Which images a growing acquisition may have: its axes' lengths, and what was not found yet."""
+"""The images that a growing acquisition may have: by its axes' lengths, minus those found."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ USUAL_ORDER = ("time", "position", "z", "channel")
 
 
 class GrowingBox:
-    """Coordinates within axes that grow, each named until it is found.
+    """Coordinates within growing axes, each offered until it is found.
 
-    Micro-Manager tells how many images there are and how far each axis goes, not
+    Micro-Manager reports how many images there are and how long each axis is, but not
     which images came last.
     """
 
@@ -25,12 +25,12 @@ class GrowingBox:
         return len(self._waiting)
 
     def grow(self, lengths: Mapping[str, int]) -> None:
-        """The axes are so long now; what is new is waited for.
+        """Wait for the coordinates that are new with these lengths of the axes.
 
-        An axis that was not there before begins anew: images without it are
-        other images.
+        If there is a new axis, start from the beginning: images without it are
+        different images.
         """
-        # No image has an axis of length 0; one of length 1 is told as 1 too.
+        # An axis of length 0 is not used by any image.
         new = {axis: lengths[axis] for axis in sorted(lengths, key=_rank) if lengths[axis] > 0}
         if set(new) != set(self._lengths):
             self._lengths = dict.fromkeys(new, 0)
@@ -40,11 +40,11 @@ class GrowingBox:
         self._lengths = grown
 
     def next(self) -> dict[str, int] | None:
-        """The first that is waited for; it is waited for no more."""
+        """Remove and return the first coordinates that are waited for; None if there are none."""
         return self._waiting.popleft() if self._waiting else None
 
     def put_back(self, coordinates: dict[str, int]) -> None:
-        """Wait for them again, after all others: there was no image yet."""
+        """Wait for these coordinates again, after all others, because there was no image yet."""
         self._waiting.append(coordinates)
 
 

@@ -1,8 +1,8 @@
-"""What Micro-Manager's acquisition engine says of the acquisition that it ran last.
+"""What Micro-Manager's acquisition engine says about the acquisition that it ran last.
 
-A window that is closed as soon as an acquisition has ended is found by nobody who looks twice a
-second.  The engine keeps the summary metadata of its last acquisition until the next one begins:
-that tells that there was one, not what it took.
+Looking twice a second misses a window that is closed as soon as its acquisition has ended.  The
+engine keeps the summary metadata of its last acquisition until the next one begins: they show that
+there was one, but not its images.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class LastRun:
     Parameters
     ----------
     window : Window
-        As a window on it would be described.
+        The description that a window on it would have.
     root : str
         Folder in which Micro-Manager saves it, in a folder of its own; empty if it does not.
     images : int
-        Images that were to be acquired; 0 if that is not told.
+        Number of images that were to be acquired; 0 if not known.
     """
 
     window: Window
@@ -36,7 +36,7 @@ class LastRun:
 
 
 class Engine:
-    """Asks the engine; belongs to the bridge's thread.
+    """Asks the engine; for the bridge's thread only.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Engine:
     Attributes
     ----------
     tells : bool
-        Whether it said of any acquisition when that was begun; versions may differ.
+        Whether it has reported the start of any acquisition so far; versions may differ in this.
     """
 
     def __init__(self, bridge: Bridge) -> None:
@@ -55,12 +55,12 @@ class Engine:
         self.renew()
 
     def renew(self) -> None:
-        """Get the engine: the user can choose another one in Micro-Manager's options."""
+        """Get the current engine: the user can choose another one in Micro-Manager's options."""
         if hasattr(self._bridge.studio, "get_acquisition_engine"):
             self._engine = self._bridge.call(self._bridge.studio.get_acquisition_engine)
 
     def last_run(self) -> LastRun | None:
-        """The acquisition that it ran last; None before the first one.
+        """The acquisition that it ran last; None before the first one, or if it does not report any.
 
         Raises
         ------
@@ -77,7 +77,7 @@ class Engine:
 
 
 def _root(summary: Mapping[str, Any]) -> str:
-    """Where it is saved; AcqEngJ names a folder even if nothing is saved."""
+    """Folder in which it is saved; AcqEngJ names one even if nothing is saved."""
     root = str(summary.get("Directory") or "")
     try:
         settings = json.loads(summary.get("MDA_Settings") or "{}")

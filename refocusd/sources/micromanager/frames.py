@@ -1,10 +1,9 @@
 """Frames of an acquisition that Micro-Manager keeps in memory, through its data provider.
 
 There is no raw dataset to catch up from, but Micro-Manager keeps the images as long as their
-window is open.  They are fetched as fast as the bridge allows and the daemon takes them, and
-again if the daemon was restarted meanwhile.  The id of an acquisition is made of what
-Micro-Manager says of it, and so is the place of its output: another process goes on where this
-one was.
+window is open.  They are fetched as fast as the bridge and the daemon allow, and again if the
+daemon was restarted in between.  The id of an acquisition and the place of its output follow from
+what Micro-Manager says about it, so that another process continues where this one stopped.
 """
 
 from __future__ import annotations
@@ -39,38 +38,39 @@ _NAMESPACE = uuid.UUID("0c2f9f4e-7c1b-4d0e-8a57-0d3c5a7f9b21")
 COUNT_S = 0.2
 #: Interval of listening to the daemon while it is busy; no call is made.
 BUSY_S = 0.005
-#: Frames at the daemon at a time.
+#: Most frames at the daemon at a time.
 MOST_OUT = 8
-#: After this many failing calls in a row its window counts as closed.
+#: After this many failed calls in a row, the window counts as closed.
 GIVE_UP = 5
-#: Images that were counted and cannot be had are waited for this long, and so are those of an
+#: Time to wait for images that were counted but cannot be fetched, and for further ones of an
 #: acquisition that was stopped without being frozen.
 LATE_S = 5.0
 KEEP_OPEN = "keep windows open until refocusd is done, or let Micro-Manager save"
 
 
 class FramesInMemory:
-    """One acquisition, from Micro-Manager's memory to the daemon.
+    """Fetches one acquisition from Micro-Manager's memory, and submits it to the daemon.
 
     Parameters
     ----------
     bridge : Bridge
     window : Window
-        That shows it.
+        The window that shows it.
     endpoint : str
-        Of the daemon.
+        Address of the daemon.
     output : Path
         Folder in which the refocused dataset is made.
 
     Attributes
     ----------
     name : str
+        Name of the acquisition.
     window : Window
-        As it was given, without Java's object.
+        The window without its Java object.
     done : bool
-        Whether every image has its final state, or cannot be had.
+        Whether every image has its final state, or cannot be fetched.
     lost : str
-        Why the daemon was not told of it: it has no output; empty if it was.
+        Why the acquisition was never announced to the daemon, and has no output; empty if it was.
 
     Raises
     ------
@@ -101,30 +101,30 @@ class FramesInMemory:
         self._failures = 0
         self._misses = 0
         self._session = Session(endpoint, version=__version__, on_outcome=self._note)
-        #: What the daemon is told, once there is an image.
+        #: The announcement, once there is an image.
         self._open: Open | None = None
-        #: Frames that the daemon was told of.
+        #: Number of frames that were reported to the daemon.
         self._told = 0
         #: Axes of the frames that have a final state.
         self._final = _written(self._output)
 
     @property
     def told(self) -> bool:
-        """Whether the daemon was told of it."""
+        """Whether it was announced to the daemon."""
         return self._open is not None
 
     @property
     def refused(self) -> str:
-        """Why the daemon does not take it; empty if it does."""
+        """Why the daemon refuses it; empty if it does not."""
         return self._session.refused
 
     def step(self, *, running: bool) -> float:
-        """Do what can be done now; seconds until there may be more.
+        """Do what can be done now; return the seconds until there may be more.
 
         Parameters
         ----------
         running : bool
-            Whether Micro-Manager acquires: images may come that are not there yet.
+            Whether Micro-Manager is still acquiring, so that more images may come.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class FramesInMemory:
         session = self._session
         if self._open is not None:
             session.pump()
-            # A daemon that was restarted is told the same acquisition again.
+            # The same acquisition is announced again to a restarted daemon.
             if session.state is State.READY:
                 session.announce(self._open)
                 self._told = 0
@@ -153,15 +153,15 @@ class FramesInMemory:
         return wait_s
 
     def keep_alive(self) -> None:
-        """Listen to the daemon, which takes a source that says nothing for gone."""
+        """Keep the session alive: the daemon gives up a source that is silent for too long."""
         self._session.pump()
 
     def close(self) -> None:
-        """Give it up where it stands, and Java's objects back."""
+        """Stop where it stands, and release Java's objects."""
         if self._session.state is State.OPEN:
             self._session.close(self._count)
         self._session.hang_up()
-        # The session tells us of outcomes: in that cycle they would wait for the collector.
+        # Self and the session refer to each other, so Java's objects would wait for the collector.
         self._provider = self._data = None
 
     def _step(self, *, running: bool) -> float:
@@ -185,9 +185,9 @@ class FramesInMemory:
         return 0.0 if self._finish_if_over(now, running=running) else COUNT_S / 2
 
     def _look(self, now: float) -> None:
-        """How many images there are, and how far the axes go."""
+        """Find out how many images there are, and how long the axes are."""
         bridge, provider = self._bridge, self._provider
-        # Asked first: what is counted after an acquisition was frozen is all of it.
+        # Asked first, because the count after an acquisition was frozen is final.
         self._frozen = self._frozen or bool(bridge.call(provider.is_frozen))
         count = int(bridge.call(provider.get_num_images))
         self._closed_window = count < self._count
@@ -198,20 +198,20 @@ class FramesInMemory:
             self._changed_at = now
             self._misses = 0
         if self._session.state is State.OPEN and self._count:
-            # What is not submitted yet is pending.
+            # Images that are not submitted yet are pending.
             self._session.leave(self._count - self._told, self._count)
             self._told = self._count
 
     def _again(self) -> bool:
-        """Fetch a frame again that a daemon took with it; False if there is none."""
+        """Fetch a frame again that was lost with a daemon; False if there is none."""
         if self._open is None or self._session.in_flight:
             return False
         missing = next((at for key, at in self._found.items() if key not in self._final), None)
         return missing is not None and self._hand_on(missing)
 
     def _fetch(self) -> bool:
-        """Fetch one image that was not there before; False if none of them is there yet."""
-        # One round through all coordinates for every time that the number of images changed.
+        """Fetch one new image; False if none can be found yet."""
+        # At most one round through all coordinates after each change of the number of images.
         while len(self._found) < self._count and self._misses < len(self._box):
             coordinates = self._box.next()
             assert coordinates is not None
@@ -224,7 +224,7 @@ class FramesInMemory:
     def _hand_on(self, coordinates: dict[str, int]) -> bool:
         bridge = self._bridge
         key = canonical_axes(coordinates)
-        if key in self._final:  # another process had it written
+        if key in self._final:  # an earlier process had it refocused
             self._found[key] = coordinates
             return True
         text = ",".join(f"{axis}={value}" for axis, value in coordinates.items())
@@ -243,7 +243,7 @@ class FramesInMemory:
             pixels = self._pixels(image, f"image {text} of {self.name}")
             if self._open is None:
                 self._open = self._announcement(pixels, metadata)
-                # Its pixels are fetched again once the daemon has room: the first frame only.
+                # Only this first frame is fetched again, once the daemon has room.
                 return True
             self._session.submit(pixels, key, metadata, taken_ns)
         except InputError as error:
@@ -282,15 +282,15 @@ class FramesInMemory:
         )
 
     def _finish_if_over(self, now: float, *, running: bool) -> bool:
-        """End it when no more can be had; False while there may be."""
+        """Close the acquisition if no more images can come; False if they may."""
         left = self._count - len(self._final & self._found.keys())
         quiet = now - self._changed_at > LATE_S and not (running and not self._frozen)
         if not (self._closed_window or quiet or (self._frozen and self._count and not left)):
             return False
-        why = "its window was closed" if self._closed_window else "they cannot be had"
+        why = "its window was closed" if self._closed_window else "they cannot be fetched"
         if self._open is None:
             self.done = True
-            # Where nothing is left, another process had all of it written.
+            # If nothing is left, an earlier process had all of it refocused.
             self.lost = why if left or not self._count else ""
             return True
         if left:
@@ -316,18 +316,18 @@ class FramesInMemory:
 
 
 def id_of(window: Window) -> str:
-    """Id of what a window shows."""
+    """Id of the acquisition in a window."""
     return str(uuid.uuid5(_NAMESPACE, window.key))
 
 
 def place_of(window: Window, folder: Path) -> tuple[str, Path]:
-    """Id of what a window shows, and its output in `folder`: that exists if it was begun before."""
+    """Id of the acquisition in a window, and its output in `folder`, which may exist already."""
     acquisition = id_of(window)
     return acquisition, output_folder(folder, window.name, window.started_s, acquisition)
 
 
 def _written(output: Path) -> set[str]:
-    """Axes of the frames that another process had written; none if it did not come to that."""
+    """Axes of the frames that an earlier process had refocused; empty if there are none."""
     try:
         with closing(open_dataset(output)) as dataset:
             return set(dataset.axes_keys())

@@ -1,10 +1,10 @@
 """The live camera and snaps: the newest frame is shown in the view and written nowhere.
 
-In live mode the core is asked for its newest frame at most 30 times a second, and less often
-where the camera is slower; of a frame that was seen (same `ImageNumber`) only the tags are
-fetched.  Whether live mode is on is asked of Micro-Manager: the core also streams while a script
-acquires a sequence.  A snap does not pass the core's buffer: it is found in the Snap/Live window,
-which is looked at once a second.
+In live mode, the core is asked for its newest frame at most 30 times a second, and less often if
+the camera is slower; of a frame that was seen before (same `ImageNumber`), only the tags are
+fetched.  Micro-Manager is asked whether live mode is on, because the core also streams while a
+script acquires a sequence.  A snap does not pass through the core's buffer: it is fetched from the
+Snap/Live window, which is checked once a second.
 """
 
 from __future__ import annotations
@@ -27,28 +27,29 @@ from refocusd.transport.session import Session, State
 
 log = logging.getLogger(__name__)
 
+#: Limits for the interval of asking for the newest frame.
 FASTEST_S, SLOWEST_S = 1 / 30, 0.25
 #: Interval of asking whether live mode is on, and for a new snap, while nothing happens.
 LOOK_S, SNAP_S = 0.5, 1.0
-#: Frames without a new one after which live mode may be over.
+#: After this many requests without a new frame, live mode may be over.
 STILL = 3
-#: An acquisition's preview without a new frame is closed.
+#: After this time without a new frame, the preview at the daemon is closed.
 IDLE_S = 10.0
-#: Frames at the daemon at a time: one at work, one to come; the view shows the latest only.
+#: Most frames at the daemon at a time: one in the worker and the next; the view shows only the latest.
 MOST_OUT = 2
 BUSY_S = 0.005
 
 
 class Live:
-    """Shows what the camera sees; belongs to the bridge's thread.
+    """Shows what the camera sees; for the bridge's thread only.
 
     Parameters
     ----------
     bridge : Bridge
     endpoint : str
-        Of the daemon.
+        Address of the daemon.
     acquiring : callable
-        Whether an acquisition runs: its frames are not the live camera's.
+        Returns whether an acquisition runs: its frames are not those of the live camera.
     """
 
     def __init__(self, bridge: Bridge, endpoint: str, acquiring: Callable[[], bool]) -> None:
@@ -64,7 +65,7 @@ class Live:
         self._seen: tuple[Any, Any] | None = None
         self._snap_seen: tuple[Any, ...] | None = None
         self._snap_identity: int | None = None
-        #: What is shown now: frames of one size and type.
+        #: The current preview: frames of one size and type.
         self._session: Session | None = None
         self._open: Open | None = None
         self._shown_at = 0.0
@@ -73,7 +74,7 @@ class Live:
         self._rest_until = 0.0
 
     def step(self) -> float:
-        """Do what can be done now; seconds until there may be more.
+        """Do what can be done now; return the seconds until there may be more.
 
         Raises
         ------
@@ -109,7 +110,7 @@ class Live:
         return BUSY_S if waits_for_daemon else LOOK_S / 2
 
     def close(self) -> None:
-        """End what is shown."""
+        """End the current preview."""
         if self._session is not None:
             if self._session.opened:
                 self._session.close(0)
@@ -118,13 +119,13 @@ class Live:
 
     def _listen(self, session: Session, timeout_s: float = 0.0) -> None:
         session.pump(timeout_s)
-        # A daemon that was restarted is told the same again.
+        # The same preview is announced again to a restarted daemon.
         if session.state is State.READY and self._open is not None:
             session.announce(self._open)
 
     @property
     def _has_room(self) -> bool:
-        """Whether a frame could be handed on; True while nothing is shown."""
+        """Whether a frame could be submitted; True without a preview."""
         return self._session is None or self._session.has_room(MOST_OUT)
 
     def _stream(self, now: float) -> float:
@@ -150,7 +151,7 @@ class Live:
         return self._period_s
 
     def _newest(self) -> bool:
-        """Fetch the core's newest frame, if it is a new one."""
+        """Fetch and show the core's newest frame; False if it is not new."""
         bridge = self._bridge
         try:
             tagged = bridge.call(bridge.core.get_last_tagged_image)
@@ -167,7 +168,7 @@ class Live:
         return True
 
     def _snap(self) -> None:
-        """Fetch the image of the Snap/Live window, if it is a new one."""
+        """Fetch and show the image in the Snap/Live window, if it is new."""
         bridge = self._bridge
         display = bridge.call(self._live.get_display)
         provider = bridge.call(display.get_data_provider) if display is not None else None
@@ -175,7 +176,7 @@ class Live:
         if image is None:
             return
         if hasattr(image, "hash_code"):
-            # The same object in Java is the same image: its metadata take five calls.
+            # The same Java object is the same image; comparing metadata would take five calls.
             identity = bridge.call(image.hash_code)
             if identity == self._snap_identity:
                 return
@@ -215,7 +216,7 @@ class Live:
             self._session.submit(pixels, canonical_axes(axes), metadata, taken_ns)
 
     def _greet(self, session: Session) -> None:
-        """Wait a moment for the daemon: a snap is not followed by another frame."""
+        """Wait a moment for the daemon, because no other frame may follow a snap."""
         until = time.monotonic() + 1.0
         while not (session.has_room(MOST_OUT) or session.over) and time.monotonic() < until:
             self._listen(session, BUSY_S)
@@ -240,7 +241,7 @@ def _announcement(name: str, pixels: Pixels, tags: Mapping[str, Any]) -> Open:
 
 
 def _same(open_: Open | None, name: str, pixels: Pixels) -> bool:
-    """Whether an image continues what is shown: a snap is not live mode."""
+    """Whether an image belongs to the current preview; live mode and snaps have different ones."""
     if open_ is None or open_.name != name:
         return False
     return (open_.height, open_.width) == pixels.shape and open_.dtype == pixels.dtype.name

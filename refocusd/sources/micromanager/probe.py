@@ -1,11 +1,12 @@
 """Finds out who answers on the bridge's port, before pyjavaz connects to it.
 
-pyjavaz waits for ever for an answer that does not come, and takes anything that answers for
-Micro-Manager.  So the first message of its protocol is sent here, over a socket of our own with
-a time limit.
+pyjavaz waits for ever if there is no answer, and assumes that any program that answers is
+Micro-Manager.  Therefore the first message of its protocol is sent here, over a socket of our own
+with a time limit.
 
-Micro-Manager's server has one thread: while a caller's acquisition blocks it, nobody is answered.
-ZeroMQ greets all the same, from a thread of its own, which tells Micro-Manager from other programs.
+Micro-Manager's server has one thread: while a caller's acquisition blocks it, nobody gets an answer.
+ZeroMQ sends its greeting all the same, from another thread, which tells a busy Micro-Manager from
+other programs.
 """
 
 from __future__ import annotations
@@ -17,27 +18,28 @@ from typing import Literal
 
 import zmq
 
-#: Of Micro-Manager's side, as pyjavaz 1.2 expects it.
+#: Version of Micro-Manager's side of the bridge that pyjavaz 1.2 expects.
 EXPECTED_VERSION = "5.1.0"
-#: For the answer of a bridge that has nothing else to do.
+#: Time limit for the answer of a bridge that is not busy.
 ANSWER_S = 2.0
 CONNECT_S = 0.5
 #: First byte of ZeroMQ's greeting (ZMTP 3.1, "signature").
 _GREETING = b"\xff"
-#: No answer to this message is larger; a program that sends more is another one.
+#: The bridge's answer is never larger; a program that sends more is another one.
 MAX_ANSWER = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeAnswer:
-    """Who is there.
+    """What listens on the bridge's port.
 
     Parameters
     ----------
     state : {"nothing", "stranger", "busy", "old", "ready"}
-        Nobody; another program; a bridge that works for another caller; one of an old version; or
-        one that answers.
+        No program; another program; a bridge that is serving another caller; one of an old version;
+        or one that answers.
     version : str
+        Version of the bridge; empty if not known.
     says : str
         The same in words, with what to do about it.
     """
@@ -63,9 +65,9 @@ def probe(host: str, port: int, timeout_s: float = ANSWER_S) -> BridgeAnswer:
     ----------
     host : str
     port : int
-        Micro-Manager's is 4827.
+        By default, Micro-Manager uses 4827.
     timeout_s : float
-        For an answer, where something listens.
+        Time limit for the answer of a program that listens.
     """
     if not is_listening(host, port):
         says = (
@@ -95,7 +97,7 @@ def probe(host: str, port: int, timeout_s: float = ANSWER_S) -> BridgeAnswer:
         )
         return BridgeAnswer("old", version, says)
     exact = version == EXPECTED_VERSION
-    also = "" if exact else f" (made for {EXPECTED_VERSION}, which may matter)"
+    also = "" if exact else f" (refocusd is made for {EXPECTED_VERSION}; the difference may matter)"
     return BridgeAnswer("ready", version, f"Micro-Manager's bridge {version} on port {port}{also}")
 
 
@@ -109,7 +111,7 @@ def _speaks_zeromq(host: str, port: int, timeout_s: float) -> bool:
 
 
 def _ask(host: str, port: int, timeout_s: float) -> dict[str, object] | None:
-    """What the program answers, empty if that is no bridge's answer; None while it does not."""
+    """The program's answer, empty if it is not that of a bridge; None if there is none in time."""
     try:
         # A context of our own: the global one belongs to pyjavaz.
         with zmq.Context() as context, context.socket(zmq.REQ) as request:

@@ -1,4 +1,4 @@
-"""How much of the bridge refocusd may use: calls and bytes a second.
+"""Limits refocusd's use of the bridge: calls and bytes per second.
 
 The bridge carries about 100 MB/s, and Micro-Manager serves all of its clients from one thread.
 The limit keeps the bridge fast for the user's own scripts.
@@ -9,25 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-#: Of the 100 MB/s that the bridge carries.
+#: Bytes of pixels per second, of about 100 MB/s that the bridge carries.
 BYTES_S = 30e6
-#: Round trips; a frame from memory takes ten or twelve.
+#: Round trips per second; a frame from memory takes ten or twelve.
 CALLS_S = 400.0
-#: Calls that may come at once after a pause: what one frame takes.
+#: Round trips that may be made at once after a pause: enough for one frame.
 BURST = 25.0
-#: Of one sleep, so that a wait can be seen from outside.
+#: Longest single sleep, so that a wait can be seen from outside.
 LONGEST_SLEEP_S = 0.25
-#: A shorter one may not move the clock.
+#: Shortest single sleep: the clock may not advance during a shorter one.
 SHORTEST_SLEEP_S = 0.0005
 
 
 class Pace:
-    """Says when the next call, and the next frame, may be made.
+    """Decides when the next call may be made, and the next frame fetched.
 
     Parameters
     ----------
     calls_s, bytes_s : float
-        Round trips and bytes of pixels a second, on average.
+        Round trips and bytes of pixels per second, on average.
     clock, sleep : callable
         As `time.monotonic` and `time.sleep`.
     """
@@ -50,7 +50,7 @@ class Pace:
         self.calls = 0
 
     def call(self, round_trips: int) -> None:
-        """Wait until that many round trips may be made, and count them."""
+        """Wait until this many round trips may be made, and count them."""
         self.calls += round_trips
         self._refill()
         self._allowed -= round_trips

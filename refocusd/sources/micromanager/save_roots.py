@@ -11,11 +11,11 @@ from refocusd.sources.folders.watcher import Follower
 
 log = logging.getLogger(__name__)
 
-#: Folders watched at a time; of more, those in which nothing happens are left.
+#: Folders watched at a time; if there are more, idle ones are dropped.
 MAX_ROOTS = 4
-#: What was saved so long before refocusd was started is named in the log; what is older is not.
+#: Acquisitions saved up to this long before refocusd was started are named in the log.
 OFFERED_S = 86_400.0
-#: How deep below the save root an acquisition lies: its folder, and a folder in that.
+#: Datasets are searched for to this depth below the save root.
 DEPTH = 3
 
 
@@ -25,18 +25,18 @@ class SaveRoots:
     Parameters
     ----------
     endpoint : str
-        Of the daemon.
+        Address of the daemon.
     since_s : float
-        What was saved there since, in seconds since 1970, is taken even if it is finished.
+        Acquisitions saved there after this time, in seconds since 1970, are taken even if finished.
     covered : sequence of Path
-        Folders that are followed already, with what appears in them.
+        Folders that are followed already, with all folders in them.
     start : callable
-        Runs a follower in a thread of its own, named by the text.
+        Runs a follower in a thread with the given name.
     noted : Path, optional
-        File that keeps the folders for the next process: no window and no settings may name them
-        any more.
+        File that keeps the folders for the next process, as by then windows and settings may not
+        name them any more.
     unfinished : collection of str
-        As `Follower` takes it.
+        As in `Follower`.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class SaveRoots:
                     self.watch(Path(line))
 
     def watch(self, root: Path) -> bool:
-        """Watch a folder, unless that is done already; False while it does not exist."""
+        """Watch a folder, unless it is watched already; False if it does not exist."""
         root = root.expanduser().absolute()
         if root in self._watched:
-            self._watched[root] = self._watched.pop(root)  # the last one used stands last
+            self._watched[root] = self._watched.pop(root)  # the most recently used one comes last
             return True
         if any(root.is_relative_to(folder) for folder in self._covered):
             return True

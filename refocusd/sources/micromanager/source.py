@@ -1,4 +1,4 @@
-"""The sources that live on Micro-Manager's bridge, in the one thread that owns it."""
+"""The sources that use Micro-Manager's bridge, in the one thread that owns it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from refocusd.sources.micromanager.save_roots import SaveRoots
 
 log = logging.getLogger(__name__)
 
-#: Interval of looking for Micro-Manager while it is not there.
+#: Interval of looking for Micro-Manager until it is there.
 LOOK_S = 1.0
 #: Interval of garbage collections, in the only thread that may run them.
 COLLECT_S = 10.0
-#: After so long without an answer, it is found out whether Micro-Manager is busy or gone.
+#: After this long without an answer, check whether Micro-Manager is busy or gone.
 SILENT_S = 3.0
-#: For the answer to our own call, when Micro-Manager answers others again.
+#: Time limit for the answer to our call once Micro-Manager answers others again.
 GRACE_S = 1.0
 #: Longest sleep between two steps.
 NAP_S = 0.25
@@ -38,14 +38,14 @@ class BridgeSource:
     ----------
     order : AttachOrder
     start : callable
-        Runs a follower in a thread of its own, named by the text.
+        Runs a follower in a thread with the given name.
 
     Attributes
     ----------
     over : str
-        Why this process should make room for another one; empty while it need not.
+        Why another process must replace this one; empty while that is not needed.
     failed : bool
-        Whether that is a mistake of ours.
+        Whether the reason is an error of our own.
     """
 
     def __init__(self, order: AttachOrder, start: Callable[[Follower, str], None]) -> None:
@@ -76,7 +76,7 @@ class BridgeSource:
             self.over = f"{type(error).__name__}: {error}"
 
     def look_after(self) -> None:
-        """Find out, from another thread, whether a call is left without an answer."""
+        """Check, in another thread, whether a call has remained without an answer."""
         order, silent_s = self._order, self._silent_s
         if silent_s > GRACE_S and self._bridge is not None and self._studio is not None:
             self._bridge.during_a_call(self._studio.keep_alive)
@@ -89,7 +89,7 @@ class BridgeSource:
                 self._said_busy = True
                 log.warning("%s", answer.says)
             return
-        # An answer to us may be on its way, after one to somebody else.
+        # Our answer may come now, after the one to another caller.
         time.sleep(GRACE_S)
         if self._silent_s > silent_s:
             gone = answer.state in ("nothing", "stranger")
@@ -100,7 +100,7 @@ class BridgeSource:
         bridge, since = self._bridge, self._attaching_since
         if bridge is not None:
             return bridge.silent_s
-        # The first calls can be left without an answer as well.
+        # The first calls can remain without an answer too.
         return time.monotonic() - since if since else 0.0
 
     def _await_bridge(self, stop: threading.Event) -> bool:
@@ -114,7 +114,7 @@ class BridgeSource:
         return False
 
     def _say(self, answer: BridgeAnswer) -> None:
-        """Once for each answer; that nothing is there yet is no news unless it was expected."""
+        """Log each new answer once; it is a warning only if Micro-Manager is expected to be ready."""
         if answer.says == self._said:
             return
         self._said = answer.says

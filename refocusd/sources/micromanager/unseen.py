@@ -1,4 +1,4 @@
-"""Tells the daemon of acquisitions of which no frame could be had, so that none is missed in silence."""
+"""Reports to the daemon acquisitions of which no frame could be had, so that none is missed silently."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from refocusd.sources.micromanager.viewers import Window
 from refocusd.transport.client import Connection
 from refocusd.transport.messages import Unseen
 
-#: For the daemon's answer; it is asked again after so long.
+#: Time limit for the daemon's answer, and time to the next attempt.
 ANSWER_S, RETRY_S = 1.0, 5.0
 
 
 class UnseenAcquisitions:
-    """Keeps them until the daemon was told.
+    """Keeps unseen acquisitions until they have been reported.
 
     Parameters
     ----------
     endpoint : str
-        Of the daemon, which says and counts them.
+        Address of the daemon, which logs and counts them.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -30,11 +30,11 @@ class UnseenAcquisitions:
         self._next_at = 0.0
 
     def add(self, window: Window, says: str) -> None:
-        """Note an acquisition, as its window is described, and what is to be said of it."""
+        """Add an acquisition, by the description of its window, and the sentence to report."""
         self._waiting.append(Unseen(id_of(window), says[:4096]))
 
     def tell(self) -> None:
-        """Tell the daemon, if there is news and the daemon is there."""
+        """Report them to the daemon, if there are any and it answers."""
         now = time.monotonic()
         if not self._waiting or now < self._next_at:
             return

@@ -1,4 +1,4 @@
-"""What Java says, as plain Python values."""
+"""Values from Java as plain Python values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from refocusd.frame import Pixels, checked_pixels
 
 
 def flat_properties(text: Any) -> dict[str, Any]:
-    """A Micro-Manager property map (its JSON) as a flat mapping; empty if it is none.
+    """The JSON of a Micro-Manager property map as a flat mapping; empty if it is not one.
 
     >>> flat_properties('{"map": {"Camera": {"type": "STRING", "scalar": "Demo"}}}')
     {'Camera': 'Demo'}
@@ -40,13 +40,13 @@ def _value(entry: Any) -> Any:
 
 
 def image_of(pixels: Any, width: Any, height: Any, what: str) -> Pixels:
-    """Pixels as the bridge delivers them, a flat array, as an image.
+    """The flat array of pixels from the bridge as an image, shape (height, width).
 
     Parameters
     ----------
     pixels : ndarray of uint8 or uint16, shape (height * width,)
     width, height : int or str
-        Snapped and streamed frames tell them differently.
+        Numbers for snapped frames, text for streamed ones.
     what : str
         Named in the error.
 

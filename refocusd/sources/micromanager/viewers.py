@@ -1,8 +1,8 @@
 """The windows of Micro-Manager that show data, each described once.
 
-A window and its data stay after the end of an acquisition, so that an acquisition is found whether
-or not anybody saw it run.  The list of windows names each by its identity in Java: as long as it
-says the same, one call is all that a look takes.
+A window and its data stay after the end of an acquisition, so an acquisition is found whether or not
+it was seen to run.  The list of windows names each by its identity in Java: while the list does not
+change, a look takes only one or two calls.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from refocusd.sources.micromanager.bridge import Bridge
 
 log = logging.getLogger(__name__)
 
-#: What an object is called in Java: its class, and a number that no other one has.
+#: End of an object's text in Java: a number that no other object has.
 _IDENTITY = re.compile(r"@[0-9a-f]+$")
-#: A window that cannot be described this many times is left alone.
+#: A window that could not be described this many times is ignored.
 MAX_FAILURES = 5
 
 
@@ -35,14 +35,14 @@ class Window:
         ``org.micromanager.data.DataProvider``.
     name : str
     started : str
-        When its acquisition was begun, as Micro-Manager writes it; empty if it does not say.
+        When its acquisition began, as Micro-Manager writes it; empty if not known.
     key : str
-        The same for every window on this acquisition, and for no other; empty if it is none: an
-        Album, the Snap/Live window, data that a plugin made.
+        Identifies the acquisition; the same for every window on it.  Empty if the window does not
+        show an acquisition, but an Album, Snap/Live, or data of a plugin.
     saved_at : str
         Folder or file in which Micro-Manager saves it; empty if it does not.
     frozen : bool
-        Whether no image can come any more.
+        Whether no more images can come.
     """
 
     provider: Any
@@ -54,12 +54,12 @@ class Window:
 
     @property
     def begun(self) -> float | str:
-        """When its acquisition was begun, to tell it from others."""
+        """When its acquisition began, to tell it from others."""
         return self.started if self.started_s is None else self.started_s
 
     @property
     def started_s(self) -> float | None:
-        """When its acquisition was begun, in seconds since 1970; None if that cannot be read."""
+        """When its acquisition began, in seconds since 1970; None if `started` cannot be parsed."""
         date, _, zone = self.started.rpartition(" ")
         try:
             return datetime.fromisoformat(date + zone).timestamp()
@@ -75,16 +75,16 @@ def window_of(
     saved_at: str = "",
     frozen: bool = True,
 ) -> Window:
-    """The window on data with this summary metadata."""
+    """The description of a window on data with this summary metadata."""
     started = str(summary.get("StartTime") or "")
     name = str(summary.get("Prefix") or name or "MDA")
-    # An Album says neither: it is no acquisition.
+    # An Album has neither: it is no acquisition.
     key = str(summary.get("UUID") or "") or (f"{started} {name}" if started else "")
     return Window(provider, name, started, key, saved_at, frozen)
 
 
 class Viewers:
-    """Looks at the windows of Micro-Manager; belongs to the bridge's thread.
+    """Finds the windows of Micro-Manager; for the bridge's thread only.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class Viewers:
     Attributes
     ----------
     all_described : bool
-        Whether it is known of every window what it shows.
+        Whether the content of every window is known.
     """
 
     def __init__(self, bridge: Bridge) -> None:
@@ -105,7 +105,7 @@ class Viewers:
         self.all_described = False
 
     def new(self) -> list[Window]:
-        """The windows that were not there at the last call.
+        """The windows that were not known at the last call.
 
         Raises
         ------
@@ -141,14 +141,14 @@ class Viewers:
             told_apart = len(set(identities)) == bridge.call(viewers.size)
             if told_apart and all(map(_IDENTITY.search, identities)):
                 return identities, lambda index: bridge.call(viewers.get, index)
-        # A bridge that hands out lists by value, or a window that calls itself otherwise.
+        # The bridge returns lists by value, or a window has another text.
         items = bridge.items(viewers)
         return [str(bridge.call(item.hash_code)) for item in items], items.__getitem__
 
     def _described(
         self, identity: str, viewer_at: Callable[[int], Any], index: int
     ) -> Window | None:
-        """What a window shows; None while that cannot be said."""
+        """The description of a window; None while it cannot be described."""
         try:
             provider = self._bridge.call(viewer_at(index).get_data_provider)
             if provider is None:
@@ -157,19 +157,19 @@ class Viewers:
             if window.key or window.frozen or self._bridge.call(provider.get_num_images):
                 return window
         except TransportError as error:
-            # It may have been closed as we looked.
+            # It may have been closed meanwhile.
             count = self._failures[identity] = self._failures.get(identity, 0) + 1
             if count < MAX_FAILURES:
                 return None
-            log.warning("a window of Micro-Manager is not looked at: %s", error)
+            log.warning("a window of Micro-Manager is ignored: %s", error)
             del self._failures[identity]
             return Window(None, "", "", "", "", frozen=True)
-        return None  # an empty one: what it shows may not be said yet
+        return None  # still empty: it may not be known yet what it will show
 
     def _describe(self, provider: Any) -> Window:
         bridge = self._bridge
         name = str(bridge.call(provider.get_name) or "")
-        # Images of the Snap/Live window can be deleted again; an acquisition's cannot.
+        # The images of the Snap/Live window can be deleted, those of an acquisition cannot.
         if hasattr(provider, "delete_all_images"):
             return Window(provider, name, "", "", "", frozen=False)
         summary = bridge.properties(bridge.call(provider.get_summary_metadata))

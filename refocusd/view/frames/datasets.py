@@ -204,16 +204,15 @@ class Datasets:
             if not frames:
                 raise InputError(f"frame {key} of {detail.name} is not on disk (yet)")
             maps = self._read(trust_maps_of(Path(detail.output)), key) if detail.output else None
-            made_by = (
-                frames["refocused"].metadata.get("refocusd") if "refocused" in frames else None
-            )
+            first, refocused = next(iter(frames.values())), frames.get("refocused")
+            made_by = refocused.metadata.get("refocusd") if refocused is not None else None
             pair = FramePair(
                 detail,
                 key,
                 {name: frame.pixels for name, frame in frames.items()},
-                next(iter(frames.values())).metadata,
+                first.metadata,
                 made_by if isinstance(made_by, dict) else {},
-                _cells(next(iter(frames.values())).pixels.shape, maps),
+                _cells(first.pixels.shape, maps),
             )
             if len(frames) == len(folders):
                 # A pending frame is not kept, because its refocused frame will come.

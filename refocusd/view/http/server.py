@@ -30,7 +30,7 @@ MAX_HEAD_NBYTES = 1 << 16
 SEND_BUFFER_NBYTES = 1 << 18
 #: Time limit for answers that are being written when the view ends.
 SHUTDOWN_S = 1
-#: Between a connection that could not be accepted and the next.
+#: Pause after a connection that could not be accepted.
 ACCEPT_S = 0.01
 
 
@@ -89,7 +89,7 @@ def _run(server: uvicorn.Server, listening: socket.socket) -> None:
 
 
 async def next_accepted(accept: Callable[[], Awaitable[Any]], listening: socket.socket) -> Any:
-    """What `accept` gives for the next connection that is still there when it is accepted."""
+    """The result of `accept` for the next connection; peers that have gone already are skipped."""
     while True:
         try:
             return await accept()
@@ -102,7 +102,7 @@ async def next_accepted(accept: Callable[[], Awaitable[Any]], listening: socket.
 if sys.platform == "win32":
 
     class _Proactor(asyncio.IocpProactor):
-        """That of asyncio stops listening when a peer has gone before its connection is accepted.
+        """asyncio's stops listening if a peer has gone before its connection is accepted.
 
         See https://github.com/python/cpython/issues/93821.
         """
@@ -119,7 +119,7 @@ if sys.platform == "win32":
         return loop
 
     def _leave_out_peers(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A traceback for each peer that has gone helps nobody."""
+        """Log no traceback for peers that have gone."""
         if not isinstance(context.get("exception"), OSError):
             loop.default_exception_handler(context)
 

@@ -72,8 +72,8 @@ function follow(on) {
 }
 
 function latest() {
-  const { boot: from, live } = { boot: shown?.header.id, live: shown?.header.live };
-  feed.want("/api/v1/frame/latest", { side: viewer.side, match: axes.pinned, after: live ? from : "" }, (frame, problem) => {
+  const after = shown?.header.live ? shown.header.id : "";
+  feed.want("/api/v1/frame/latest", { side: viewer.side, match: axes.pinned, after }, (frame, problem) => {
     // It may have been requested before another channel was pinned.
     if (following && (!frame || axes.matches(frame.header.axes))) take(frame, problem);
   });

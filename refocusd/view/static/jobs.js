@@ -260,7 +260,7 @@ function put(element, words) {
 }
 
 // Windows Explorer copies paths in quotes.
-const unquoted = (text) => text.trim().replace(/^"(.*)"$/, "$1");
+export const unquoted = (text) => text.trim().replace(/^"(.*)"$/, "$1");
 const called = ({ command, calibration }) => (calibration ? `${command} ${calibration.measure}${calibration.dry_run ? " (dry run)" : ""}` : command);
 const name = (path) => path.split(/[\\/]/).filter(Boolean).at(-1) ?? path;
 const share = (progress) => (progress?.total ? Math.min(1, progress.done / progress.total) : null);

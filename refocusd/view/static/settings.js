@@ -1,6 +1,7 @@
 // Settings for the next acquisition: the daemon restarts with them.
 
 import { getJson, post } from "./feed.js";
+import { unquoted } from "./jobs.js";
 
 export function offerSettings(find) {
   const say = (words) => (find("settings-said").textContent = words);
@@ -34,7 +35,7 @@ export function offerSettings(find) {
   find("settings").addEventListener("toggle", fill);
   find("settings-form").addEventListener("submit", async (event) => {
     event.preventDefault();
-    const follow = find("set-follow").value.split("\n").map((line) => line.trim().replace(/^"(.*)"$/, "$1")).filter(Boolean);
+    const follow = find("set-follow").value.split("\n").map(unquoted).filter(Boolean);
     try {
       const { after } = await post("/api/v1/settings", { model: find("set-model").value, backend: find("set-backend").value, follow });
       sayWhen(after);
