@@ -175,8 +175,15 @@ class Dataset(ABC):
         """Frames that the dataset's own index does not name (yet)."""
         return set()
 
-    def unusable(self) -> dict[str, str]:
-        """Frames that were found and cannot be taken, and why, since the last call."""
+    def unusable(self, *, ended: bool = False) -> dict[str, str]:
+        """Frames that were found and cannot be taken, and why, since the last call.
+
+        Parameters
+        ----------
+        ended : bool
+            Nothing more is expected: what could still have been about to be written counts, too.
+        """
+        del ended
         found, self._unusable = self._unusable, {}
         return found
 

@@ -183,10 +183,12 @@ def image_folders(root: Path) -> dict[str, Path]:
     Those of a plate are ``row/column/field``.  Images that the store names and that are not there
     (yet) are left out.
 
+    A well or image whose metadata cannot be read counts as an image.
+
     Raises
     ------
     InputError
-        If the metadata of a group cannot be read.
+        If the metadata of the store itself cannot be read.
     """
     return named_images(root)[0]
 
@@ -200,7 +202,12 @@ def named_images(root: Path) -> tuple[dict[str, Path], list[str]]:
 
 def _images(root: Path, place: str, depth: int) -> list[tuple[str, Path | None]]:
     folder = root / place
-    said = read_group(folder)
+    try:
+        said = read_group(folder)
+    except InputError:
+        if not place:
+            raise
+        return [(place, folder)]  # it says what is wrong with it when it is opened
     if said is None:
         return [(place, None)]
     if said.multiscales:
