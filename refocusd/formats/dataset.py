@@ -32,10 +32,11 @@ import xxhash
 
 from refocusd.errors import InputError
 from refocusd.formats.metadata import TIMES, elapsed_ms
-from refocusd.formats.scale import channel_label, scale_of
+from refocusd.formats.scale import channel_label, implausible_z_step, scale_of
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes, checksum, counted
 from refocusd.profiles.microscope_metadata import (
+    ignored,
     implausible_pixel_um,
     pixel_um_of,
     plausible_pixel_um,
@@ -431,5 +432,10 @@ def understood(dataset: Dataset) -> str:
     if stated := implausible_pixel_um(first, summary):
         pixel += f" ({stated} µm, as is stated, no light microscope has)"
     step = f", planes {scale.z_um:g} µm apart" if scale.z_um else ""
+    odd = ignored(first)
+    if stated := implausible_z_step(summary):
+        odd.append(f"distance of planes {stated}")
+    if odd:
+        step += f" (ignored, as no light microscope has it: {', '.join(odd)})"
     what = f"{counted(len(keys))} of {dataset.first_format()}: {sizes or 'no axes'}{channels}"
     return f"{dataset.name or dataset.path}: {what}; {pixel}{step}; by {dataset.source}{less}"

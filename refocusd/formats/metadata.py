@@ -96,6 +96,8 @@ def start_of(summary: Mapping[str, Any], received: datetime | None = None) -> da
     return received
 
 
+#: Nothing takes longer than a year.
+MOST_MS = 3.2e10
 #: The metadata of a frame that `elapsed_ms` uses.
 TIMES = ("TimeReceivedByCore", "ElapsedTime-ms")
 
@@ -114,7 +116,8 @@ def elapsed_ms(said: Sequence[Mapping[str, Any]]) -> tuple[float | None, ...]:
         except TypeError:
             # Some with and some without a time zone: not one clock.
             pass
-    return tuple(number_or_none(metadata.get("ElapsedTime-ms")) for metadata in said)
+    elapsed = (number_or_none(metadata.get("ElapsedTime-ms")) for metadata in said)
+    return tuple(None if ms is None or ms > MOST_MS else ms for ms in elapsed)
 
 
 def received_at(metadata: Mapping[str, Any]) -> datetime | None:

@@ -23,6 +23,7 @@ from refocusd.errors import InputError
 from refocusd.formats.dataset import understood
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
+from refocusd.profiles.microscope_metadata import stage_position_um
 
 pytestmark = pytest.mark.fast
 
@@ -487,3 +488,25 @@ def test_real_sharp_fields_in_png_are_read(data: Path) -> None:
         assert len(recording) == 5
         assert recording.plan().format.dtype == np.uint16
         assert 500 < np.percentile(nth(recording, 0).pixels, 99) < 4096
+
+
+def test_lengths_that_no_microscope_has_are_ignored_and_told(tmp_path: Path) -> None:
+    path = write_tiff(
+        tmp_path / "far.ome.tif",
+        frames(2),
+        ome=True,
+        photometric="minisblack",
+        metadata={
+            "axes": "ZYX",
+            "PhysicalSizeX": 0.65,
+            "PhysicalSizeZ": 2e7,
+            "Plane": {"PositionX": [1e300, 1.0], "PositionXUnit": ["µm", "µm"]},
+        },
+    )
+    with open_dataset(path) as recording:
+        said = understood(recording)
+        assert (
+            "0.65 µm a pixel (ignored, as no light microscope has it: X position 1e+300, " in said
+        )
+        assert "distance of planes 20000000.0)" in said
+        assert stage_position_um(recording.metadata(recording.first_key()), "X") is None

@@ -134,7 +134,7 @@ class OmeImage:
             z_um = _length(scales[outer.index("z")], unit)
             z_origin = (
                 (offsets[outer.index("z")] * UM_PER_UNIT[unit])
-                if z_um and unit in UM_PER_UNIT
+                if z_um and unit in UM_PER_UNIT and math.isfinite(offsets[outer.index("z")])
                 else None
             )
         time_s = None
