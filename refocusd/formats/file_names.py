@@ -53,6 +53,8 @@ _TOKENS_TOGETHER = re.compile(
     r"(?<![^_\-. ])(?:(?:channel|position|time|ch|xy|pos|[ztcp])\d{1,9}){2,}(?=[_\-. ]|$)",
     re.IGNORECASE,
 )
+#: The same behind a prefix that ends without any, of NIS-Elements' own tokens: ``exp1t001xy1c2``.
+_TOKENS_AT_END = re.compile(r"(.*?)((?:(?:xy|[tzc])\d{1,9}){2,})", re.IGNORECASE)
 _TOKEN_AXES = {
     "channel": "channel",
     "ch": "channel",
@@ -111,6 +113,9 @@ def files_in(folder: Path) -> NamedFiles:
         If there are none, or a plate's files are named in two ways.
     """
     files = listed_images(folder)
+    if files:  # an ImageXpress plate has projections of its planes beside their folders
+        places = [place for place in time_folders(folder) if place != folder]
+        files += [file for place in places for file in listed_images(place)]
     if not files:
         inner = [
             entry
@@ -305,9 +310,15 @@ def _by_tokens(files: Sequence[Path]) -> NamedFiles:
             for path, (time, channel, z) in zip(files, parts, strict=True)
         ]
         return NamedFiles(named, "names of Micro-Manager 1.4")
+    at_end = [_TOKENS_AT_END.fullmatch(path.stem) for path in files]
+    one_prefix = all(at_end) and len({match[1] for match in at_end if match}) == 1
+    stems = [
+        match[2] if match and one_prefix else path.stem
+        for match, path in zip(at_end, files, strict=True)
+    ]
     tokens = [
         [(_TOKEN_AXES[name.lower()], int(value)) for name, value in _TOKEN.findall(stem)]
-        for stem in (_TOKENS_TOGETHER.sub(_apart, path.stem) for path in files)
+        for stem in (_TOKENS_TOGETHER.sub(_apart, stem) for stem in stems)
     ]
     first = sorted(axis for axis, _ in tokens[0])
     usable = len(set(first)) == len(first) and all(

@@ -21,6 +21,7 @@ UM_PER_UNIT = {
         (1e-3, "nanometer nm"),
         (1e3, "millimeter mm"),
         (1e4, "centimeter cm"),
+        (2.54e4, "inch in"),
         (1e6, "meter m"),
     )
     for name in names.split()
@@ -28,12 +29,12 @@ UM_PER_UNIT = {
 SECONDS_PER_UNIT = {
     name: seconds
     for seconds, names in (
-        (1e-6, "microsecond us \N{MICRO SIGN}s \N{GREEK SMALL LETTER MU}s"),
-        (1e-3, "millisecond ms"),
-        (1.0, "second s"),
-        (60.0, "minute min"),
-        (3600.0, "hour h"),
-        (86400.0, "day"),
+        (1e-6, "microsecond us \N{MICRO SIGN}s \N{GREEK SMALL LETTER MU}s \\u00b5s"),
+        (1e-3, "millisecond milliseconds msec ms"),
+        (1.0, "second seconds sec s"),
+        (60.0, "minute minutes min"),
+        (3600.0, "hour hours hr h"),
+        (86400.0, "day days d"),
     )
     for name in names.split()
 }
