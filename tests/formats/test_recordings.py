@@ -510,3 +510,41 @@ def test_lengths_that_no_microscope_has_are_ignored_and_told(tmp_path: Path) -> 
         )
         assert "distance of planes 20000000.0)" in said
         assert stage_position_um(recording.metadata(recording.first_key()), "X") is None
+
+
+PREFIXED = '<o:OME xmlns:o="http://www.openmicroscopy.org/Schemas/OME/2016-06">{}</o:OME>'
+PLAIN = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{}</OME>'
+PIXELS = (
+    '<{0}Image><{0}Pixels DimensionOrder="XYCZT" Type="uint16" SizeX="32" SizeY="24" SizeZ="2" '
+    'SizeC="2" SizeT="1"><{0}Channel Fluor="DAPI"/><{0}Channel Name="GFP" Fluor="x"/>{1}'
+    "</{0}Pixels></{0}Image>"
+)
+
+
+@pytest.mark.parametrize(
+    ("xml", "count", "source"),
+    [
+        (PLAIN.format(PIXELS.format("", "")), 4, "OME-XML"),
+        (PREFIXED.format(PIXELS.format("o:", "<o:TiffData/>")), 4, "OME-XML"),
+        (
+            "<!-- " + "x" * 3000 + " -->" + PLAIN.format(PIXELS.format("", "<TiffData/>")),
+            4,
+            "OME-XML",
+        ),
+        (
+            PLAIN.format(PIXELS.format("", '<TiffData IFD="0"/><TiffData IFD="1" FirstC="1"/>')),
+            2,
+            "OME-XML; 2 pages that it does not name left out",
+        ),
+    ],
+)
+def test_ome_xml_is_understood_however_it_is_written(
+    tmp_path: Path, xml: str, count: int, source: str
+) -> None:
+    stack = frames(4)
+    path = tmp_path / "cells.ome.tif"
+    tifffile.imwrite(path, stack, photometric="minisblack", metadata=None, description=xml)
+    with open_dataset(path) as recording:
+        assert (len(recording), recording.source) == (count, source)
+        assert recording.summary["ChNames"] == ["DAPI", "GFP"]
+        np.testing.assert_array_equal(nth(recording, 1).pixels, stack[1])
