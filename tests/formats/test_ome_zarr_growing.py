@@ -83,6 +83,18 @@ def keys_of(dataset: Dataset) -> list[str]:
     return found
 
 
+def test_arrays_of_a_plate_within_a_store_may_grow(tmp_path: Path) -> None:
+    """As acquire-zarr writes plates: below the group of a whole acquisition."""
+    zarr.open_group(tmp_path / "run.zarr", mode="w")
+    write_plate(tmp_path / "run.zarr" / "plate", axes="tyx", levels=1)
+    with open_dataset(tmp_path / "run.zarr", growing=True) as dataset:
+        assert len(dataset) == 6
+        array = zarr.open_array(tmp_path / "run.zarr" / "plate" / "A/1/0/0", mode="r+")
+        array.resize((3, *array.shape[1:]))
+        array[2] = pixels_of((1, *array.shape[1:]))[0]
+        assert dataset.refresh() == [key(position="plate/A/1/0", time=2)]
+
+
 def test_a_chunk_that_is_half_written_is_no_frame_yet(tmp_path: Path) -> None:
     write_image(tmp_path / "run.zarr", levels=1)
     chunk = tmp_path / "run.zarr" / "0" / "c" / "1" / "1" / "2" / "0" / "0"

@@ -315,7 +315,8 @@ class StoreReader(Dataset):
             return {}
         places: list[Path] = []
         images = {each.image.folder: each.image for each in self._images.values()}
-        groups = [(self.path, MAX_DEPTH)]
+        # A well is one name and two folders, ``A/1``.
+        groups = [(self.path, MAX_DEPTH + 1)]
         while groups:
             folder, depth = groups.pop()
             places += [folder, document_of(folder)]
