@@ -15,7 +15,7 @@ from refocusd.formats.metadata import finite_number, java_text, json_object
 from refocusd.formats.plates import YOKOGAWA, natural, plate_images, time_folders
 from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
-from refocusd.formats.tiff.separate_files import METADATA_FILE, entries_in
+from refocusd.formats.tiff.separate_files import METADATA_FILE, entries_in, is_image_name
 from refocusd.formats.yokogawa import Measurement, measurement_in
 from refocusd.frame import AxisValue, counted
 
@@ -124,6 +124,10 @@ def files_in(folder: Path) -> NamedFiles:
         ]
         planes = [entry for entry in inner if _BBBC006_FOLDER.fullmatch(entry.name)]
         positions = [entry for entry in inner if (entry / METADATA_FILE).is_file()]
+        if (
+            positions
+        ):  # one of them may have lost its metadata, and its frames are told by their names
+            positions = [each for each in inner if each in positions or _is_position(each)]
         folders = planes or positions or time_folders(folder)
         files = [file for place in folders for file in listed_images(place)]
     if not files and (images := [entry.name for entry in inner if listed_images(entry)]):
@@ -142,6 +146,11 @@ def files_in(folder: Path) -> NamedFiles:
         return named
     others = (path for place in {path.parent for path in files} for path in _entries(place))
     return replace(named, pngs=sum(path.suffix.lower() in PNG_ENDINGS for path in others))
+
+
+def _is_position(folder: Path) -> bool:
+    """Whether a folder holds separate image files of Micro-Manager, by their names."""
+    return any(is_image_name(path.name) for path in listed_images(folder))
 
 
 def _named(files: Sequence[Path]) -> NamedFiles:
@@ -219,10 +228,9 @@ def _separate(files: Sequence[Path]) -> NamedFiles | None:
         for file in _by_tokens(files).files
     }
     rows = []
-    summary: dict[str, Any] = {}
+    summary = next((each for _, each in notes.values() if each), {})
     for path in files:
         entries, of_folder = notes[path.parent]
-        summary = summary or of_folder
         said = entries.get(path.name, {})
         if not (axes := said_axes(said) or by_names[path]):
             return None
@@ -231,7 +239,7 @@ def _separate(files: Sequence[Path]) -> NamedFiles | None:
             axes["position"] = folders.index(path.parent) if number is None else number
         # In the order of acquisition: the names of files have channels by their letters.
         place = [natural(str(axes.get(axis, 0))) for axis in ("position", "time", "z", "channel")]
-        rows.append((place, NamedFile(path, named_axes(axes, of_folder), said)))
+        rows.append((place, NamedFile(path, named_axes(axes, of_folder or summary), said)))
     named = [file for _, file in sorted(rows, key=lambda row: row[0])]
     return NamedFiles(named, f"Micro-Manager's {METADATA_FILE}", whole=True, summary=summary)
 

@@ -548,3 +548,22 @@ def test_ome_xml_is_understood_however_it_is_written(
         assert (len(recording), recording.source) == (count, source)
         assert recording.summary["ChNames"] == ["DAPI", "GFP"]
         np.testing.assert_array_equal(nth(recording, 1).pixels, stack[1])
+
+
+def test_files_whose_positions_have_one_name_are_told_apart_by_their_own(tmp_path: Path) -> None:
+    """pymmcore-plus writes a file for each position, and calls each `Image0`."""
+    for number, name in enumerate(("run_p0", "run_second")):
+        write_tiff(
+            tmp_path / f"{name}.ome.tiff",
+            frames(2, 2)[number],
+            ome=True,
+            photometric="minisblack",
+            metadata={"axes": "TYX", "Name": "Image0"},
+        )
+    with open_dataset(tmp_path) as recording:
+        names = {key: recording.metadata(key)["PositionName"] for key in recording}
+        assert names == {
+            canonical_axes({"position": p, "time": t}): name
+            for p, name in enumerate(("run_p0", "run_second"))
+            for t in range(2)
+        }
