@@ -32,10 +32,11 @@ import xxhash
 
 from refocusd.errors import InputError
 from refocusd.formats.metadata import TIMES, elapsed_ms
-from refocusd.formats.scale import channel_label, scale_of
+from refocusd.formats.scale import channel_label, implausible_z_step, scale_of
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes, checksum, counted
 from refocusd.profiles.microscope_metadata import (
+    ignored,
     implausible_pixel_um,
     pixel_um_of,
     plausible_pixel_um,
@@ -176,8 +177,15 @@ class Dataset(ABC):
         """Frames that the dataset's own index does not name (yet)."""
         return set()
 
-    def unusable(self) -> dict[str, str]:
-        """Frames found since the last call that cannot be used, and why."""
+    def unusable(self, *, ended: bool = False) -> dict[str, str]:
+        """Frames found since the last call that cannot be used, and why.
+
+        Parameters
+        ----------
+        ended : bool
+            Whether writing has ended: frames that might still have been about to be written count, too.
+        """
+        del ended
         found, self._unusable = self._unusable, {}
         return found
 
@@ -425,5 +433,10 @@ def understood(dataset: Dataset) -> str:
     if stated := implausible_pixel_um(first, summary):
         pixel += f" (the stated {stated} µm is impossible for a light microscope)"
     step = f", planes {scale.z_um:g} µm apart" if scale.z_um else ""
+    odd = ignored(first)
+    if stated := implausible_z_step(summary):
+        odd.append(f"distance of planes {stated}")
+    if odd:
+        step += f" (ignored, as no light microscope has it: {', '.join(odd)})"
     what = f"{counted(len(keys))} of {dataset.first_format()}: {sizes or 'no axes'}{channels}"
     return f"{dataset.name or dataset.path}: {what}; {pixel}{step}; by {dataset.source}{less}"

@@ -15,7 +15,7 @@ from refocusd.formats.metadata import finite_number, java_text, json_object
 from refocusd.formats.plates import YOKOGAWA, natural, plate_images, time_folders
 from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
-from refocusd.formats.tiff.separate_files import METADATA_FILE, entries_in
+from refocusd.formats.tiff.separate_files import METADATA_FILE, entries_in, is_image_name
 from refocusd.formats.yokogawa import Measurement, measurement_in
 from refocusd.frame import AxisValue, counted
 
@@ -53,6 +53,8 @@ _TOKENS_TOGETHER = re.compile(
     r"(?<![^_\-. ])(?:(?:channel|position|time|ch|xy|pos|[ztcp])\d{1,9}){2,}(?=[_\-. ]|$)",
     re.IGNORECASE,
 )
+#: The same behind a prefix that ends without any, of NIS-Elements' own tokens: ``exp1t001xy1c2``.
+_TOKENS_AT_END = re.compile(r"(.*?)((?:(?:xy|[tzc])\d{1,9}){2,})", re.IGNORECASE)
 _TOKEN_AXES = {
     "channel": "channel",
     "ch": "channel",
@@ -111,6 +113,9 @@ def files_in(folder: Path) -> NamedFiles:
         If there are none, or a plate's files are named in two ways.
     """
     files = listed_images(folder)
+    if files:  # an ImageXpress plate has projections of its planes beside their folders
+        places = [place for place in time_folders(folder) if place != folder]
+        files += [file for place in places for file in listed_images(place)]
     if not files:
         inner = [
             entry
@@ -119,6 +124,10 @@ def files_in(folder: Path) -> NamedFiles:
         ]
         planes = [entry for entry in inner if _BBBC006_FOLDER.fullmatch(entry.name)]
         positions = [entry for entry in inner if (entry / METADATA_FILE).is_file()]
+        if (
+            positions
+        ):  # one of them may have lost its metadata, and its frames are told by their names
+            positions = [each for each in inner if each in positions or _is_position(each)]
         folders = planes or positions or time_folders(folder)
         files = [file for place in folders for file in listed_images(place)]
     if not files and (images := [entry.name for entry in inner if listed_images(entry)]):
@@ -137,6 +146,11 @@ def files_in(folder: Path) -> NamedFiles:
         return named
     others = (path for place in {path.parent for path in files} for path in _entries(place))
     return replace(named, pngs=sum(path.suffix.lower() in PNG_ENDINGS for path in others))
+
+
+def _is_position(folder: Path) -> bool:
+    """Whether a folder holds separate image files of Micro-Manager, by their names."""
+    return any(is_image_name(path.name) for path in listed_images(folder))
 
 
 def _named(files: Sequence[Path]) -> NamedFiles:
@@ -214,10 +228,9 @@ def _separate(files: Sequence[Path]) -> NamedFiles | None:
         for file in _by_tokens(files).files
     }
     rows = []
-    summary: dict[str, Any] = {}
+    summary = next((each for _, each in notes.values() if each), {})
     for path in files:
         entries, of_folder = notes[path.parent]
-        summary = summary or of_folder
         said = entries.get(path.name, {})
         if not (axes := said_axes(said) or by_names[path]):
             return None
@@ -226,7 +239,7 @@ def _separate(files: Sequence[Path]) -> NamedFiles | None:
             axes["position"] = folders.index(path.parent) if number is None else number
         # In the order of acquisition: sorted by file name, channels would be in alphabetical order.
         place = [natural(str(axes.get(axis, 0))) for axis in ("position", "time", "z", "channel")]
-        rows.append((place, NamedFile(path, named_axes(axes, of_folder), said)))
+        rows.append((place, NamedFile(path, named_axes(axes, of_folder or summary), said)))
     named = [file for _, file in sorted(rows, key=lambda row: row[0])]
     return NamedFiles(named, f"Micro-Manager's {METADATA_FILE}", whole=True, summary=summary)
 
@@ -305,9 +318,15 @@ def _by_tokens(files: Sequence[Path]) -> NamedFiles:
             for path, (time, channel, z) in zip(files, parts, strict=True)
         ]
         return NamedFiles(named, "names of Micro-Manager 1.4")
+    at_end = [_TOKENS_AT_END.fullmatch(path.stem) for path in files]
+    one_prefix = all(at_end) and len({match[1] for match in at_end if match}) == 1
+    stems = [
+        match[2] if match and one_prefix else path.stem
+        for match, path in zip(at_end, files, strict=True)
+    ]
     tokens = [
         [(_TOKEN_AXES[name.lower()], int(value)) for name, value in _TOKEN.findall(stem)]
-        for stem in (_TOKENS_TOGETHER.sub(_apart, path.stem) for path in files)
+        for stem in (_TOKENS_TOGETHER.sub(_apart, stem) for stem in stems)
     ]
     first = sorted(axis for axis, _ in tokens[0])
     usable = len(set(first)) == len(first) and all(

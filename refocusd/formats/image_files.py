@@ -101,6 +101,8 @@ class _Found:
         Axes of the frames of each file.
     elapsed_ms : list of float or None
         Of each frame of all files.
+    names : list of str
+        Of the position of each file's first frame.
     set_files, kept_axes : frozenset of str
         As in `_ImageFile`, of all files together.
     """
@@ -108,6 +110,7 @@ class _Found:
     pixel_um: float | None
     axes: list[Sequence[Mapping[str, AxisValue]]] = field(default_factory=list)
     elapsed_ms: list[float | None] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     set_files: frozenset[str] = frozenset()
     kept_axes: frozenset[str] = frozenset()
 
@@ -167,6 +170,8 @@ class ImageFiles(Dataset):
         self.source += _left_out(named, found.set_files)
         for place, frame in zip(found.places(), axes, strict=True):
             self._add(frame, place)
+        #: What to add to the metadata of each frame of a file.
+        self._places = {} if named.whole else self._position_names(found, axes)
         if found.pixel_um:
             self._summary = {**self._summary, "PixelSize_um": found.pixel_um}
         self._whole = Plan(tuple(axes), tuple(found.elapsed_ms), image.format, found.pixel_um)
@@ -204,6 +209,7 @@ class ImageFiles(Dataset):
                 continue
             said = number_or_none(file.metadata.get("ElapsedTime-ms"))
             found.axes.append(image.axes)
+            found.names.append(str(image.metadata(0).get("PositionName", "")))
             found.elapsed_ms += [said] * len(image.axes) if named.whole else image.elapsed_ms
             self._troubles |= {(index, page): why for page, why in image.troubles.items()}
             found.set_files |= image.set_files
@@ -213,6 +219,20 @@ class ImageFiles(Dataset):
         if len(self._broken) == len(named.files):
             raise self._broken[0]
         return found
+
+    def _position_names(
+        self, found: _Found, axes: Sequence[Mapping[str, AxisValue]]
+    ) -> dict[int, dict[str, str]]:
+        """Names of positions by the files, each of which is one, where the files give all the same."""
+        files: dict[AxisValue, set[int]] = {}
+        for (file, _), frame in zip(found.places(), axes, strict=True):
+            files.setdefault(frame.get("position", 0), set()).add(file)
+        if len(files) < 2 or len(files) != len(found.names) or max(map(len, files.values())) > 1:
+            return {}
+        if len(set(found.names)) != 1 or not found.names[0]:
+            return {}
+        stems = (file.path.name.partition(".")[0] for file in self._files)
+        return {n: {"PositionName": stem} for n, stem in enumerate(stems)}
 
     def plan(self) -> Plan:
         """What all frames have in common, and when each was taken."""
@@ -253,7 +273,7 @@ class ImageFiles(Dataset):
     def _metadata(self, key: str) -> dict[str, Any]:
         file, frame = self._frames[key]
         image = self._image(file)
-        metadata = image.metadata(frame)
+        metadata = image.metadata(frame) | self._places.get(file, {})
         if self._whole.pixel_um is not None:
             metadata.setdefault("PixelSizeUm", self._whole.pixel_um)
         return {**metadata, **self._files[file].metadata, "FileName": image.path.name}

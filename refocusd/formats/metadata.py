@@ -21,6 +21,7 @@ UM_PER_UNIT = {
         (1e-3, "nanometer nm"),
         (1e3, "millimeter mm"),
         (1e4, "centimeter cm"),
+        (2.54e4, "inch in"),
         (1e6, "meter m"),
     )
     for name in names.split()
@@ -28,12 +29,12 @@ UM_PER_UNIT = {
 SECONDS_PER_UNIT = {
     name: seconds
     for seconds, names in (
-        (1e-6, "microsecond us \N{MICRO SIGN}s \N{GREEK SMALL LETTER MU}s"),
-        (1e-3, "millisecond ms"),
-        (1.0, "second s"),
-        (60.0, "minute min"),
-        (3600.0, "hour h"),
-        (86400.0, "day"),
+        (1e-6, "microsecond us \N{MICRO SIGN}s \N{GREEK SMALL LETTER MU}s \\u00b5s"),
+        (1e-3, "millisecond milliseconds msec ms"),
+        (1.0, "second seconds sec s"),
+        (60.0, "minute minutes min"),
+        (3600.0, "hour hours hr h"),
+        (86400.0, "day days d"),
     )
     for name in names.split()
 }
@@ -96,6 +97,8 @@ def start_of(summary: Mapping[str, Any], received: datetime | None = None) -> da
     return received
 
 
+#: Largest plausible interval or exposure, in ms: about a year.
+MOST_MS = 3.2e10
 #: Names of the metadata that `elapsed_ms` uses.
 TIMES = ("TimeReceivedByCore", "ElapsedTime-ms")
 
@@ -114,7 +117,8 @@ def elapsed_ms(said: Sequence[Mapping[str, Any]]) -> tuple[float | None, ...]:
         except TypeError:
             # Times with and without a time zone cannot be compared.
             pass
-    return tuple(number_or_none(metadata.get("ElapsedTime-ms")) for metadata in said)
+    elapsed = (number_or_none(metadata.get("ElapsedTime-ms")) for metadata in said)
+    return tuple(None if ms is None or ms > MOST_MS else ms for ms in elapsed)
 
 
 def received_at(metadata: Mapping[str, Any]) -> datetime | None:

@@ -6,8 +6,9 @@ Yokogawa       ``exp_D08_T0001F001L01A01Z01C01.tif`` (CellVoyager, CV7000, CV800
 MetaMorph      ``exp_w1DAPI_s1_t1.TIF``: wave and dye, stage, time; its ``exp.nd`` gives the names of
                the stages and the distance between planes, which may be the pages of each file;
                other programs use another order, and wells (``exp_A01_s1_z0_w1.tif``)
-ImageXpress    ``exp_B02_s1_w1.tif``, also with a UUID appended, in folders ``TimePoint_1`` and
-               ``ZStep_1``; thumbnails (``*_thumb*``) lie beside them
+ImageXpress    ``exp_B02_s1_w1.tif`` also with a UUID appended, in folders ``TimePoint_1`` and
+               ``ZStep_1``; small pictures (``*_thumb*``) and projections (``ZStep_0``, or files
+               beside these folders) lie beside them
 Opera          ``r01c02f03p04-ch1sk1fk1fl1.tiff``: row, column, field, plane, channel, time
 CV1000         ``W0001F0001T0001Z01C1.tif``
 ScanR          ``exp--W00001--P00001--Z00000--T00000--DAPI.tif``
@@ -26,6 +27,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from refocusd.errors import InputError
@@ -42,7 +44,7 @@ _YOKOGAWA = re.compile(
 _YOKOGAWA_CORRECTION = re.compile(r"[SD]C_.*", re.IGNORECASE)
 #: An ImageXpress site; MetaXpress appends a UUID to its names.
 _IMAGEXPRESS = re.compile(
-    r"(?P<name>.*?)_(?P<well>[A-P]\d{2})(?:_s(?P<site>\d+))?(?:_w(?P<wave>\d))?"
+    r"(?P<name>.*?)_(?P<well>(?:A[A-F]|[A-P])\d{2})(?:_s(?P<site>\d+))?(?:_w(?P<wave>\d))?"
     r"(?:[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12})?",
     re.IGNORECASE,
 )
@@ -53,7 +55,7 @@ _METAMORPH = re.compile(
     re.IGNORECASE,
 )
 _BEFORE_WAVE = re.compile(r"_([stz])(\d+)(?=(?:_[stz]\d+)*$)", re.IGNORECASE)
-_WELL_AT_END = re.compile(r"(?:^|.*_)([A-P]\d{2})", re.IGNORECASE)
+_WELL_AT_END = re.compile(r"(?:^|.*_)((?:A[A-F]|[A-P])\d{2})", re.IGNORECASE)
 #: Names of other systems; groups: ``well`` (or ``row`` and ``column``), ``site``, ``z``, ``time``, ``channel``.
 _OTHERS = {
     "Opera": r"(?P<row>r\d{2})(?P<column>c\d{2})(?P<site>f\d{2,4})p(?P<z>\d{2,4})-"
@@ -105,10 +107,9 @@ class PlateImages:
 
 
 def time_folders(folder: Path) -> list[Path]:
-    """The folders ``ZStep_1``, ... of an ImageXpress plate, or else its folders ``TimePoint_1``, ..."""
-    times = _numbered(folder, _TIME_FOLDER)
-    places = [inner for outer in times or [folder] for inner in _numbered(outer, _PLANE_FOLDER)]
-    return places or times
+    """The folder of an ImageXpress plate, or those of its times, each with those of its planes."""
+    times = _numbered(folder, _TIME_FOLDER) or [folder]
+    return [place for outer in times for place in (outer, *_numbered(outer, _PLANE_FOLDER))]
 
 
 def _numbered(folder: Path, name: re.Pattern[str]) -> list[Path]:
@@ -124,18 +125,21 @@ def plate_images(files: Sequence[Path]) -> PlateImages | None:
     InputError
         If only some of the names are those of a plate reader.
     """
+    nd = _nd_of(files[0].parent)
     for system, correction, axes_of in (
         (YOKOGAWA, _YOKOGAWA_CORRECTION, _yokogawa),
         ("ImageXpress", _IMAGEXPRESS_THUMBNAIL, _imagexpress),
         *((each, _IMAGEXPRESS_THUMBNAIL, _by_groups(name)) for each, name in _OTHERS.items()),
-        ("MetaMorph", _IMAGEXPRESS_THUMBNAIL, _metamorph),
+        ("MetaMorph", _IMAGEXPRESS_THUMBNAIL, partial(_metamorph, said=nd)),
     ):
         frames = [path for path in files if not correction.fullmatch(path.stem)]
         found = [(path, axes_of(path)) for path in frames]
         understood = [(path, named) for path, named in found if named is not None]
         if understood and len(understood) == len(frames):
-            said = _nd_of(files[0].parent) if system == "MetaMorph" else {}
-            return _placed(system, understood, len(files) - len(frames), said)
+            if system == "ImageXpress":
+                understood = _without_projections(understood)
+            said = nd if system == "MetaMorph" else {}
+            return _placed(system, understood, len(files) - len(understood), said)
         if understood and system != "MetaMorph":
             odd = next(path for path, named in found if named is None)
             raise InputError(
@@ -168,20 +172,36 @@ def _imagexpress(path: Path) -> _Named | None:
         return None
     axes: dict[str, AxisValue] = {}
     if time:
-        axes["time"] = int(time[1]) - 1
-    if plane:
-        axes["z"] = int(plane[1]) - 1
+        axes["time"] = int(time[1])
+    if plane and int(plane[1]):  # the plane 0 is a projection
+        axes["z"] = int(plane[1])
     if match["wave"]:
         axes["channel"] = f"w{match['wave']}"
     return axes, match["well"].upper() + (f"_s{match['site']}" if match["site"] else "")
 
 
-def _metamorph(path: Path) -> _Named | None:
+def _without_projections(understood: list[tuple[Path, _Named]]) -> list[tuple[Path, _Named]]:
+    """Frames without those that were computed of planes: a wave may also have one plane only."""
+
+    def of_stack(named: _Named) -> tuple[str, AxisValue | None, AxisValue | None]:
+        return named[1], named[0].get("time"), named[0].get("channel")
+
+    stacks = {of_stack(named) for _, named in understood if "z" in named[0]}
+    return [each for each in understood if "z" in each[1][0] or of_stack(each[1]) not in stacks]
+
+
+def _metamorph(path: Path, said: Mapping[str, str]) -> _Named | None:
     match = _METAMORPH.fullmatch(path.stem)
-    if match is None or not match["wave"]:
+    # A series of one wave has no number of it; without an .nd file other programs write such names.
+    if match is None or not (match["wave"] or (said and (match["site"] or match["time"]))):
         return None
     before = {letter.lower(): number for letter, number in _BEFORE_WAVE.findall(match["name"])}
-    axes: dict[str, AxisValue] = {"channel": match["wave"].lower() + (match["dye"] or "")}
+    axes: dict[str, AxisValue] = {}
+    if wave := (match["wave"] or "").lower():
+        dye = match["dye"] or said.get(f"WaveName{wave[1:]}", "")
+        # Behind a short number what parts it from the name is no part of the name; a long one, as in
+        # ``w1405 nm``, ends with the first digits of the name.
+        axes["channel"] = wave + (dye.strip(" -_") if len(wave) <= 3 else dye)
     axes |= {
         axis: int(number) for axis in _NUMBERED if (number := match[axis] or before.get(axis[0]))
     }
@@ -253,9 +273,11 @@ def _placed(
         (path, {**axes, "position": numbers[position]}, position)
         for path, (axes, position) in understood
     ]
-    if system in (*_OTHERS, "MetaMorph"):
+    if system != YOKOGAWA:
         _from_zero(system, rows)
-    dyes = _dyes({str(axes["channel"]) for _, axes, _ in rows if "channel" in axes})
+    channels = {str(axes["channel"]) for _, axes, _ in rows if "channel" in axes}
+    dyes = _dyes(channels)
+    ranks = {dyes[each]: str(rank) for rank, each in enumerate(sorted(channels, key=natural))}
     for _, axes, _ in rows:
         if "channel" in axes:
             axes["channel"] = dyes[str(axes["channel"])]
@@ -268,8 +290,13 @@ def _placed(
         kept = {axis: axes[axis] for axis in axes if axis in several or axis == "channel"}
         label = said.get(f"Stage{position[1:]}", "") if system == "MetaMorph" else ""
         frames.append((path, kept or {"time": 0}, label or position))
-    order = (*_SECONDARY, "time", "position", "z", "channel")
-    frames.sort(key=lambda frame: [natural(str(frame[1].get(axis, ""))) for axis in order])
+    order = (*_SECONDARY, "time", "position", "z")
+
+    def place(frame: tuple[Path, Mapping[str, AxisValue], str]) -> list[list[tuple[int, str]]]:
+        said = [str(frame[1].get(axis, "")) for axis in order]
+        return [natural(text) for text in (*said, ranks.get(str(frame[1].get("channel")), ""))]
+
+    frames.sort(key=place)
     z_um = finite_number(said.get("ZStepSize", "").replace(",", ".")) or None
     return PlateImages(system, frames, left_out, z_um)
 

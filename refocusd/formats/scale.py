@@ -7,16 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from refocusd.formats.metadata import finite_number
+from refocusd.formats.metadata import MOST_MS, finite_number
 from refocusd.frame import Axes, AxisValue
-from refocusd.profiles.microscope_metadata import number_within, pixel_um_of
+from refocusd.profiles.microscope_metadata import (
+    number_within,
+    pixel_um_of,
+    stage_position_um,
+    stated_number,
+)
 
 #: Codes of channels in plate readers' file names: ``w1``, ``C01``, ``ch2``.
 _CHANNEL_CODE = re.compile(r"[a-z]{1,2}\d{1,2}", re.IGNORECASE)
 
 
-#: Smallest plausible interval in ms or step in um, and the largest: about a year, and 1 cm.
-_LEAST, _MOST_INTERVAL_MS, _MOST_STEP_UM = 1e-6, 3.2e10, 1e4
+#: Smallest plausible interval in ms or step in um, and the largest step: 1 cm.
+_LEAST, _MOST_STEP_UM = 1e-6, 1e4
+_STEPS = ("z-step_um", "zStep_um", "Z-step_um", "z-step_um_Intended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ def scale_of(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> Scale:
     summary : mapping
         Of the whole acquisition.
     """
-    interval_ms = number_within(summary, ("Interval_ms", "WaitInterval"), _LEAST, _MOST_INTERVAL_MS)
+    interval_ms = number_within(summary, ("Interval_ms", "WaitInterval"), _LEAST, MOST_MS)
     return Scale(
         pixel_um=pixel_um_of(metadata, summary),
         # A stack may be taken from the top downwards, but the distance between planes has no sign.
@@ -62,27 +68,22 @@ def z_position_um(metadata: Mapping[str, Any]) -> float | None:
     return stage_position_um(metadata, "Z")
 
 
-def stage_position_um(metadata: Mapping[str, Any], axis: str) -> float | None:
-    """Position of a stage (X, Y or Z) for a frame, in um; None if it is not recorded.
-
-    pycromanager gives the intended position, Micro-Manager the measured one.
-    """
-    names = ("Position_um_Intended", "Position_um", "PositionUm")
-    return finite_number(*(metadata.get(axis + name) for name in names))
-
-
 def z_step_um(a: tuple[int, float], b: tuple[int, float]) -> float | None:
     """Distance between planes in um, from the number and stage position (um) of two planes."""
     if a[0] == b[0] or a[1] == b[1]:
         return None
     # Stages report binary fractions of a um; digits below a pm mean nothing.
-    return round(abs(b[1] - a[1]) / abs(b[0] - a[0]), 6) or None
+    return _plausible_step_um(round(abs(b[1] - a[1]) / abs(b[0] - a[0]), 6))
 
 
 def stated_z_step_um(summary: Mapping[str, Any]) -> float | None:
     """Distance between planes in um as the summary states it; negative if downwards."""
-    names = ("z-step_um", "zStep_um", "Z-step_um", "z-step_um_Intended")
-    return _plausible_step_um(*(summary.get(name) for name in names))
+    return _plausible_step_um(*map(summary.get, _STEPS))
+
+
+def implausible_z_step(summary: Mapping[str, Any]) -> str:
+    """The distance between planes that the summary states, if no focus drive can have it; otherwise empty."""
+    return "" if stated_z_step_um(summary) is not None else stated_number(_STEPS, summary)
 
 
 def numbered_z_um(axes: Axes, summary: Mapping[str, Any]) -> float | None:

@@ -21,8 +21,16 @@ from numpy.typing import NDArray
 from refocusd.imaging.blur import BlurEstimate, BlurSource, PsfShape
 from refocusd.imaging.optics import Optics
 from refocusd.imaging.psf_shape import shape_of_optics
-from refocusd.profiles.microscope_metadata import na_of, pixel_um_of
-from refocusd.profiles.profile import Profile, PsfSection
+from refocusd.profiles.microscope_metadata import (
+    APERTURES,
+    LIGHT_UM,
+    MEDIA,
+    na_of,
+    pixel_um_of,
+    plausible_pixel_um,
+    within,
+)
+from refocusd.profiles.profile import Microscope, Profile, PsfSection
 
 _Table = NDArray[np.float64]
 
@@ -127,12 +135,12 @@ def known_blur(
     summary : mapping, optional
         Summary metadata of the acquisition.
     """
-    nominal = profile.microscope if profile is not None else None
-    pixel_um = pixel_um_of(metadata, summary) or (nominal.pixel_um if nominal else None)
+    nominal = profile.microscope if profile is not None else Microscope()
+    pixel_um = pixel_um_of(metadata, summary) or plausible_pixel_um(nominal.pixel_um)
     if distance is None or pixel_um is None:
         return None
     table = _table(profile.psf) if profile is not None and profile.psf is not None else None
-    na = na or (nominal.na if nominal else None) or na_of(metadata) or 0.0
+    na = na or within(nominal.na, *APERTURES) or na_of(metadata) or 0.0
     if table is not None:
         assert profile is not None
         planes = table[0] - _sharpest_um(table)
@@ -145,8 +153,8 @@ def known_blur(
         widths = [_measured_um(table, um) for um in _around(distance)]
     elif na:
         relative = _NOMINAL
-        wavelength_um = (nominal.wavelength_um if nominal else None) or _WAVELENGTH_UM
-        index = immersion_index(na, nominal.refractive_index if nominal else 1.0)
+        wavelength_um = within(nominal.wavelength_um, *LIGHT_UM) or _WAVELENGTH_UM
+        index = immersion_index(na, within(nominal.refractive_index, *MEDIA) or 1.0)
         least = math.hypot(_AIRY * wavelength_um / na, _PIXEL * pixel_um)
         widths = [math.hypot(DISC_SIGMA * um * na / index, least) for um in _around(distance)]
     else:

@@ -16,6 +16,13 @@ _MAGNIFICATION = ("NominalMagnification", "Magnification")
 _PIXEL = ("PixelSizeUm", "PixelSize_um")
 #: Sizes of a pixel in the specimen that a light microscope can have, um.
 _PIXEL_UM = (0.001, 100.0)
+#: Apertures, wavelengths of light (um) and refractive indices that a profile or a frame can state.
+APERTURES, LIGHT_UM, MEDIA = (0.01, 1.99), (0.1, 3.0), (1.0, 2.0)
+_TIMES = (0.01, 1000.0)
+#: No stage reaches farther than a metre.
+STAGE_UM = (-1e6, 1e6)
+#: pycromanager gives the intended position, Micro-Manager the measured one.
+_STAGE = ("Position_um_Intended", "Position_um", "PositionUm")
 _KEYS = frozenset(
     {"Camera", "Core-Camera", "Binning", "Channel", "ROI", "BitDepth"}
     | {*_NA, *_MAGNIFICATION, *_PIXEL}
@@ -68,7 +75,12 @@ def implausible_pixel_um(metadata: Mapping[str, Any], summary: Mapping[str, Any]
     """The stated pixel size, as text, if no light microscope has it; otherwise empty."""
     if pixel_um_of(metadata, summary) is not None:
         return ""
-    stated = [said[key] for said in (metadata, summary) for key in _PIXEL if key in said]
+    return stated_number(_PIXEL, metadata, summary)
+
+
+def stated_number(keys: tuple[str, ...], *where: Mapping[str, Any]) -> str:
+    """The first number that some metadata give for one of some keys; empty for none, and for 0."""
+    stated = [said[key] for said in where for key in keys if key in said]
     return next((str(value)[:_MAX_CHARS] for value in stated if _is_stated(value)), "")
 
 
@@ -84,17 +96,40 @@ def plausible_pixel_um(um: float | None) -> float | None:
 
     Many files carry 72 dots per inch, or 1 for "unknown" in some unit.
     """
-    return um if um is not None and _PIXEL_UM[0] <= um <= _PIXEL_UM[1] else None
+    return within(um, *_PIXEL_UM)
+
+
+def within(value: float | None, least: float, most: float) -> float | None:
+    """Return a value if it lies within limits, else None."""
+    return value if value is not None and least <= value <= most else None
 
 
 def na_of(metadata: Mapping[str, Any]) -> float | None:
     """Numerical aperture; None if the metadata do not say."""
-    return number_within(metadata, _NA, 0.01, 1.99)
+    return number_within(metadata, _NA, *APERTURES)
 
 
 def magnification_of(metadata: Mapping[str, Any]) -> float | None:
     """Magnification; None if the metadata do not say."""
-    return number_within(metadata, _MAGNIFICATION, 0.01, 1000.0)
+    return number_within(metadata, _MAGNIFICATION, *_TIMES)
+
+
+def stage_position_um(metadata: Mapping[str, Any], axis: str) -> float | None:
+    """Position of a stage (X, Y or Z) for a frame, in um; None if the metadata do not say."""
+    return number_within(metadata, tuple(axis + name for name in _STAGE), *STAGE_UM)
+
+
+def ignored(metadata: Mapping[str, Any]) -> list[str]:
+    """What is stated of the optics and the stage, and is none of a light microscope."""
+    each = [("NA", _NA, na_of), ("magnification", _MAGNIFICATION, magnification_of)]
+    found = [(what, keys) for what, keys, of in each if of(metadata) is None]
+    found += [
+        (f"{axis} position", tuple(axis + name for name in _STAGE))
+        for axis in "XYZ"
+        if stage_position_um(metadata, axis) is None
+    ]
+    said = ((what, stated_number(keys, metadata)) for what, keys in found)
+    return [f"{what} {value}" for what, value in said if value]
 
 
 def bit_depth_of(metadata: Mapping[str, Any]) -> int | None:

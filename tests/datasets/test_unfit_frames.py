@@ -322,6 +322,16 @@ def test_a_field_of_another_size_is_refused_by_itself(tmp_path: Path) -> None:
         assert "where most have 64×48 px uint16" in frames.unfit(next(iter(frames)))
 
 
+def test_a_well_whose_metadata_cannot_be_read_counts_as_one_frame(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate.zarr", axes="tyx", levels=1)
+    (tmp_path / "plate.zarr" / "A/1/zarr.json").write_text("{")
+    with open_dataset(tmp_path / "plate.zarr") as frames:
+        lost = '{"position":"A/1"}'
+        assert [each for each in frames if frames.unfit(each)] == [lost]
+        assert "cannot be read as metadata of OME-Zarr" in frames.unfit(lost)
+        assert len(frames) == 3
+
+
 @pytest.mark.parametrize(
     ("odd", "why"),
     [

@@ -228,3 +228,23 @@ def test_a_stack_that_was_taken_downwards_keeps_the_distance_of_its_planes(tmp_p
     with open_dataset(tmp_path / "a.ome.tif") as recording:
         assert scale_of({}, recording.summary).z_um == 0.5
         assert recording.metadata({"z": 0})["XPositionUm"] == 5000.0
+
+
+@pytest.mark.parametrize(
+    ("told", "interval_ms", "step_um"),
+    [
+        ("unit=um\nspacing=0.5\nfinterval=2", 2000.0, 0.5),
+        ("unit=\\u00B5m\nspacing=0.5\nfinterval=500\ntunit=ms", 500.0, 0.5),
+        ("unit=micron\nspacing=300\nzunit=nm\nfinterval=2\ntunit=min", 120_000.0, 0.3),
+        ("unit=um\nspacing=0.5\nzunit=plane\nfinterval=2\ntunit=frames", None, None),
+        ("unit=inch\nspacing=0.0001\nfinterval=1\ntunit=hr", 3.6e6, 2.54),
+    ],
+)
+def test_units_that_imagej_gives_z_and_time_are_their_own(
+    told: str, interval_ms: float | None, step_um: float | None
+) -> None:
+    description = f"ImageJ=1.54f\nimages=6\nslices=3\nframes=2\nhyperstack=true\n{told}\n"
+    arrangement = from_imagej(description, 6, None, "x.tif")
+    assert arrangement.summary.get("Interval_ms") == interval_ms
+    assert arrangement.summary.get("z-step_um") == pytest.approx(step_um)
+    assert arrangement.frames[-1].elapsed_ms == interval_ms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -82,6 +83,18 @@ def keys_of(dataset: Dataset) -> list[str]:
     return found
 
 
+def test_arrays_of_a_plate_within_a_store_may_grow(tmp_path: Path) -> None:
+    """As acquire-zarr writes plates: below the group of a whole acquisition."""
+    zarr.open_group(tmp_path / "run.zarr", mode="w")
+    write_plate(tmp_path / "run.zarr" / "plate", axes="tyx", levels=1)
+    with open_dataset(tmp_path / "run.zarr", growing=True) as dataset:
+        assert len(dataset) == 6
+        array = zarr.open_array(tmp_path / "run.zarr" / "plate" / "A/1/0/0", mode="r+")
+        array.resize((3, *array.shape[1:]))
+        array[2] = pixels_of((1, *array.shape[1:]))[0]
+        assert dataset.refresh() == [key(position="plate/A/1/0", time=2)]
+
+
 def test_a_chunk_that_is_half_written_is_no_frame_yet(tmp_path: Path) -> None:
     write_image(tmp_path / "run.zarr", levels=1)
     chunk = tmp_path / "run.zarr" / "0" / "c" / "1" / "1" / "2" / "0" / "0"
@@ -152,6 +165,24 @@ def test_a_store_that_has_only_just_begun_is_waited_for_and_one_that_cannot_be_u
         dataset.refresh()
         dataset.refresh()
         assert "float32" in dataset.unusable()[""]
+
+
+def test_an_image_that_cannot_be_opened_yet_is_named_only_in_the_end(tmp_path: Path) -> None:
+    root = tmp_path / "plate.zarr"
+    write_plate(root, axes="tyx", levels=1)
+    document = root / "A/1/1/0/zarr.json"
+    said = document.read_bytes()
+    document.write_bytes(b"{")
+    with open_dataset(root, growing=True) as dataset:
+        assert len(dataset) == 4
+        dataset.refresh()
+        assert list(dataset.unusable()) == [""]
+        assert dataset.unusable() == {}
+        assert list(dataset.unusable(ended=True)) == ['{"position":"A/1/1"}']
+        document.write_bytes(said)
+        dataset._looked_at_all = -math.inf
+        assert len(dataset.refresh()) == 2
+        assert dataset.unusable(ended=True) == {}
 
 
 def test_a_store_that_is_away_is_an_error_of_the_system(tmp_path: Path) -> None:

@@ -294,6 +294,34 @@ def of_image(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "pixel_um", "step_um"),
+    [
+        (None, None, None),
+        ("none", None, None),
+        ([{"type": "identity"}, 3], None, None),
+        ([{"type": "scale", "path": "scales"}], None, None),
+        ([{"type": "scale", "scale": ["2", "0.65", "0.65"]}], 0.65, 2.0),
+        ([{"type": "scale", "scale": [None, 0.65, 0.65]}], 0.65, None),
+        ([{"type": "scale", "scale": [2, 0.65]}], None, None),
+        ([{"type": "scale", "scale": [-2, 0, 1e999]}], None, None),
+    ],
+)
+def test_odd_transformations_cost_the_scale_and_not_the_pixels(
+    tmp_path: Path, said: Any, pixel_um: float | None, step_um: float | None
+) -> None:
+    pixels = write_image(tmp_path / "image.zarr", axes="zyx", levels=1)
+
+    def change(image: dict[str, Any]) -> None:
+        image["datasets"][0]["coordinateTransformations"] = said
+
+    of_image(tmp_path / "image.zarr", change)
+    with open_dataset(tmp_path / "image.zarr") as dataset:
+        assert dataset.summary.get("PixelSize_um") == pixel_um
+        assert dataset.summary.get("z-step_um") == step_um
+        np.testing.assert_array_equal(dataset.read({"z": 1}).pixels, pixels[1])
+
+
+@pytest.mark.parametrize(
     ("unit", "um"), [("um", 1.0), ("µm", 1.0), ("angstrom", 1e-4), (None, 0.0)]
 )
 def test_units_as_people_write_them_count(tmp_path: Path, unit: str | None, um: float) -> None:

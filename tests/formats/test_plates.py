@@ -161,6 +161,55 @@ def test_an_imagexpress_plate_has_the_times_and_planes_of_its_folders(
     assert read_values(tmp_path) == {key: values[name] for key, name in names.items()}
 
 
+def test_projections_of_an_imagexpress_plate_are_no_frames(tmp_path: Path) -> None:
+    """One wave has a plane only, and no folder for it; plates of 1536 wells have rows of two letters."""
+    planes = [f"TimePoint_1/ZStep_{z}/p_AA01_s1_w1.tif" for z in range(3)]
+    values = write_files(
+        tmp_path, *planes, "TimePoint_1/p_AA01_s1_w1.tif", "TimePoint_1/p_AA01_s1_w2.tif"
+    )
+    expected = {
+        canonical_axes({"channel": "w1", "z": z - 1}): values[planes[z]] for z in (1, 2)
+    } | {canonical_axes({"channel": "w2"}): values["TimePoint_1/p_AA01_s1_w2.tif"]}
+    assert read_values(tmp_path) == expected
+    assert read_values(tmp_path / "TimePoint_1") == expected
+    with open_dataset(tmp_path) as dataset:
+        assert "names of ImageXpress (2 other files left out)" in understood(dataset)
+        assert dataset.metadata(dataset.first_key())["PositionName"] == "AA01_s1"
+
+
+def test_waves_have_the_names_and_order_of_the_nd_file(tmp_path: Path) -> None:
+    (tmp_path / "exp.nd").write_text('"WaveName1", "GFP 488"\n"WaveName2", "DAPI"\n"EndFile"\n')
+    values = write_files(tmp_path, "exp_w2_t1.TIF", "exp_w1-GFP 488_t1.TIF")
+    assert list(read_values(tmp_path).items()) == [
+        (canonical_axes({"channel": "GFP 488"}), values["exp_w1-GFP 488_t1.TIF"]),
+        (canonical_axes({"channel": "DAPI"}), values["exp_w2_t1.TIF"]),
+    ]
+
+
+def test_a_metamorph_series_of_one_wave_does_not_number_it(tmp_path: Path) -> None:
+    names = [f"exp_s{s}_t{t}.TIF" for s in (1, 2) for t in (1, 2, 10)]
+    values = write_files(tmp_path, *names)
+    with pytest.raises(InputError, match="two frames of one name"):
+        open_dataset(tmp_path)
+    (tmp_path / "exp.nd").write_text('"DoWave", FALSE\n"Stage2", "B7"\n"EndFile"\n')
+    assert read_values(tmp_path) == {
+        canonical_axes({"position": s - 1, "time": t - 1}): values[f"exp_s{s}_t{t}.TIF"]
+        for s in (1, 2)
+        for t in (1, 2, 10)
+    }
+
+
+@pytest.mark.parametrize("prefix", ["expt", "exp001", "exp_"])
+def test_tokens_of_nis_elements_need_nothing_in_front(tmp_path: Path, prefix: str) -> None:
+    places = list(itertools.product((1, 2), (1, 2), (1, 2)))
+    names = [f"{prefix}t{t:03}xy{p}c{c}.tif" for t, p, c in places]
+    values = write_files(tmp_path, *names)
+    assert read_values(tmp_path) == {
+        canonical_axes({"time": t - 1, "position": p, "channel": c}): values[name]
+        for (t, p, c), name in zip(places, names, strict=True)
+    }
+
+
 def test_a_plate_folder_with_other_files_in_it_is_refused_by_name(tmp_path: Path) -> None:
     write_files(tmp_path, "exp_D08_T0001F001L01A01Z01C01.tif", "overview.tif")
     with pytest.raises(InputError, match=r"Yokogawa CellVoyager.*others, such as overview\.tif"):

@@ -23,6 +23,7 @@ from refocusd.errors import InputError
 from refocusd.formats.dataset import understood
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
+from refocusd.profiles.microscope_metadata import stage_position_um
 
 pytestmark = pytest.mark.fast
 
@@ -487,3 +488,82 @@ def test_real_sharp_fields_in_png_are_read(data: Path) -> None:
         assert len(recording) == 5
         assert recording.plan().format.dtype == np.uint16
         assert 500 < np.percentile(nth(recording, 0).pixels, 99) < 4096
+
+
+def test_lengths_that_no_microscope_has_are_ignored_and_told(tmp_path: Path) -> None:
+    path = write_tiff(
+        tmp_path / "far.ome.tif",
+        frames(2),
+        ome=True,
+        photometric="minisblack",
+        metadata={
+            "axes": "ZYX",
+            "PhysicalSizeX": 0.65,
+            "PhysicalSizeZ": 2e7,
+            "Plane": {"PositionX": [1e300, 1.0], "PositionXUnit": ["µm", "µm"]},
+        },
+    )
+    with open_dataset(path) as recording:
+        said = understood(recording)
+        assert (
+            "0.65 µm a pixel (ignored, as no light microscope has it: X position 1e+300, " in said
+        )
+        assert "distance of planes 20000000.0)" in said
+        assert stage_position_um(recording.metadata(recording.first_key()), "X") is None
+
+
+PREFIXED = '<o:OME xmlns:o="http://www.openmicroscopy.org/Schemas/OME/2016-06">{}</o:OME>'
+PLAIN = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{}</OME>'
+PIXELS = (
+    '<{0}Image><{0}Pixels DimensionOrder="XYCZT" Type="uint16" SizeX="32" SizeY="24" SizeZ="2" '
+    'SizeC="2" SizeT="1"><{0}Channel Fluor="DAPI"/><{0}Channel Name="GFP" Fluor="x"/>{1}'
+    "</{0}Pixels></{0}Image>"
+)
+
+
+@pytest.mark.parametrize(
+    ("xml", "count", "source"),
+    [
+        (PLAIN.format(PIXELS.format("", "")), 4, "OME-XML"),
+        (PREFIXED.format(PIXELS.format("o:", "<o:TiffData/>")), 4, "OME-XML"),
+        (
+            "<!-- " + "x" * 3000 + " -->" + PLAIN.format(PIXELS.format("", "<TiffData/>")),
+            4,
+            "OME-XML",
+        ),
+        (
+            PLAIN.format(PIXELS.format("", '<TiffData IFD="0"/><TiffData IFD="1" FirstC="1"/>')),
+            2,
+            "OME-XML; 2 pages that it does not name left out",
+        ),
+    ],
+)
+def test_ome_xml_is_understood_however_it_is_written(
+    tmp_path: Path, xml: str, count: int, source: str
+) -> None:
+    stack = frames(4)
+    path = tmp_path / "cells.ome.tif"
+    tifffile.imwrite(path, stack, photometric="minisblack", metadata=None, description=xml)
+    with open_dataset(path) as recording:
+        assert (len(recording), recording.source) == (count, source)
+        assert recording.summary["ChNames"] == ["DAPI", "GFP"]
+        np.testing.assert_array_equal(nth(recording, 1).pixels, stack[1])
+
+
+def test_files_whose_positions_have_one_name_are_told_apart_by_their_own(tmp_path: Path) -> None:
+    """pymmcore-plus writes a file for each position, and calls each `Image0`."""
+    for number, name in enumerate(("run_p0", "run_second")):
+        write_tiff(
+            tmp_path / f"{name}.ome.tiff",
+            frames(2, 2)[number],
+            ome=True,
+            photometric="minisblack",
+            metadata={"axes": "TYX", "Name": "Image0"},
+        )
+    with open_dataset(tmp_path) as recording:
+        names = {key: recording.metadata(key)["PositionName"] for key in recording}
+        assert names == {
+            canonical_axes({"position": p, "time": t}): name
+            for p, name in enumerate(("run_p0", "run_second"))
+            for t in range(2)
+        }

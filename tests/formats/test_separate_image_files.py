@@ -75,6 +75,21 @@ def test_the_folders_of_a_run_are_its_positions(tmp_path: Path, version: str) ->
 
 
 @pytest.mark.parametrize("version", ["1.4", "2.0"])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_position_that_lost_its_metadata_is_read_by_its_names(
+    tmp_path: Path, version: str, lost: int
+) -> None:
+    stack = frames(2, 2, 2, 3)
+    for position in range(2):
+        write_position(tmp_path / "run_1" / f"Pos{position}", stack[position], version)
+    (tmp_path / "run_1" / f"Pos{lost}" / "metadata.txt").unlink()
+    with open_dataset(tmp_path / "run_1") as recording:
+        assert_reads(
+            recording, {**expected(stack[0], position=0), **expected(stack[1], position=1)}
+        )
+
+
+@pytest.mark.parametrize("version", ["1.4", "2.0"])
 def test_of_files_without_an_entry_the_names_tell(tmp_path: Path, version: str) -> None:
     """A program that died leaves the text unfinished; a western Windows writes it in cp1252."""
     stack = frames(2, 2, 3)

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from refocusd.profiles.microscope_metadata import implausible_pixel_um, na_of, pixel_um_of
+from refocusd.profiles.microscope_metadata import (
+    ignored,
+    implausible_pixel_um,
+    na_of,
+    pixel_um_of,
+    stage_position_um,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,3 +50,20 @@ def test_a_pixel_size_that_no_microscope_has_is_reported(um: Any, told: str) -> 
 
 def test_an_aperture_that_no_objective_has_is_not_known() -> None:
     assert [na_of({"NA": na}) for na in (1e300, -0.4, 0, 1e-9, 2.0, "1.4")] == [*[None] * 5, 1.4]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "um", "told"),
+    [
+        ({"ZPositionUm": 12.5}, 12.5, []),
+        ({"ZPositionUm": -8030.5, "ZPosition_um_Intended": 1e300}, -8030.5, []),
+        ({"ZPositionUm": 1e300}, None, ["Z position 1e+300"]),
+        ({"ZPositionUm": float("nan"), "NA": -3}, None, ["NA -3", "Z position nan"]),
+        ({"ZPositionUm": 0.0, "NA": 0}, 0.0, []),
+    ],
+)
+def test_a_stage_that_no_microscope_has_is_not_known_and_told(
+    metadata: dict[str, Any], um: float | None, told: list[str]
+) -> None:
+    assert stage_position_um(metadata, "Z") == um
+    assert ignored(metadata) == told

@@ -20,7 +20,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import UM_PER_UNIT, finite_number, json_object, number_or_none
+from refocusd.formats.metadata import (
+    SECONDS_PER_UNIT,
+    UM_PER_UNIT,
+    finite_number,
+    json_object,
+    number_or_none,
+)
 from refocusd.frame import AxisValue, counted
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
@@ -182,14 +188,17 @@ def from_imagej(
     # The first letter changes fastest; in product() the last one does.
     names = [_LETTERS[letter.upper()] for letter in reversed(order)]
     axes = _grid(names, [sizes[name] for name in names])
-    interval_s = number_or_none(said.get("finterval"))
-    ms = interval_s * 1000 if interval_s else None
+    # ImageJ writes units of time and of z only where they are not seconds and that of x.
+    interval = number_or_none(said.get("finterval"))
+    seconds = SECONDS_PER_UNIT.get(said.get("tunit", "s").lower())
+    ms = interval * seconds * 1000 if interval and seconds else None
     um = UM_PER_UNIT.get(said.get("unit", "").lower())
+    z_um = UM_PER_UNIT.get(said.get("zunit", said.get("unit", "")).lower())
     # ImageJ writes a stack that was taken downwards with a negative distance of planes.
     step = number_or_none(said.get("spacing", "").removeprefix("-"))
     summary: dict[str, Any] = {"ImageJ": description}
-    if um and step and sizes["z"] > 1:
-        summary["z-step_um"] = um * step
+    if z_um and step and sizes["z"] > 1:
+        summary["z-step_um"] = z_um * step
     if ms:
         summary["Interval_ms"] = ms
     if named := _labelled_channels(axes, labels, sizes["channel"]):

@@ -20,11 +20,12 @@ from refocusd import files
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.disk_space import METADATA_BYTES, write_error
-from refocusd.formats.metadata import TIMES, elapsed_ms, finite_number, received_at, start_of
-from refocusd.formats.scale import channel_colour, channel_label, stage_position_um
+from refocusd.formats.metadata import MOST_MS, TIMES, elapsed_ms, received_at, start_of
+from refocusd.formats.scale import channel_colour, channel_label
 from refocusd.formats.tiff.ome_export_plan import ExportFile, ExportPlan
 from refocusd.formats.tiff.ome_xml import REFOCUSED
 from refocusd.frame import AxisValue, Pixels
+from refocusd.profiles.microscope_metadata import number_within, stage_position_um
 
 #: Classic TIFF counts bytes in 32 bits; its directories need room beside the pixels.
 MAX_TIFF_BYTES = 2**32 - 2**28
@@ -200,11 +201,10 @@ def _rgba(colour: str) -> int:
 
 def _plane(metadata: Mapping[str, Any], ms: float | None) -> dict[str, Any]:
     """Time, exposure and stage position of a plane, as far as its metadata have them."""
-    exposure = metadata.get("Exposure-ms", metadata.get("Exposure"))
     plane: dict[str, Any] = {}
     for name, value, unit in (
         ("DeltaT", None if ms is None else ms / 1000, "s"),
-        ("ExposureTime", finite_number(exposure), "ms"),
+        ("ExposureTime", number_within(metadata, ("Exposure-ms", "Exposure"), 0, MOST_MS), "ms"),
         ("PositionX", stage_position_um(metadata, "X"), "µm"),
         ("PositionY", stage_position_um(metadata, "Y"), "µm"),
         ("PositionZ", stage_position_um(metadata, "Z"), "µm"),

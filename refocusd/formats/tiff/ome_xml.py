@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,6 +35,8 @@ _MS_PER_UNIT = {unit: 1e3 * seconds for unit, seconds in SECONDS_PER_UNIT.items(
 
 #: Stands for the number of pages of a file that is being written.
 ANY_PAGES = sys.maxsize
+#: How OME-XML begins, behind a declaration and comments.
+OME_ROOT = re.compile(r"<(?:\w+:)?OME[\s>]")
 #: Description of the images of exported refocused frames, which distinguishes them from raw ones.
 REFOCUSED = "Refocused frames, exported by refocusd"
 
@@ -108,7 +111,7 @@ def companion_of(xml: str, path: Path) -> tuple[str, str | None] | None:
     InputError
         If the file that holds the XML is not beside it.
     """
-    if "<BinaryOnly" not in xml:
+    if "BinaryOnly" not in xml:
         return None
     root = _root(xml, str(path))
     elsewhere = root.find("BinaryOnly")
@@ -207,11 +210,15 @@ def from_ome(
     summary = dict(first.summary)
     if mine.uuid:
         summary["UUID"] = mine.uuid
+    source = "OME-XML"
     if ignored := [image.name for image in here if image.format != largest]:
         summary["IgnoredImages"] = ignored
+        source += f"; {counted(len(ignored), 'image')} of another size left out"
+    if pages != ANY_PAGES and (rest := pages - sum(page < pages for page in mine.taken)):
+        source += f"; {counted(rest, 'page')} that it does not name left out"
     return Arrangement(
         tuple(sorted(frames, key=lambda frame: frame.page)),
-        "OME-XML",
+        source,
         first.pixel_um,
         summary,
         promised=largest,
@@ -273,7 +280,7 @@ def _image(
                 f"{what} has OME-XML with the dimension order {order!r}: export it anew"
             )
         of_channels = pixels.findall("Channel")
-        channels = [child.get("Name") for child in of_channels]
+        channels = [child.get("Name") or child.get("Fluor") for child in of_channels]
         named = len(set(channels)) == len(channels) == sizes["C"] and all(channels)
         planes = dict(_planes(pixels))
         frames = []
@@ -345,6 +352,8 @@ def _places(
     """Page and Z, C, T of each plane of one Pixels element that lies in this file."""
     planes = math.prod(sizes[letter] for letter in order)
     blocks = pixels.findall("TiffData")
+    if not blocks and planes == mine.count:
+        blocks = [ElementTree.Element("TiffData")]  # left out where it would say nothing
     whole = True
     found = 0
     for block in blocks:

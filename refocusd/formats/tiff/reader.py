@@ -23,7 +23,7 @@ from refocusd.formats.tiff.arrangement import (
     plain,
 )
 from refocusd.formats.tiff.growing_file import writer_mark
-from refocusd.formats.tiff.ome_xml import companion_of, from_ome
+from refocusd.formats.tiff.ome_xml import OME_ROOT, companion_of, from_ome
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.page_layout import PageLayout, is_reduced, page_layout
 from refocusd.formats.tiff.strict import StrictTiff
@@ -218,7 +218,7 @@ class TiffImageFile:
         """Frames by the file's own metadata, the most trustworthy first."""
         pages, what = len(self._offsets), str(self.path)
         description = file.description(first).strip()
-        if "<OME" in description[:1000]:
+        if OME_ROOT.search(description, 0, 10_000):
             xml, uuid = companion_of(description, self.path) or (description, None)
             arrangement = from_ome(xml, pages, self.path.name, what, uuid)
             if arrangement is not None:

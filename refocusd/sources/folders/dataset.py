@@ -202,6 +202,8 @@ class Following:
         if ending == "gone":
             self._waiting.clear()  # nobody can read them; they stay pending
         if ending and not self._waiting:
+            self._note_unusable(ended=ending == "closed")
+            self._name_misses(session)
             if not self._take_unlisted():
                 self._gone = ending == "gone"
                 session.close(self._growth.frames)
@@ -213,7 +215,10 @@ class Following:
     def _look(self, *, now: bool = False) -> None:
         """Take in the frames that were written since the last look."""
         self._waiting.extend(self._growth.look(now=now))
-        for key, why in self._dataset.unusable().items():
+        self._note_unusable()
+
+    def _note_unusable(self, *, ended: bool = False) -> None:
+        for key, why in self._dataset.unusable(ended=ended).items():
             if key:
                 self._missed.setdefault(key, f"{UNFIT}: {why}")
             else:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from refocusd.datasets.run_folder import RUN_FILE
+from refocusd.datasets.run_folder import RUN_FILE, ZARR
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.ome_zarr.store.groups import is_store
 from refocusd.formats.open_dataset import kind_of
@@ -140,6 +140,8 @@ class Scanner:
             known.folders = []
             self._note(folder, kind, names, found)
             return
+        if folder != self.root and folder.name.lower().endswith(ZARR):
+            return  # a store that is being copied: its wells are there before its own metadata
         known.folders = [
             Path(entry.path) for entry in entries if self._enters(entry, known.depth + 1)
         ]

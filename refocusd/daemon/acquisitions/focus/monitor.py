@@ -33,7 +33,7 @@ from refocusd.imaging.defocus import (
 )
 from refocusd.imaging.optics import Optics
 from refocusd.profiles.applied import channel_name
-from refocusd.profiles.microscope_metadata import pixel_um_of
+from refocusd.profiles.microscope_metadata import STAGE_UM, number_within, pixel_um_of
 from refocusd.transport import messages as wire
 from refocusd.transport.records import FocusAdvice
 
@@ -145,7 +145,9 @@ class FocusMonitor:
             saturated=facts.defocus_um >= limit_um(field.optics) - 1e-6,
         )
         metadata = json_object(submit.metadata) or {}
-        x, y = (finite_number(metadata.get(f"{axis}Position_um_Intended")) for axis in "XY")
+        x, y = (
+            number_within(metadata, (f"{axis}Position_um_Intended",), *STAGE_UM) for axis in "XY"
+        )
         xy = None if x is None or y is None else (x, y)
         advice = field.tracker.add(submit.taken_ns / 1e9, stage_um(metadata), estimate, xy)
         if advice is None:

@@ -7,12 +7,14 @@ read, and leniently: writers differ in what they leave out, and a frame must not
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from refocusd.errors import InputError
+from refocusd.formats.metadata import finite_number
 
 #: Names of the files that make a folder a Zarr group; the first that exists has the attributes.
 GROUP_FILES = ("zarr.json", ".zattrs", ".zgroup")
@@ -32,18 +34,38 @@ class Axis(msgspec.Struct, frozen=True):
 class Transformation(msgspec.Struct, frozen=True):
     """A coordinate transformation: only its scale or translation is used."""
 
-    type: str
     scale: list[float] | None = None
     translation: list[float] | None = None
+
+    @classmethod
+    def of(cls, said: Any) -> Transformation:
+        """What is said of one, whatever that is: pixels do not need it."""
+        said = said if isinstance(said, dict) else {}
+        return cls(_numbers(said.get("scale")), _numbers(said.get("translation")))
+
+
+def _numbers(said: Any) -> list[float] | None:
+    """A list of numbers; not-a-number where one is illegible."""
+    if not isinstance(said, list):
+        return None
+    values = (finite_number(each) for each in said)
+    return [math.nan if value is None else value for value in values]
+
+
+def _transformations(said: Any) -> list[Transformation]:
+    return [Transformation.of(each) for each in said] if isinstance(said, list) else []
 
 
 class Level(msgspec.Struct, frozen=True):
     """One resolution of an image: the path of its array below the image's group."""
 
     path: str
-    transformations: list[Transformation] = msgspec.field(
-        default_factory=list, name="coordinateTransformations"
-    )
+    coordinate: Any = msgspec.field(default=None, name="coordinateTransformations")
+
+    @property
+    def transformations(self) -> list[Transformation]:
+        """From its indices to the specimen."""
+        return _transformations(self.coordinate)
 
 
 class Multiscale(msgspec.Struct, frozen=True):
@@ -52,9 +74,12 @@ class Multiscale(msgspec.Struct, frozen=True):
     datasets: list[Level]
     name: Any = None
     axes: list[Axis | str] | None = None
-    transformations: list[Transformation] = msgspec.field(
-        default_factory=list, name="coordinateTransformations"
-    )
+    coordinate: Any = msgspec.field(default=None, name="coordinateTransformations")
+
+    @property
+    def transformations(self) -> list[Transformation]:
+        """Of all resolutions, after their own."""
+        return _transformations(self.coordinate)
 
 
 class Channel(msgspec.Struct, frozen=True):
@@ -183,10 +208,12 @@ def image_folders(root: Path) -> dict[str, Path]:
     Those of a plate are ``row/column/field``.  Images that the store names, but that are not there
     (yet), are left out.
 
+    A well or image whose metadata cannot be read counts as an image.
+
     Raises
     ------
     InputError
-        If the metadata of a group cannot be read.
+        If the metadata of the store itself cannot be read.
     """
     return named_images(root)[0]
 
@@ -200,7 +227,12 @@ def named_images(root: Path) -> tuple[dict[str, Path], list[str]]:
 
 def _images(root: Path, place: str, depth: int) -> list[tuple[str, Path | None]]:
     folder = root / place
-    said = read_group(folder)
+    try:
+        said = read_group(folder)
+    except InputError:
+        if not place:
+            raise
+        return [(place, folder)]  # it says what is wrong with it when it is opened
     if said is None:
         return [(place, None)]
     if said.multiscales:

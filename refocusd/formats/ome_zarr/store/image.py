@@ -132,9 +132,10 @@ class OmeImage:
         z_origin_um = 0.0
         if "z" in outer:
             at = outer.index("z")
-            z_um = _length(scales[at], axes[at].unit)
-            if z_um:
-                z_origin_um = offsets[at] * UM_PER_UNIT[axes[at].unit or ""]
+            unit = axes[at].unit
+            z_um = _length(scales[at], unit)
+            if z_um and unit in UM_PER_UNIT and math.isfinite(offsets[at]):
+                z_origin_um = offsets[at] * UM_PER_UNIT[unit]
         time_s = None
         if "time" in outer:
             at = outer.index("time")

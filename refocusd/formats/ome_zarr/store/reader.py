@@ -112,7 +112,9 @@ class StoreReader(Dataset):
         self._absent: list[str] = []
         self._stamps: dict[Path, tuple[int, int, int]] | None = None
         self._looked_at_all = -math.inf
+        #: Why images of a growing store cannot be opened (yet), by their position; of which was warned.
         self._doubtful: dict[str, str] = {}
+        self._told: dict[str, str] = {}
         self._block: tuple[object, Any] = (None, None)
         #: Notes on the image that was asked for last, by its position and its metadata's stamp.
         self._notes: dict[object, FrameNotes] = {}
@@ -161,10 +163,13 @@ class StoreReader(Dataset):
             if self._growing:
                 raise FileNotFoundError(f"{self.path} is not there")
             raise InputError(f"{self.path} does not exist: give the folder of an OME-Zarr store")
-        self._take_up_images()
         everywhere = not self._growing or time.monotonic() - self._looked_at_all > LOOK_AT_ALL_S
         if everywhere:
             self._looked_at_all = time.monotonic()
+        self._take_up_images()
+        # The files that are missing may lie deeper than stamps are taken.
+        for position in list(self._doubtful) if everywhere else ():
+            self._take_up(position, self.path / position)
         fresh = []
         for position, each in self._images.items():
             for index in self._found(position, each.stored, everywhere=everywhere):
@@ -177,6 +182,14 @@ class StoreReader(Dataset):
                     stamps = each.stored.stamps(index)
                     fresh.append((max((when for when, _ in stamps), default=0), key))
         return [key for _, key in sorted(fresh, key=lambda each: each[0])]
+
+    def unusable(self, *, ended: bool = False) -> dict[str, str]:
+        """As of any dataset; an image that cannot be opened counts as one frame in the end."""
+        for position, why in self._doubtful.items() if ended else ():
+            if position:
+                key = canonical_axes({"position": position})
+                self._unusable[key] = f"the frame {_in_refused_image(why)}"
+        return super().unusable(ended=ended)
 
     def unfit(self, key: str) -> str:
         """Why the image of a frame cannot be used; empty if it can."""
@@ -228,9 +241,8 @@ class StoreReader(Dataset):
         """Open images that are new, and arrays that have grown."""
         stamps = self._stamps_now()
         if stamps == self._stamps and not anew:
-            # Nothing has changed since: illegible metadata are not just being written.
-            self._unusable |= self._doubtful
-            self._doubtful = {}
+            # Metadata that are still illegible were not just being written.
+            self._tell_doubtful()
             return
         self._stamps = stamps
         try:
@@ -240,8 +252,17 @@ class StoreReader(Dataset):
                 raise
             self._doubtful[""] = str(error)
             return
+        self._doubtful.pop("", None)
         for position, folder in folders.items():
             self._take_up(position, folder)
+
+    def _tell_doubtful(self) -> None:
+        """Warn once of images that cannot be opened."""
+        if self._doubtful and self._doubtful != self._told:
+            self._told = dict(self._doubtful)
+            first, *others = self._doubtful.values()
+            more = f"; {counted(len(others), 'more image')} cannot be read either" if others else ""
+            self._unusable[""] = first + more
 
     def _no_frames(self) -> GridFrames:
         return GridFrames()
@@ -258,11 +279,12 @@ class StoreReader(Dataset):
             image = OmeImage.open(folder, position)
         except InputError as error:
             if self._growing:
-                self._doubtful[""] = str(error)
+                self._doubtful[position] = str(error)
                 return
             self._refuse(position, error)
             self._frames.refuse(position)
             return
+        self._doubtful.pop(position, None)
         form = image.format
         trouble = image.trouble
         if form.nbytes > self._max_frame_bytes and _tile_px(image) > SLIDE_PX:
@@ -294,7 +316,8 @@ class StoreReader(Dataset):
             return {}
         places: list[Path] = []
         images = {each.image.folder: each.image for each in self._images.values()}
-        groups = [(self.path, MAX_DEPTH)]
+        # A well is one name and two folders, ``A/1``.
+        groups = [(self.path, MAX_DEPTH + 1)]
         while groups:
             folder, depth = groups.pop()
             places += [folder, document_of(folder)]
