@@ -36,6 +36,7 @@ from refocusd.datasets.run_folder import (
     made_by,
     noted_in,
     output_of,
+    refocused_in,
     refocused_path,
 )
 from refocusd.errors import InputError, LedgerError, OutputError
@@ -223,7 +224,7 @@ def output_for(frames: Dataset, folder: Path | None = None) -> Path:
         refuse_within(folder, frames.path)
         if made_by(folder):
             refuse_within(folder, folder)
-    return refocused_path((folder or place_of(frames.place).parent).resolve() / frames.name)
+    return refocused_in((folder or place_of(frames.place).parent).resolve(), frames.name)
 
 
 def outputs_of(

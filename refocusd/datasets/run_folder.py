@@ -27,6 +27,11 @@ def refocused_path(raw: Path) -> Path:
     return raw.with_name(raw.name + SUFFIX) if raw.name else raw / SUFFIX
 
 
+def refocused_in(folder: Path, name: str) -> Path:
+    """Path in another folder than raw's; the recording in the root of a drive has no name."""
+    return refocused_path(folder / name) if name else folder / SUFFIX
+
+
 def second_path(first: Path, run: str) -> Path:
     """Path of the refocused dataset of another run, beside that of the first."""
     ending = ZARR if first.name.endswith(ZARR) else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -308,12 +308,17 @@ def refuse_missing(path: Path, list_of_frames: Path) -> None:
 def refuse_within(output: Path, dataset: Path) -> None:
     """Refuse to write into the folder of a dataset, or over its file.
 
+    All of a drive lies within a dataset in its root: only image files beside its own are refused.
+
     Raises
     ------
     OutputError
     """
     place, folder = output.resolve(), dataset.resolve()
-    if folder == place or (folder.is_dir() and folder in place.parents):
+    around: Sequence[Path] = place.parents
+    if folder == folder.parent:
+        around = [place.parent] if place.suffix.lower() in (".tif", ".tiff") else []
+    if folder == place or (folder.is_dir() and folder in around):
         raise OutputError(
             f"{output} lies within the dataset {dataset}, whose readers would take it for a part of it: "
             "choose another --output"

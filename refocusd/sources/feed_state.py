@@ -6,8 +6,10 @@ import json
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from refocusd.formats.ndtiff.reader import place_of
 from refocusd.frame import Pixels
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.buffer import FrameBuffer
@@ -109,7 +111,8 @@ class FeedState:
         height, width = first.shape
         return Open(
             acquisition=str(uuid.uuid4()),
-            name=self.name,
+            # As the folder is called: the name that was asked for may have been taken.
+            name=place_of(Path(self.raw)).name or self.name,
             height=height,
             width=width,
             dtype="uint8" if first.dtype == "uint8" else "uint16",

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import ConfigError
+from refocusd.formats.refocused_name import SUFFIX
 from refocusd.frame import Axes, canonical_axes
 from refocusd.sources.cameras import DistinctAxes
 from refocusd.sources.feed import Feed
@@ -215,13 +216,15 @@ class MDAOutput:
         thread = threading.current_thread()
         self._finished(self._runs.get(thread.ident))
         name = str((getattr(sequence, "metadata", None) or {}).get("name", "")) or "MDA"
+        output = output_folder(self._output, name)
         feed = Feed(
             self._endpoint,
-            output=str(output_folder(self._output, name)),
+            output=str(output),
             expected=_expected(sequence),
             buffer_nbytes=self._buffer_nbytes,
         )
-        feed.begin(name, has_raw=False, summary=json.dumps(_summary(sequence, meta), default=str))
+        summary = json.dumps(_summary(sequence, meta), default=str)
+        feed.begin(output.name.replace(SUFFIX, ""), has_raw=False, summary=summary)
         run = _Run(feed, sequence, _cameras(meta))
         with self._lock:
             self._runs[thread.ident], self._last = run, feed

@@ -32,9 +32,10 @@ from refocusd.daemon.acquisitions.checks import check_open
 from refocusd.daemon.daemon import daemon_status
 from refocusd.datasets.dataset import Output
 from refocusd.datasets.identity import fingerprint, recognise
-from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE, refocused_path
+from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE, refocused_in, refocused_path
 from refocusd.errors import OutputError
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.sink import refuse_within
 from refocusd.frame import checksum
 from refocusd.sources.folders.announcement import announcement
 from refocusd.transport.messages import Open
@@ -295,6 +296,26 @@ def test_beside_the_root_of_a_drive_nothing_can_lie(tmp_path: Path) -> None:
     root = Path(tmp_path.anchor)
     assert refocused_path(root) == root / "_refocused"
     assert refocused_path(tmp_path / "raw") == tmp_path / "raw_refocused"
+
+
+def test_all_of_a_drive_but_its_root_may_take_what_is_made_of_a_dataset_in_its_root(
+    tmp_path: Path,
+) -> None:
+    root = Path(tmp_path.anchor)
+    for place in (tmp_path, root / "data", root / "data" / "cells.ome.tif"):
+        refuse_within(place, root)
+    for place in (root, root / "cells.ome.tif"):
+        with pytest.raises(OutputError, match="lies within the dataset"):
+            refuse_within(place, root)
+    assert refocused_in(tmp_path, root.name) == tmp_path / "_refocused"
+    assert refocused_in(tmp_path, "raw") == tmp_path / "raw_refocused"
+
+
+def test_what_was_made_of_a_dataset_in_the_root_of_a_drive_is_exported(tmp_path: Path) -> None:
+    output = raw_dataset(tmp_path / "raw", 2).rename(tmp_path / "_refocused")
+    (output / RUN_FILE).write_text('{"run": "a", "acquisition": "b", "raw": "/"}')
+    status, said = told("export", output, "--output", tmp_path / "all.ome.tif", place=tmp_path)
+    assert status == 0, said
 
 
 def test_a_recording_in_the_root_of_a_drive_is_distinguished_from_its_output(

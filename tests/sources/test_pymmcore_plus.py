@@ -85,8 +85,10 @@ def test_each_mda_gets_a_dataset_of_its_own(core: Any, tmp_path: Path) -> None:
         attached.detach()
         core.mda.run(useq.MDASequence(time_plan={"interval": 0, "loops": 3}))
         assert len(daemon.counts()) <= 2
+        names = [about.name for about in daemon_status(daemon.endpoint).details]
     folders = sorted((tmp_path / "out").iterdir())
     assert [len(keys(folder)) for folder in folders] == [3, 3]
+    assert names == [folder.name.replace("_refocused", "") for folder in folders]
 
 
 def test_acquisitions_at_once_each_get_their_own_frames(tmp_path: Path) -> None:

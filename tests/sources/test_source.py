@@ -23,7 +23,7 @@ from waiting import until
 
 import refocusd
 from refocusd.config import Settings
-from refocusd.daemon.daemon import Daemon
+from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.errors import ConfigError
 from refocusd.sources import feed_upload
@@ -328,14 +328,16 @@ def test_the_first_frame_may_come_long_after_the_hooks(
         assert source.wait(90.0) == wire.Counts(acquired=2, passed_through=2)
 
 
-def test_an_acquisition_of_one_frame_is_not_missed(
+def test_acquisitions_of_one_frame_are_not_missed_and_called_as_their_folders(
     demo_microscope: DemoMicroscope, daemon: Daemon, tmp_path: Path
 ) -> None:
-    for number in range(5):
+    for _ in range(5):
         source = refocusd.Source(daemon.endpoint)
-        arguments = source.hooks(str(tmp_path), f"single{number}")
+        arguments = source.hooks(str(tmp_path), "single")
         acquire(demo_microscope.events_snapped(1, [0.0]), arguments)
         assert source.wait(90.0) == wire.Counts(acquired=1, passed_through=1)
+    names = [about.name for about in daemon_status(daemon.endpoint).details]
+    assert names == [f"single_{number}" for number in range(1, 6)]
 
 
 def test_a_source_serves_one_acquisition(daemon: Daemon) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from view_browser import PHONE, dataset, eventually, open_page
 from view_pages import Shown
 from view_process import ask, view_of, view_process
@@ -253,3 +253,21 @@ def test_the_page_asks_nobody_else(shown: Shown, port: int) -> None:
     assert asked
     assert all(url.startswith((f"http://127.0.0.1:{port}/", "data:")) for url in asked)
     assert json.dumps(asked).count("/api/v1/events") == 1
+
+
+def test_a_job_is_offered_the_newest_acquisition_but_doctor_no_dataset(shown: Shown) -> None:
+    """It makes files in the folder that it is given."""
+    page = shown.page
+    newest = shown.daemon.status().details[-1].raw
+    shown.press("j")
+    path = page.locator("#job-path")
+    expect(path).to_have_value(newest)
+    page.get_by_label("What to do").select_option("doctor")
+    expect(path).to_have_value("")
+    path.fill("/data")
+    page.get_by_label("What to do").select_option("verify")
+    expect(path).to_have_value(newest)
+    # Cleared, it stays empty, and the acquisitions are offered.
+    path.fill("")
+    expect(page.locator(f'#job-paths option[value="{newest}"]')).to_have_count(1)
+    expect(path).to_have_value("")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from view_browser import dataset, eventually, open_page
 from view_pages import DRAWN, Shown
 from view_standin import StandIn
@@ -67,6 +67,7 @@ def test_a_frame_as_it_was_taken_has_no_colour(shown: Shown) -> None:
     shown.press("t")
     legend = shown.page.locator("#trust-legend b")
     eventually(lambda: legend.inner_text() == "Error: as it was taken", "said so")
+    expect(shown.page.locator("#trust-legend span:visible")).to_have_count(0)
 
 
 def test_the_readout_says_the_interval_of_a_pixel_and_how_likely_a_large_error_is(

@@ -58,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
             reader, arguments.output, fill=arguments.fill, overwrite=arguments.overwrite
         )
         for raw in made.raw_places() if made else ():
-            for file in plan.files:
+            # What is around the output may be the root of the drive that raw was on; if it is, the plan
+            # has seen it.
+            for file in plan.files if made and raw != made.path.parent else ():
                 refuse_within(file.path, raw)
         note(understood(reader))
         if plan.missing:

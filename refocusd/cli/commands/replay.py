@@ -21,7 +21,7 @@ from refocusd.cli.figures import figures_table, quality_table
 from refocusd.cli.flags import add_setting_flags, daemon_flags, settings_of
 from refocusd.datasets.dataset import note_recording
 from refocusd.datasets.run_figures import read_attempts, run_figures
-from refocusd.datasets.run_folder import refocused_path
+from refocusd.datasets.run_folder import refocused_in
 from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.formats.dataset import Dataset, Plan, understood
 from refocusd.formats.open_dataset import open_dataset
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_within(arguments.output, recording.path)
         plan = recording.plan()
         note(understood(recording))
-        output: Path = refocused_path(arguments.output / recording.name)
+        output: Path = refocused_in(arguments.output, recording.name)
         if output.exists():
             raise OutputError(
                 f"{output} exists already; choose another --output, or move it away: nothing is "

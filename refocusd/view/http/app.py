@@ -58,7 +58,7 @@ def view_app(
         *status_routes(state, link, gpus),
         *event_routes(state, gpus, jobs, streams),
         *frame_routes(state, datasets),
-        *job_routes(jobs),
+        *job_routes(state, jobs),
         *settings_routes(options.settings, state, jobs),
     ]
     app = Starlette(

@@ -18,6 +18,7 @@ from refocusd.view.http.answers import BytesResponse, json_response
 from refocusd.view.http.query import Query, body_of
 from refocusd.view.state.job_order import JobOrder
 from refocusd.view.state.jobs import Job, Jobs
+from refocusd.view.state.view_state import ViewState
 
 #: At most this many entries of a folder, and characters of a model's description, are sent.
 MAX_ENTRIES, MAX_DESCRIPTION_CHARS = 500, 300
@@ -27,7 +28,7 @@ _REPORT_HEADERS = {
 }
 
 
-def job_routes(jobs: Jobs) -> list[Route]:
+def job_routes(state: ViewState, jobs: Jobs) -> list[Route]:
     """The API's routes for jobs."""
 
     def listed(_request: Request) -> Response:
@@ -67,7 +68,8 @@ def job_routes(jobs: Jobs) -> list[Route]:
         return json_response({"models": [_model(name) for name in names]})
 
     def folder(request: Request) -> Response:
-        return json_response({"entries": _entries(Query(request).text("path"))})
+        entries = _entries(Query(request).text("path"))
+        return json_response({"entries": entries, "acquired": _acquired(state)})
 
     def _job(request: Request) -> Job:
         wanted = request.path_params["id"]
@@ -94,6 +96,13 @@ def _model(name: str) -> dict[str, str]:
     except (BundleError, OSError) as error:
         said = str(error)
     return {"name": name, "description": " ".join(said.split())[:MAX_DESCRIPTION_CHARS]}
+
+
+def _acquired(state: ViewState) -> list[str]:
+    """Datasets of the acquisitions that the daemon knows: raw ones, or refocused ones without raw."""
+    details = state.status.details if state.status is not None else []
+    places = (detail.raw or detail.output for detail in reversed(details))
+    return list(dict.fromkeys(place for place in places if place))[:MAX_ENTRIES]
 
 
 def _entries(path: str) -> list[str]:

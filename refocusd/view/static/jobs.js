@@ -18,7 +18,8 @@ export class Jobs {
     this.find = find;
     this.list = [];
     this.chosen = this.next = null;
-    this.named = false;
+    this.otherPath = "";
+    this.named = this.forDoctor = false;
     this.busy = this.again = false;
     const command = find("job-command");
     for (const [value, words] of Object.entries(WHAT)) command.append(new Option(words, value));
@@ -41,7 +42,8 @@ export class Jobs {
   open() {
     if (this.find("jobs").open) return this.find("jobs").close();
     this.find("jobs").showModal();
-    this.suggest();
+    this.folder = null;
+    this.suggest(true);
     this.models();
     this.show();
   }
@@ -49,6 +51,11 @@ export class Jobs {
   // Show the fields that the command has.
   fit() {
     const command = this.find("job-command").value;
+    // Doctor writes into the folder that it is given: never into the dataset of another command.
+    if ((command === "doctor") !== this.forDoctor) {
+      this.forDoctor = command === "doctor";
+      [this.find("job-path").value, this.otherPath] = [this.otherPath, this.find("job-path").value];
+    }
     const show = (id, shown) => (this.find(id).closest("label").hidden = !shown);
     const calibrate = command === "calibrate";
     const microscope = calibrate && this.find("calibrate-from").value === "microscope";
@@ -101,15 +108,19 @@ export class Jobs {
     return about;
   }
 
-  // Suggest the entries of the folder that is being typed.
-  async suggest() {
+  // Suggest the entries of the folder that is being typed; at first the newest acquisition.
+  async suggest(first = false) {
     this.suggestFile();
     const folder = /^.*[\\/]/.exec(this.path)?.[0] ?? "";
     if (folder === this.folder) return;
     this.folder = folder;
     try {
-      const { entries } = await getJson("/api/v1/folder", { path: folder });
-      if (this.folder === folder) this.find("job-paths").replaceChildren(...entries.map((path) => new Option("", path)));
+      const { entries, acquired } = await getJson("/api/v1/folder", { path: folder });
+      if (this.folder !== folder) return;
+      const offered = folder ? entries : [...acquired, ...entries];
+      this.find("job-paths").replaceChildren(...offered.map((path) => new Option("", path)));
+      if (first && !this.path && !this.forDoctor && acquired.length) this.find("job-path").value = acquired[0];
+      this.suggestFile();
     } catch {
       // There is no such folder (yet): suggest nothing.
     }

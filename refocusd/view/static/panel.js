@@ -10,7 +10,11 @@ function put(id, value) {
   if (element.textContent !== said) element.textContent = said;
 }
 
-const ms = (value) => (value === undefined || value === null ? "–" : value < 10 ? value.toFixed(1) : Math.round(value));
+// Number and unit.
+function duration(ms) {
+  if (ms === undefined || ms === null) return ["–", "ms"];
+  return ms >= 10000 ? [(ms / 1000).toFixed(ms < 100000 ? 1 : 0), "s"] : [String(ms < 10 ? ms.toFixed(1) : Math.round(ms)), "ms"];
+}
 const mib = (value) => (value >= 1024 ** 3 ? `${(value / 1024 ** 3).toFixed(1)} GiB` : `${Math.round(value / 1024 ** 2)} MiB`);
 
 // -- the frame --------------------------------------------------------------------------------
@@ -81,8 +85,8 @@ function showFacts({ facts, latency_ms: latency, width, height, dtype, step, liv
   }
   if (facts?.blur_px) list.push(["blur", `${facts.blur_px.toFixed(1)} px ± ${Math.round(100 * facts.blur_uncertainty)} %${blurSources[facts.blur_source] ?? ""}`]);
   if (facts?.error_chance !== null && facts?.error_chance !== undefined) list.push(["error", `${Math.round(100 * facts.error_chance)} % likely`, facts.error_chance >= 0.25]);
-  if (latency) list.push(["latency", `${ms(latency)} ms`]);
-  if (facts?.engine_ms) list.push(["engine", `${ms(facts.engine_ms)} ms`]);
+  if (latency) list.push(["latency", duration(latency).join(" ")]);
+  if (facts?.engine_ms) list.push(["engine", duration(facts.engine_ms).join(" ")]);
   list.push(["size", `${width}×${height} ${dtype === "uint8" ? 8 : 16} bit`]);
   list.push(["shown", step > 1 ? `every ${step}${["nd", "rd"][step - 2] ?? "th"} px` : live ? "every pixel" : "every px, disk"]);
   const box = find("facts");
@@ -109,8 +113,7 @@ export function showStatus(status) {
     showWorkers([], "no daemon");
   } else {
     put("fps", daemon.fps >= 99.5 ? Math.round(daemon.fps) : daemon.fps.toFixed(1));
-    put("p50", ms(daemon.stages.total?.p50_ms));
-    put("p95", ms(daemon.stages.total?.p95_ms));
+    showLatency(daemon.stages.total);
     put("queue", shortCount(daemon.queued));
     put("pending", shortCount(daemon.pending));
     const failed = daemon.acquisitions.reduce((sum, a) => sum + a.counts.failed, 0);
@@ -133,6 +136,15 @@ export function showStatus(status) {
   }
   showGpus(status.gpus);
   showEvents(status.events);
+}
+
+function showLatency(total) {
+  for (const id of ["p50", "p95"]) {
+    const [number, unit] = duration(total?.[`${id}_ms`]);
+    put(id, number);
+    find(id).nextElementSibling.textContent = unit;
+    find(id).closest("div").title = `Hook to disk, live frames, ${total?.recent === false ? "since the daemon was started" : "last 15 s"}`;
+  }
 }
 
 const shortCount = (n) => (n >= 100000 ? `${Math.round(n / 1000)}k` : n);

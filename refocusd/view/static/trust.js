@@ -34,7 +34,10 @@ export class TrustOverlay {
     this.map = trust;
     this.cells = trust && Uint8Array.from(atob(trust.cells), (character) => character.charCodeAt(0));
     const none = missing.includes("refocused") ? "no refocused frame" : state === "passed_through" ? "as it was taken" : "no map of this frame";
-    this.legend.firstElementChild.textContent = trust && this.cells.some((cell) => cell !== AS_ACQUIRED) ? "Error over 10 % is" : `Error: ${none}`;
+    const [heading, ...colours] = this.legend.children;
+    const estimated = Boolean(trust) && this.cells.some((cell) => cell !== AS_ACQUIRED);
+    heading.textContent = estimated ? "Error over 10 % is" : `Error: ${none}`;
+    for (const colour of colours) colour.hidden = !estimated;
     if (!trust) return;
     this.sheet.width = trust.columns;
     this.sheet.height = trust.rows;
