@@ -31,8 +31,6 @@ _PASSING = {
 #: network path, name or connection gone, semaphore time-out, an error of the device, and too few
 #: resources of the kernel for a large read or write.
 _PASSING_WINDOWS = {21, 32, 33, 51, 53, 54, 55, 59, 64, 121, 170, 1117, 1231, 1232, 1236, 1450}
-#: What becomes of these in `open`, `read` and `write` there, which do not tell Windows' own number.
-_PASSING_UNNUMBERED = {errno.EACCES, errno.EINVAL}
 
 _Result = TypeVar("_Result")
 
@@ -48,7 +46,8 @@ def may_pass(error: BaseException | None) -> bool:
 
 def _may_pass(error: OSError) -> bool:
     number = getattr(error, "winerror", 0)
-    unnumbered = number is None and error.errno in _PASSING_UNNUMBERED
+    # To open a file is refused there without Windows' own number.
+    unnumbered = number is None and error.errno == errno.EACCES
     return unnumbered or number in _PASSING_WINDOWS or error.errno in _PASSING
 
 
