@@ -115,6 +115,14 @@ def open_shared(path: Path) -> io.FileIO:
     return _Reading(str(path), "r", opener=_open)
 
 
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder; not, where its disk or share does not answer.
+
+    `Path.exists` and the like raise then, before Python 3.13.
+    """
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def open_file(path: Path, mode: str, opener: Callable[[str, int], int] | None = None) -> io.FileIO:
     """Open a file as `io.FileIO` does.
 
