@@ -31,8 +31,6 @@ _PASSING = {
 #: network path, name or connection that is gone, a semaphore time-out, a device error, and too few
 #: kernel resources for a large read or write.
 _PASSING_WINDOWS = {21, 32, 33, 51, 53, 54, 55, 59, 64, 121, 170, 1117, 1231, 1232, 1236, 1450}
-#: What `open`, `read` and `write` make of these on Windows, where they lose Windows' own number.
-_PASSING_UNNUMBERED = {errno.EACCES, errno.EINVAL}
 
 _Result = TypeVar("_Result")
 
@@ -48,7 +46,8 @@ def may_pass(error: BaseException | None) -> bool:
 
 def _may_pass(error: OSError) -> bool:
     number = getattr(error, "winerror", 0)
-    unnumbered = number is None and error.errno in _PASSING_UNNUMBERED
+    # To open a file is refused there without Windows' own number.
+    unnumbered = number is None and error.errno == errno.EACCES
     return unnumbered or number in _PASSING_WINDOWS or error.errno in _PASSING
 
 

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from refocusd.errors import InputError, OutputError, RefocusdError
 
@@ -63,6 +63,21 @@ if sys.platform == "win32":
             return error
         return OSError(0, ctypes.FormatError(number.value), error.filename, number.value)
 
+    class _Reading(io.FileIO):
+        """Has Windows' own numbers in its errors."""
+
+        def read(self, size: int | None = -1, /) -> bytes | None:  # type: ignore[override]
+            try:
+                return super().read(-1 if size is None else size)
+            except OSError as error:
+                raise native(error) from None
+
+        def readinto(self, buffer: Any, /) -> int | None:
+            try:
+                return super().readinto(buffer)
+            except OSError as error:
+                raise native(error) from None
+
     def _open(name: str, flags: int) -> int:
         """Open an existing file for reading; `io.FileIO` calls this with its own flags."""
         try:
@@ -75,6 +90,7 @@ if sys.platform == "win32":
         return msvcrt.open_osfhandle(handle, flags)
 
 else:
+    _Reading = io.FileIO
 
     def native(error: OSError) -> OSError:
         """The error itself: only Windows has another number for it."""
@@ -97,7 +113,15 @@ def open_shared(path: Path) -> io.FileIO:
     ------
     OSError
     """
-    return io.FileIO(str(path), "r", opener=_open)
+    return _Reading(str(path), "r", opener=_open)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder; not, where its disk or share does not answer.
+
+    `Path.exists` and the like raise then, before Python 3.13.
+    """
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def open_file(path: Path, mode: str, opener: Callable[[str, int], int] | None = None) -> io.FileIO:

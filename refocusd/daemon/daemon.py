@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import secrets
@@ -218,6 +219,12 @@ def _remote(settings: Settings) -> RemoteEndpoint | None:
 
 
 def _why_not_bound(endpoint: str, error: zmq.ZMQError) -> str:
+    if error.errno == errno.EACCES:
+        return (
+            f"the system does not let programs listen at {endpoint} ({error}); choose another port with "
+            "--endpoint or `endpoint` in the settings (Windows keeps some for itself: `netsh interface "
+            "ipv4 show excludedportrange tcp` lists them)"
+        )
     if error.errno != zmq.EADDRINUSE:
         return f"cannot listen at {endpoint}: {error}"
     try:

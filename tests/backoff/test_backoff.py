@@ -55,10 +55,9 @@ def test_the_next_wait_can_be_limited() -> None:
         (1450, errno.EINVAL, True),
         (2, errno.ENOENT, False),
         (112, errno.ENOSPC, False),
-        # As `open`, `read` and `write` report it there.
+        # As `open` reports it there.
         (None, errno.EACCES, True),
-        (None, errno.EINVAL, True),
-        (None, errno.ENOENT, False),
+        (None, errno.EINVAL, False),
     ],
 )
 def test_a_file_that_is_held_on_windows_is_read_again(

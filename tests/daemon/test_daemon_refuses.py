@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
 
 import pytest
+import zmq
 from live import (
     NOBODY,
     opened,
@@ -39,6 +41,24 @@ def test_a_port_of_another_program_is_recognised(tmp_path: Path) -> None:
         settings = quick_settings(tmp_path, endpoint=f"tcp://127.0.0.1:{other.getsockname()[1]}")
         with pytest.raises(TransportError, match="another program"), Daemon(settings):
             pass
+
+
+def test_a_port_that_windows_reserves_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bind = zmq.Socket.bind
+
+    def refused(self: zmq.Socket[bytes], address: str) -> object:
+        if address.startswith("tcp:"):
+            raise zmq.ZMQError(errno.EACCES)
+        return bind(self, address)
+
+    monkeypatch.setattr(zmq.Socket, "bind", refused)
+    with (
+        pytest.raises(TransportError, match=r"another port.*excludedportrange"),
+        Daemon(quick_settings(tmp_path)),
+    ):
+        pass
 
 
 def test_no_daemon_is_reported_with_what_to_do() -> None:

@@ -65,6 +65,12 @@ def test_what_is_refused_for_good_is_reported_at_once(
     files.remove(tmp_path / "none", missing_ok=True)
 
 
+def test_what_the_system_cannot_look_for_does_not_exist(tmp_path: Path) -> None:
+    """`Path.exists` raises for such a name, as for a share that does not answer, before Python 3.13."""
+    assert files.exists(tmp_path)
+    assert not files.exists(tmp_path / ("x" * 300))
+
+
 def test_a_file_that_another_program_has_to_itself_is_opened_a_moment_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -10,6 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from refocusd.formats.tiff.stacks import MicroManagerStacks
 from refocusd.ledger import Ledger
 from refocusd.sources.folders.announcement import announcement
 from refocusd.sources.folders.dataset import Following
+from refocusd.sources.folders.growth import Growth
 from refocusd.sources.folders.scanner import MAX_DEPTH, Scanner
 from refocusd.transport import messages as wire
 
@@ -236,6 +239,28 @@ def test_a_share_that_goes_away_and_returns_costs_no_frame(
     assert counts == wire.Counts(acquired=5, passed_through=5)
     # The scan of the watched folder may have been in it as well, and has its own message.
     assert len(re.findall(r"run_1 cannot be read .*: tried again", caplog.text)) == 1
+
+
+def test_a_share_that_does_not_answer_is_away_and_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = JavaNDTiff(tmp_path / "run_1")
+    put(dataset, 0)
+    dataset.finish()
+    stat = os.stat
+
+    def silent(path: Any, **how: Any) -> os.stat_result:
+        if str(path).startswith(str(tmp_path)):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return stat(path, **how)
+
+    with closing(GrowingNDTiff(tmp_path / "run_1")) as reader:
+        growth = Growth(reader, poll_s=0.0, quiet_s=100.0, away_s=100.0)
+        growth.away_since = time.monotonic() - 50.0
+        monkeypatch.setattr(os, "stat", silent)
+        assert growth.ending is None
+        growth.away_since -= 100.0
+        assert growth.ending == "gone"
 
 
 class SlowFile(io.FileIO):

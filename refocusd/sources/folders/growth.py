@@ -7,6 +7,7 @@ import time
 from typing import Literal
 
 from refocusd.errors import InputError
+from refocusd.files import exists
 from refocusd.formats.dataset import Dataset
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class Growth:
             away_s = time.monotonic() - self.away_since
             # Deleted or moved: its folder is gone, but its share is there.
             path = self._dataset.path
-            deleted = away_s > AGAIN_S and not path.exists() and path.parent.exists()
+            deleted = away_s > AGAIN_S and not exists(path) and exists(path.parent)
             return "gone" if away_s > self._away_s or deleted else None
         return "closed" if self.quiet or (self.rests and self._dataset.finished) else None
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refocusd.errors import InputError, RefocusdError
+from refocusd.files import exists
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.sources.folders.dataset import Ending, Following
 from refocusd.sources.folders.growth import AWAY_S
@@ -151,7 +152,7 @@ class Follower:
         found = self._scanner.scan()
         for one in sorted(found, key=lambda found: found.changed_ns):
             self._consider(one)
-        if self.folder.exists():
+        if exists(self.folder):
             self._first_scan = False
         # The newest first, because that is what the user watches.
         while self._waiting and len(self._followed) < MAX_FOLLOWED:

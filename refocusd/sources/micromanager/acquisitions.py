@@ -11,6 +11,7 @@ window was closed too early, the engine still knows that the acquisition ran, an
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from datetime import datetime
@@ -181,7 +182,8 @@ class Studio:
         elif window.saved_at:
             log.info("an acquisition of Micro-Manager is saved at %s", window.saved_at)
             place = Path(window.saved_at)
-            self._watch((place.parent if place.is_file() else place).parent, now)
+            in_file = os.path.isfile(place)  # noqa: PTH113 (as `files.exists`)
+            self._watch((place.parent if in_file else place).parent, now)
         else:
             log.info("an acquisition of Micro-Manager is in its memory: %s", window.name)
             self._waiting.append(window)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -71,7 +72,7 @@ class SaveRoots:
             return True
         if any(root.is_relative_to(folder) for folder in self._covered):
             return True
-        if not root.is_dir():
+        if not os.path.isdir(root):  # noqa: PTH112 (as `files.exists`)
             return False
         log.info("Micro-Manager saves in %s: acquisitions are followed there", root)
         offered = self._since_s - OFFERED_S

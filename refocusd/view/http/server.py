@@ -109,9 +109,20 @@ if sys.platform == "win32":
 
         def accept(self, listener: socket.socket) -> asyncio.Future[Any]:
             accept = super().accept
-            return asyncio.get_running_loop().create_task(
-                next_accepted(lambda: accept(listener), listener)
-            )
+
+            async def closing() -> Any:
+                try:
+                    return await accept(listener)
+                except OSError:
+                    self._next.close()
+                    raise
+
+            return asyncio.get_running_loop().create_task(next_accepted(closing, listener))
+
+        def _get_accept_socket(self, family: int) -> socket.socket:
+            made: socket.socket = super()._get_accept_socket(family)  # type: ignore[misc]
+            self._next = made
+            return made
 
     def _event_loop() -> asyncio.AbstractEventLoop:
         loop = asyncio.ProactorEventLoop(_Proactor())
