@@ -10,7 +10,7 @@ examples:
   refocusd process plate.zarr                     → plate_refocused.zarr, the same plate
   refocusd process slide.ome.tif                  → slide_refocused.zarr, in tiles if above 67 million pixels
   refocusd process plate.zarr --cluster slurm --max-jobs 50 --job-option=--partition=short
-  refocusd process plate.zarr --cluster local --dry-run     jobs, memory and time, nothing done
+  refocusd process plate.zarr --cluster local --dry-run     jobs, memory and time; nothing is written
 
 Frames that are done are not refocused again; an interrupted run continues where it stopped.
 """
@@ -76,7 +76,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="read sbatch options and commands from a file",
     )
     cluster.add_argument(
-        "--dry-run", action="store_true", help="print jobs, memory and time, and do nothing"
+        "--dry-run",
+        action="store_true",
+        help="print jobs, memory and time, measured on two frames; write nothing",
     )
     add_setting_flags(parser)
 
