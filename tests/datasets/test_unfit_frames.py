@@ -102,7 +102,7 @@ def pages(folder: Path, odd: Any) -> Path:
 
 def chain(path: Path, frames: int = 5, **options: Any) -> Path:
     """A TIFF whose directories lie between the pixels, as most programs write it."""
-    stack = np.stack(blurred(frames, SIDE))
+    stack = blurred(frames, SIDE)
     tifffile.imwrite(path, stack, photometric="minisblack", compression="zlib", **options)
     return path
 
