@@ -19,7 +19,7 @@ from refocusd.formats.tiff.separate_files import METADATA_FILE, entries_in, is_i
 from refocusd.formats.yokogawa import Measurement, measurement_in
 from refocusd.frame import AxisValue, counted
 
-_TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
+_TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8", ".tf2", ".stk")
 PNG_ENDINGS = (".png",)
 
 #: Files of BBBC006v1 (Ljosa et al. 2012, https://bbbc.broadinstitute.org/BBBC006);

@@ -295,8 +295,9 @@ class ImageFiles(Dataset):
                     f"{path} has frames of {image.format}, where {self._files[0].path.name} has "
                     f"{self._one_format}: a recording has one format; put the others elsewhere"
                 )
-            planes = {axis for frame in image.axes for axis in frame} == {"z"}
-            alone = self._one_each and ("z" in self._files[index].axes or not planes)
+            inner = {axis for frame in image.axes for axis in frame}
+            own = inner in ({"z"}, {"time"}) and inner.isdisjoint(self._files[index].axes)
+            alone = self._one_each and not own
             if alone and len(image.axes) != 1:
                 pages = f"{path} has {len(image.axes)} pages, where one was expected"
                 raise InputError(next(iter(image.troubles.values()), pages))

@@ -68,8 +68,8 @@ def open_dataset(
     an OME-Zarr of refocusd               its folder
     an OME-Zarr of any other writer       the folder of a plate, a well, an image or a
                                           collection of images
-    a TIFF, OME-TIFF, ImageJ or
-    Micro-Manager stack, or a PNG         the file
+    a TIFF, OME-TIFF, ImageJ, MetaMorph
+    or Micro-Manager stack, or a PNG      the file
     a folder of these                     the folder, or (BBBC006) its parent
     ====================================  ==========================================
 

@@ -126,12 +126,13 @@ def plate_images(files: Sequence[Path]) -> PlateImages | None:
         If only some of the names are those of a plate reader.
     """
     nd = _nd_of(files[0].parent)
-    for system, correction, axes_of in (
+    readers: tuple[tuple[str, re.Pattern[str], _Reader], ...] = (
         (YOKOGAWA, _YOKOGAWA_CORRECTION, _yokogawa),
         ("ImageXpress", _IMAGEXPRESS_THUMBNAIL, _imagexpress),
         *((each, _IMAGEXPRESS_THUMBNAIL, _by_groups(name)) for each, name in _OTHERS.items()),
         ("MetaMorph", _IMAGEXPRESS_THUMBNAIL, partial(_metamorph, said=nd)),
-    ):
+    )
+    for system, correction, axes_of in readers:
         frames = [path for path in files if not correction.fullmatch(path.stem)]
         found = [(path, axes_of(path)) for path in frames]
         understood = [(path, named) for path, named in found if named is not None]
@@ -152,6 +153,7 @@ def plate_images(files: Sequence[Path]) -> PlateImages | None:
 
 #: Axes as numbers and names, and the position's name.
 _Named = tuple[dict[str, AxisValue], str]
+_Reader = Callable[[Path], _Named | None]
 
 
 def _yokogawa(path: Path) -> _Named | None:

@@ -16,6 +16,7 @@ from plates_on_disk import FIELDS, pixels_of, write_image, write_plate
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
+from refocusd.formats.ome_zarr.store.reader import StoreReader
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
 
@@ -180,6 +181,7 @@ def test_an_image_that_cannot_be_opened_yet_is_named_only_in_the_end(tmp_path: P
         assert dataset.unusable() == {}
         assert list(dataset.unusable(ended=True)) == ['{"position":"A/1/1"}']
         document.write_bytes(said)
+        assert isinstance(dataset, StoreReader)
         dataset._looked_at_all = -math.inf
         assert len(dataset.refresh()) == 2
         assert dataset.unusable(ended=True) == {}

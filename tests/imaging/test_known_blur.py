@@ -125,7 +125,7 @@ def test_without_the_aperture_the_pixel_size_or_the_distance_nothing_is_known() 
 @pytest.mark.parametrize(
     "odd", [{"wavelength_um": 1e300}, {"wavelength_um": -0.5}, {"refractive_index": 1e300}]
 )
-def test_light_and_media_that_no_microscope_has_count_as_not_stated(odd: dict[str, float]) -> None:
+def test_light_and_media_that_no_microscope_has_count_as_not_stated(odd: dict[str, Any]) -> None:
     near = Distance(4.0, 0.5)
     plain = known_blur(profile(psf=None), FRAME, near)
     assert known_blur(profile(psf=None, microscope=Microscope(na=0.5, **odd)), FRAME, near) == plain

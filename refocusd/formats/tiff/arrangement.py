@@ -6,6 +6,7 @@
 | ImageJ, Fiji | ``key=value`` lines of the first page's description | `from_imagej` |
 | tifffile | JSON of the first page's description | `from_shaped` |
 | MetaMorph, MetaXpress | pages are planes; XML says the rest | `plain`, `metaseries_metadata` |
+| MetaMorph (.stk) | its own tags | `stk.from_stk` |
 | anything else | nothing: pages are planes, `z` | `plain` |
 """
 

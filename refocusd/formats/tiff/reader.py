@@ -26,11 +26,12 @@ from refocusd.formats.tiff.growing_file import writer_mark
 from refocusd.formats.tiff.ome_xml import OME_ROOT, companion_of, from_ome
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.page_layout import PageLayout, is_reduced, page_layout
+from refocusd.formats.tiff.stk import from_stk, planes_of
 from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import AxisValue, Pixels, counted
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
-_X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES, _IMAGEJ_METADATA = 282, 296, 33629, 50839
+_X_RESOLUTION, _RESOLUTION_UNIT, _IMAGEJ_METADATA = 282, 296, 50839
 _UNDESCRIBED = "the order of the pages, as the description that told their axes was cut off"
 #: A description that promises this many frames for each that can be used belongs to another file.
 _MOST_PROMISED = 1000
@@ -163,7 +164,7 @@ class TiffImageFile:
         Raises
         ------
         InputError
-            If all pages are thumbnails, the first cannot be read, or it is a MetaMorph stack.
+            If all pages are thumbnails, or the first cannot be read.
         """
         self._offsets = array("Q")
         first: TiffPage | None = None
@@ -174,8 +175,6 @@ class TiffImageFile:
             number = len(self._offsets)
             try:
                 page = file.page(offset)
-                if _STK_PLANES in page.tags and page.tags[_STK_PLANES].count > 1:
-                    raise _refused_stk(self.path)
                 if is_reduced(file, page):
                     continue
                 first = first or page
@@ -216,6 +215,8 @@ class TiffImageFile:
         formats: Sequence[PageFormat | InputError],
     ) -> Arrangement:
         """Frames by the file's own metadata, the most trustworthy first."""
+        if planes_of(first) > 1:
+            return from_stk(file, first)
         pages, what = len(self._offsets), str(self.path)
         description = file.description(first).strip()
         if OME_ROOT.search(description, 0, 10_000):
@@ -338,12 +339,6 @@ class TiffImageFile:
         unit = _UM_PER_RESOLUTION_UNIT.get(file.number(first, _RESOLUTION_UNIT, 2))
         um = plausible_pixel_um(unit / resolution if unit and resolution else None)
         return um if um is not None and um < 50 else None
-
-
-def _refused_stk(path: Path) -> InputError:
-    return InputError(
-        f"{path} is a MetaMorph stack, whose planes have no pages: export it as OME-TIFF"
-    )
 
 
 def _imagej_labels(first: TiffPage) -> Sequence[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import struct
 import threading
 from array import array
@@ -32,8 +33,9 @@ MAX_PAGES = 1 << 20
 MAX_ENTRIES = 1024
 #: Most bytes of one tag's values: a description of 100 000 planes takes about 30 MiB.
 MAX_TAG_BYTES = 1 << 28
-#: TIFF 6.0 asks readers to skip values of types that they do not know.
-_UNKNOWN_TYPE = "invalid data type"
+#: TIFF 6.0 asks readers to skip values of types that they do not know; of MetaMorph's own tags
+#: (UIC) only some are documented, and none of them says where pixels are.
+_HARMLESS = re.compile("invalid data type|uic|TiffTag 336(28|30|31) ", re.IGNORECASE)
 _DESCRIPTION = 270
 #: Types of unsigned integers; the type of a fraction.
 _UNSIGNED, _RATIONAL = (1, 3, 4, 13, 16, 18), 5
@@ -144,7 +146,7 @@ class StrictTiff:
         if offset in self._odd:
             raise self.damaged(self._odd[offset])
         known = offset in self.undescribed or self._reopened
-        harmless = f"TiffTag {_DESCRIPTION} " if known else _UNKNOWN_TYPE
+        harmless = f"TiffTag {_DESCRIPTION} " if known else ""
         with self._strictly(f"the page at byte {offset}", harmless):
             self._tiff.filehandle.seek(offset)
             return TiffPage(self._tiff, index=0)
@@ -250,7 +252,7 @@ class StrictTiff:
             (offset,) = struct.unpack_from(self.order + pointer, data, count * entry)
 
     @contextmanager
-    def _strictly(self, what: str, harmless: str = _UNKNOWN_TYPE) -> Iterator[None]:
+    def _strictly(self, what: str, harmless: str = "") -> Iterator[None]:
         """Turn whatever tifffile logs or raises about a damaged file into one `InputError`."""
         said: list[str] = []
         thread = threading.get_ident()
@@ -259,7 +261,7 @@ class StrictTiff:
             if record.thread != thread:
                 return True
             text = record.getMessage()
-            known = harmless in text or _UNKNOWN_TYPE in text
+            known = (harmless and harmless in text) or _HARMLESS.search(text)
             if record.levelno >= logging.WARNING and not known:
                 said.append(text)
             return False
