@@ -29,6 +29,8 @@ DESKTOP, PROGRAMS, STARTUP = 0x10, 0x02, 0x07
 NORMAL, MINIMISED = 1, 7
 DAEMON, PAGE = "refocusd.lnk", "refocusd live view.lnk"
 STOP_WAIT_S = 60
+#: Waits, in s, while something holds a file that is to be deleted.
+HELD_S = (0.5, 1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def uninstall(there: Installation, options: argparse.Namespace) -> None:
             for name in (DAEMON, PAGE):
                 (place / name).unlink(missing_ok=True)
     if there.environment.exists():
-        shutil.rmtree(there.environment)
+        delete(there.environment)
     # Only if it contains nothing else.
     if there.folder.exists() and not any(there.folder.iterdir()):
         there.folder.rmdir()
@@ -136,11 +138,24 @@ def make_environment(there: Installation) -> None:
     if succeeds(there.program("python"), "-c", ""):
         return
     if there.environment.exists():
-        shutil.rmtree(there.environment)
+        delete(there.environment)
     if importlib.util.find_spec("ensurepip"):
         run(sys.executable, "-m", "venv", there.environment)
     else:  # Python's embeddable package has neither venv nor pip
         run(uv(), "venv", "--python", sys.executable, there.environment)
+
+
+def delete(folder: Path) -> None:
+    """Delete a folder; a scanner, or a program that is about to end, may hold a file in it."""
+    for wait_s in HELD_S:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(wait_s)
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        sys.exit(f"{folder} cannot be deleted ({error}): end what uses it, and try again")
 
 
 def installer(there: Installation) -> list[object]:

@@ -12,6 +12,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -277,6 +278,32 @@ def test_a_desktop_that_is_protected_leaves_the_installation_whole(tmp_path: Pat
         "refocusd.lnk was not made (Access is denied). It would run: refocusd.exe run"
         in done.stdout
     )
+
+
+@pytest.mark.fast
+def test_an_environment_that_a_scanner_holds_is_deleted_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "venv").mkdir()
+    delete = runpy.run_path(str(INSTALLER))["delete"]
+    rmtree, waits, held_for = shutil.rmtree, list[float](), 2
+    monkeypatch.setattr(time, "sleep", waits.append)
+
+    def refused(folder: Path, *, ignore_errors: bool = False) -> None:
+        if held_for <= len(waits):
+            rmtree(folder)
+        elif not ignore_errors:
+            raise PermissionError(13, "it is held")
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    delete(tmp_path / "venv")
+    assert not (tmp_path / "venv").exists()
+    assert len(waits) == 2
+
+    (tmp_path / "venv").mkdir()
+    held_for = 100
+    with pytest.raises(SystemExit, match="end what uses it"):
+        delete(tmp_path / "venv")
 
 
 @pytest.mark.skipif(sys.platform != "win32", reason="cmd is of Windows")
