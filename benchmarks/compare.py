@@ -1,15 +1,15 @@
-"""refocusd beside what else makes a blurred frame sharp: the same frames, in one run.
+"""refocusd compared with other methods that sharpen blurred frames, on the same frames in one run.
 
     python -m benchmarks.compare [--quick] [--stacks FOLDER] [--json FILE] [--plot FILE]
 
-Frames are the demo's specimen at 4, 8, 16 and 32 um of defocus, and the planes of real stacks whose
-optics `real_stacks.toml` tells (--stacks).  Richardson-Lucy gets the PSF of each frame's true
-defocus, which a user has for none, and once the PSF of one defocus for all frames, as a user would
-run it.  Each method takes each frame in turn, so what else the computer does meets them all.
+Frames are the demo's specimen at 4, 8, 16 and 32 um of defocus, and (--stacks) the planes of real
+stacks whose optics `real_stacks.toml` gives.  Richardson-Lucy is run with the PSF of each frame's true
+defocus, which a user does not have, and with the PSF of one defocus for all frames, as a user would
+run it.  All methods process each frame in turn, so that other load on the computer affects all alike.
 
-The plot is of ratios alone: times as fast as Richardson-Lucy by scikit-image, and dB of PSNR above
-the frame as acquired, both with their definitions in the JSON.  What is not installed, or wants a
-card or weights that are not there, is listed with the reason.  CARE-like networks need weights:
+The plot shows only ratios: times as fast as Richardson-Lucy by scikit-image, and dB of PSNR above
+the frame as acquired; the JSON has the definitions of both.  Methods that are not installed, or need a
+GPU or weights that are not available, are listed with the reason.  CARE-like networks need weights:
 --csbdeep FOLDER (a saved CARE model) and --careamics FILE (a checkpoint).
 """
 
@@ -55,7 +55,7 @@ MODEL = "live-fluorescence"
 PSF_SIDE = 127
 ITERATIONS = 30
 DEFOCUS_UM = (4.0, 8.0, 16.0, 32.0)
-#: Of the one PSF: in the middle of the range.
+#: Defocus of the one PSF for all frames, in the middle of the range.
 USER_DEFOCUS_UM = 12.0
 PRECISIONS: tuple[Precision, ...] = ("f32", "bf16")
 #: Times are compared with those of this method.
@@ -67,7 +67,7 @@ Refocus = Callable[[Exposure], Image]
 
 @dataclass
 class Method:
-    """One method, and what was measured of it."""
+    """One method and its measurements, one for each frame."""
 
     name: str
     refocus: Refocus
@@ -75,7 +75,7 @@ class Method:
     psnr_affine_db: list[float] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
-        """What the JSON says of it."""
+        """Its figures for the JSON."""
         p50, p95 = np.percentile(self.ms, (50, 95))
         return {
             "latency_p50_ms": round(float(p50), 2),
@@ -89,7 +89,7 @@ class Method:
 
 
 def as_written(engine: Engine) -> Refocus:
-    """What refocusd writes, with the time that judging it takes."""
+    """What refocusd writes; the time includes that of the verdict."""
 
     def refocus(exposure: Exposure) -> Image:
         out = np.empty_like(exposure.raw)
@@ -100,7 +100,7 @@ def as_written(engine: Engine) -> Refocus:
 
 
 def engine_alone(engine: Engine) -> Refocus:
-    """The network and what is around it, without a verdict."""
+    """The engine's output, without a verdict."""
 
     def refocus(exposure: Exposure) -> Image:
         out = np.empty_like(exposure.raw)
@@ -125,7 +125,7 @@ def torch_eager(bundle: ModelBundle) -> Engine:
 
 
 class OrtNetwork:
-    """A bundle's graph by ONNX Runtime on the CPU, as `ScaledEngine` takes it."""
+    """A bundle's graph in ONNX Runtime on the CPU, as a network for `ScaledEngine`."""
 
     def __init__(self, bundle: ModelBundle) -> None:
         import onnxruntime
@@ -142,12 +142,12 @@ class OrtNetwork:
         )
 
     def run(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        """All outputs."""
+        """All outputs of the graph for a batch."""
         entry = self._session.get_inputs()[0].name
         return tuple(np.asarray(answer) for answer in self._session.run(None, {entry: batch}))
 
     def close(self) -> None:
-        """Nothing is to be freed."""
+        """Do nothing; the session has nothing to release."""
 
 
 # -- Richardson-Lucy -------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class OrtNetwork:
 
 @lru_cache(maxsize=256)
 def psf_of(optics: Optics, defocus_um: float) -> NDArray[np.float32]:
-    """The PSF in a square of `PSF_SIDE` px, its sum 1; made once, as a user would."""
+    """The PSF in a square of `PSF_SIDE` px with sum 1; cached, as a user would make it only once."""
     side = 4 * PSF_SIDE
     image = scipy.fft.irfft2(transfer(optics, Defocus(defocus_um), (side, side)), s=(side, side))
     first = side // 2 - PSF_SIDE // 2
@@ -165,7 +165,7 @@ def psf_of(optics: Optics, defocus_um: float) -> NDArray[np.float32]:
 
 
 def richardson_lucy(deconvolve: Callable[[Image, Image], Image], *, true: bool) -> Refocus:
-    """Deconvolve the light above background; borders mirrored, or bare ones ring."""
+    """Deconvolve the light above background; frames are padded by mirroring, to avoid ringing at the borders."""
 
     def refocus(exposure: Exposure) -> Image:
         assert exposure.optics is not None
@@ -194,7 +194,7 @@ def by_red_lion_fish() -> Callable[[Image, Image], Image]:
     import RedLionfishDeconv  # type: ignore[import-not-found]
 
     def deconvolve(light: Image, psf: Image) -> Image:
-        # It takes volumes: one plane.
+        # RedLionfish takes volumes; a frame is a volume of one plane.
         found = RedLionfishDeconv.doRLDeconvolutionFromNpArrays(
             light[None], psf[None], niter=ITERATIONS, method="cpu"
         )
@@ -234,7 +234,7 @@ def careamics(checkpoint: Path | None) -> Refocus:
 
 
 def makers(arguments: argparse.Namespace) -> dict[str, Callable[[], Refocus]]:
-    """Every method by its name, not built yet."""
+    """A function for each method, by the method's name, that builds it."""
     model = load_bundle(MODEL)
     wanted: dict[str, Callable[[], Refocus]] = {
         f"refocusd {MODEL} {precision}, as written": lambda p=precision: as_written(  # type: ignore[misc]
@@ -270,7 +270,7 @@ def makers(arguments: argparse.Namespace) -> dict[str, Callable[[], Refocus]]:
 
 
 def built(arguments: argparse.Namespace, missing: dict[str, str]) -> Iterator[Method]:
-    """The methods that work here; why the others do not goes to `missing`."""
+    """The methods that work on this machine; the reasons why others do not are added to `missing`."""
     for name, make in makers(arguments).items():
         try:
             yield Method(name, make())
@@ -281,7 +281,7 @@ def built(arguments: argparse.Namespace, missing: dict[str, str]) -> Iterator[Me
 
 
 def exposures(stacks: Path | None, *, quick: bool) -> Iterator[Exposure]:
-    """The demo's specimen, and planes of real stacks whose optics are known."""
+    """Frames of the demo's specimen, and planes of real stacks whose optics are known."""
     specimen, choose = Specimen(), np.random.default_rng(0)
     channels = specimen.channels[:1] if quick else specimen.channels
     for channel in channels:
@@ -303,7 +303,7 @@ def exposures(stacks: Path | None, *, quick: bool) -> Iterator[Exposure]:
 
 
 def measure(methods: list[Method], frames: list[Exposure]) -> None:
-    """Frame by frame, every method on each in turn."""
+    """Run all methods on each frame in turn, and add time and PSNR to each method."""
     for method in methods:
         method.refocus(frames[0])
     for frame in frames:
@@ -315,7 +315,7 @@ def measure(methods: list[Method], frames: list[Exposure]) -> None:
 
 
 def ratios(found: list[Method], raw_db: float) -> dict[str, tuple[float, float]]:
-    """Times as fast as `BASE`, by frame and then the median, and dB gained over raw."""
+    """For each method, how many times as fast it is as `BASE` (median over frames), and its gain over raw in dB."""
     base = next(method for method in found if method.name == BASE)
     return {
         method.name: (

@@ -1,14 +1,14 @@
-"""All that only a GPU can show: tests, latencies of the engines, copies, TensorRT.
+"""Everything that needs a GPU: tests, latencies of the engines, copies, TensorRT.
 
     benchmarks/gpu.sh [--json FILE] [--rehearse]
 
-Latency is from counts in the computer's memory to counts there again: offset and scale,
-upload, network, rounding, download.  The bound is that of `refocusd bench`: the least time
-that the network's arithmetic and memory take at the rates measured on this card.  The
-ResNet-34 U-net has random weights, which cost as much as others.  The default model is given a blur
-of the width that its network is made for: the whole frame goes through it, once, as in a stream;
-how much of its work each frame costs depends on the blur, so it has no bound.  What cannot be measured
-is listed with the reason; the figures are kept after every step.
+Latency is measured from counts in the computer's memory to refocused counts there: offset and scale,
+upload, network, rounding, download.  The bound is that of `refocusd bench`: the minimum time
+for the network's arithmetic and memory traffic at the rates measured on this card.  The
+ResNet-34 U-net has random weights, which take the same time as trained ones.  The default model is given
+a blur of the width that its network is made for, so that the whole frame goes through it once, as in a stream.
+It has no bound, as its work per frame depends on the blur.  What cannot be measured is listed with the
+reason; the figures are written after every step.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ from refocusd.models.bundle import ModelBundle, load_bundle
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
 GROUP = "refocusd.networks"
-#: The longest that one file's tests may take, s.
+#: Time limit for the tests of one file, s.
 TESTS_S = 60.0
-#: Nothing begins later than this after the start, s.
+#: No measurement starts later than this after the beginning, s.
 LAST_BEGIN_S = 360.0
-#: Frames before the first that counts.
+#: Frames that are not counted, before the others.
 WARM_FRAMES = 5
-#: Side of the frame whose work is counted; convolutions scale with the area.
+#: Side of the frame for which operations are counted; the work of convolutions is proportional to the area.
 COUNTED_PX = 256
 COPY_RUNS = 20
-#: Width of the blur that a model at the scale of the blur is told, px.
+#: The blur, in px, given to models that work at the scale of the blur.
 BLUR = BlurEstimate(3.0, KNOWN, "optics")
 RESNET = NetworkConfig(name="resnet34")
 
@@ -72,7 +72,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured, and where."""
+    """The extent of the measurements, and their device."""
 
     device: Device
     shapes: tuple[tuple[int, int], ...]
@@ -87,14 +87,14 @@ REHEARSAL = Plan("cpu", ((64, 96),), ("f32",), 3, 5.0)
 
 @dataclass
 class Notebook:
-    """What was found so far, on disk after every step."""
+    """The figures so far, written to disk after every step."""
 
     file: Path | None
     begun: float = field(default_factory=time.monotonic)
     found: Figures = field(default_factory=dict)
 
     def keep(self, name: str, figures: Any) -> None:
-        """Note figures under a name."""
+        """Add figures under a name, and write the file."""
         self.found[name] = figures
         self.found["elapsed_s"] = round(time.monotonic() - self.begun, 1)
         if self.file is not None:
@@ -103,7 +103,7 @@ class Notebook:
 
     @property
     def late(self) -> bool:
-        """Whether nothing more is to begin."""
+        """Whether it is too late to start another measurement."""
         return time.monotonic() - self.begun > LAST_BEGIN_S
 
 
@@ -138,7 +138,7 @@ def main() -> int:
 
 
 def offer_networks(folder: Path) -> None:
-    """Say for a checkout that is not installed what its entry points are."""
+    """Make the networks' entry points available in a checkout that is not installed."""
     if entry_points(group=GROUP):
         return
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -164,7 +164,7 @@ def gpu(device: Device) -> str:
 
 
 def copies(plan: Plan) -> Figures:
-    """Time of one frame of uint16 each way, median."""
+    """Median times of copying one frame of 16-bit pixels in each direction."""
     height, width = plan.shapes[0]
     there = torch.zeros((height, width), dtype=torch.int16, device=plan.device)
     pinned = torch.zeros((height, width), dtype=torch.int16, pin_memory=plan.device == "cuda")
@@ -183,7 +183,7 @@ def copies(plan: Plan) -> Figures:
 
 
 def timed(job: Callable[[], Any], device: Device) -> float:
-    """Until the card is done too, ms."""
+    """Duration of a job, ms, including the card's work."""
     begun = time.perf_counter()
     job()
     if device == "cuda":
@@ -192,7 +192,7 @@ def timed(job: Callable[[], Any], device: Device) -> float:
 
 
 def rates_of(plan: Plan) -> dict[str, Rates]:
-    """By precision; none in a rehearsal."""
+    """The card's rates by precision; empty in a rehearsal."""
     if plan.device == "cpu":
         return {}
     found: dict[str, Rates] = {}
@@ -208,7 +208,7 @@ def rates_of(plan: Plan) -> dict[str, Rates]:
 def engine_rows(
     plan: Plan, folder: Path, rates: Mapping[str, Rates], late: Callable[[], bool]
 ) -> Iterator[Figures]:
-    """Every engine at every size; what is refused says why."""
+    """Figures of every engine at every size, or the reason why it was refused."""
     default = load_bundle("live-fluorescence")
     for bundle in (load_bundle("live-nuclei"), random_resnet(folder), default):
         work = counted(bundle) if bundle.fine_sigma_px is None else None
@@ -239,7 +239,7 @@ def engine_rows(
 
 
 def builders(device: Device) -> dict[str, Callable[[ModelBundle, EngineOptions], Engine]]:
-    """The backends that are measured; TensorRT is tried everywhere, and its refusal kept."""
+    """The backends to measure; TensorRT is always tried, and the reason noted if it is refused."""
 
     def by_torch(bundle: ModelBundle, options: EngineOptions) -> Engine:
         if bundle.fine_sigma_px is None:
@@ -295,7 +295,7 @@ def measured(
         found["bound_ms"] = round(limit, 3)
         found["network_to_bound_ratio"] = round(percentile(network, 50) / limit, 2)
     if plan.device == "cuda":
-        # TensorRT allocates beside torch: the card's own account holds for both.
+        # TensorRT allocates memory outside torch; the card's own figure includes both.
         free, total = torch.cuda.mem_get_info()
         found["card_used_mib"] = round((total - free) / 2**20)
     return found
@@ -304,7 +304,7 @@ def measured(
 def bound_ms(
     work: Work, bundle: ModelBundle, shape: tuple[int, int], precision: str, rates: Rates
 ) -> float:
-    """The least time that a frame of this size takes; see `refocusd bench`."""
+    """The minimum time of a frame of this size, ms; see `refocusd bench`."""
     step = bundle.size_multiple
     height, width = (-(-side // step) * step for side in shape)
     here = replace(work, pixels=height * width)
@@ -313,7 +313,7 @@ def bound_ms(
 
 
 def counted(bundle: ModelBundle) -> Work:
-    """Work on a small frame, counted by torch without doing it."""
+    """The network's work on a small frame, counted by torch without computing it."""
     assert bundle.network is not None
     network = build_described(bundle.network).to("meta").eval()
     frame = torch.empty((1, 1, COUNTED_PX, COUNTED_PX), device="meta")
@@ -324,9 +324,9 @@ def counted(bundle: ModelBundle) -> Work:
 
 
 def random_resnet(folder: Path) -> ModelBundle:
-    """The reference method's network with random weights, as a bundle describes it.
+    """A bundle of the reference method's network with random weights.
 
-    Frames of up to 2048 px go whole: how far the network sees does not matter then.
+    Frames of up to 2048 px are not tiled, so that the network's receptive field does not matter.
     """
     network = build_network(RESNET).eval()
     weights = folder / "resnet34.safetensors"
@@ -345,7 +345,7 @@ def random_resnet(folder: Path) -> ModelBundle:
 
 
 def with_onnx(bundle: ModelBundle) -> ModelBundle:
-    """The same with an ONNX file, made once TensorRT has been found."""
+    """The same bundle with its ONNX file, which is made first if it is missing; only with TensorRT."""
     if why := probe():
         raise EngineError(why)
     if not bundle.onnx.exists():
@@ -361,11 +361,11 @@ def with_onnx(bundle: ModelBundle) -> ModelBundle:
 
 
 def gpu_tests(folder: Path) -> dict[str, str]:
-    """The last line of every file's tests marked ``gpu``."""
-    # What `offer_networks` wrote is for the tests, and for what they start, too.
+    """Run the tests marked ``gpu``; the last line of the output for every file."""
+    # The tests and their child processes also need the entry points that `offer_networks` wrote.
     paths = [str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
     around = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    # Warnings of versions that are not ours to choose here fail no test.
+    # This machine's versions of packages are not ours to choose; their warnings must not fail a test.
     how = ["-m", "gpu", "-q", "--noconftest", "-p", "no:cacheprovider", "-W", "default"]
     found: dict[str, str] = {}
     for name, why_not in (
@@ -392,7 +392,7 @@ def gpu_tests(folder: Path) -> dict[str, str]:
 
 
 def show(console: Console, found: Figures) -> None:
-    """Short, and last."""
+    """Print a summary at the end."""
     head = ("", "px", "p50 ms", "p95", "p99", "fps", "network", "bound", "× bound")
     keys = ("p50_ms", "p95_ms", "p99_ms", "p50_frames_per_s", "network_p50_ms", "bound_ms")
     table = Table(*head, title=found["machine"]["gpu"])

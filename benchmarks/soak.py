@@ -1,15 +1,15 @@
-"""A hundred thousand frames through a real daemon whose workers are killed all the while.
+"""A hundred thousand frames through a real daemon whose workers are killed at random.
 
-One acquisition of small frames as fast as the daemon takes them, in order; at
-intervals a worker gets a SIGKILL.  At the end every frame is read back from the
+One acquisition of small frames is submitted as fast as the daemon takes them; at
+intervals a worker is killed (SIGKILL).  At the end every frame is read back from the
 refocused dataset and compared.  Memory, handles and threads of daemon and
-workers are read along the way: what grows with the frames shows as a slope.  So does the
-ledger's time: the rate over the last fifth of the frames is compared with that over the first, and
-what is asked of the finished ledger is timed.
+workers are read regularly, so that growth with the number of frames shows as a slope.  To show whether
+the ledger slows down, the rates over the second and over the last fifth of the frames are compared, and
+queries of the finished ledger are timed.
 
     python -m benchmarks.soak --json benchmarks/results/soak-<machine>.json
-    python -m benchmarks.soak --frames 3000 --kill-every 5      does it run?
-    python -m benchmarks.soak --frames 1000000 --size 64        what grows with the frames?
+    python -m benchmarks.soak --frames 3000 --kill-every 5      checks that it runs
+    python -m benchmarks.soak --frames 1000000 --size 64        shows what grows with the number of frames
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from refocusd.frame import Pixels
 from refocusd.ledger import Ledger
 from refocusd.processes.daemon_process import DaemonProcess
 
-#: Time between two readings of what the processes take, at most.
+#: Longest time between two readings of the processes' resources.
 READ_EVERY_S = 0.5
-#: Frames at the start that no slope is taken from: memory is touched for the first time.
+#: Share of the frames at the start, when memory is touched for the first time, that slopes leave out.
 WARM_UP_SHARE = 0.2
 
 
 @dataclass
 class Readings:
-    """What daemon and workers took, by the number of frames done."""
+    """Resources of daemon and workers (see `_taken`), by the number of frames done."""
 
     frames: list[int] = field(default_factory=list)
     at_s: list[float] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Readings:
     workers: list[tuple[float, int, int]] = field(default_factory=list)
 
     def slopes(self) -> dict[str, Any]:
-        """Growth over 100 000 frames by least squares, and the readings at both ends."""
+        """Growth per 100 000 frames by least squares, and the first and last readings."""
         figures: dict[str, Any] = {"readings_count": len(self.frames)}
         behind = [i for i, n in enumerate(self.frames) if n >= WARM_UP_SHARE * self.frames[-1]]
         frames = np.array([self.frames[i] for i in behind], float)
@@ -77,7 +77,7 @@ class Readings:
         return figures | self._rates()
 
     def _rates(self) -> dict[str, float]:
-        """Frames a second, over the second and over the last fifth of the frames."""
+        """Frames per second over the second and over the last fifth of the frames."""
         last = self.frames[-1]
         figures = {}
         for name, begin, end in (("early", 0.2, 0.4), ("late", 0.8, 1.0)):
@@ -92,7 +92,7 @@ class Readings:
 
 
 class Tormentor:
-    """Kills a worker now and then, and reads what the processes take, in a thread of its own."""
+    """Kills workers at random and reads the processes' resources, in a separate thread."""
 
     def __init__(self, endpoint: str, pid: int, kill_every_s: float, seed: int) -> None:
         self._endpoint = endpoint
@@ -118,7 +118,7 @@ class Tormentor:
         read_at = time.monotonic()
         while not self._over.wait(0.02):
             now = time.monotonic()
-            with contextlib.suppress(psutil.NoSuchProcess):  # killed meanwhile: the next time
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just been killed; try later
                 if now >= read_at:
                     read_at = now + min(READ_EVERY_S, self._kill_every_s / 4)
                     self._read()
@@ -127,8 +127,8 @@ class Tormentor:
                     self._kill()
 
     def _kill(self) -> None:
-        # One that has answered frames: a daemon whose workers die three times in a row before
-        # they could work ends, and a frame on which three workers died is failed; both say so.
+        # Only workers that have processed frames are killed: a daemon ends, by design, if workers die
+        # three times in a row before they can work, and fails a frame on which three workers died.
         crew = daemon_status(self._endpoint).crew
         if able := [w.pid for w in crew if w.state != "starting" and w.frames]:
             psutil.Process(self._rng.choice(able)).kill()
@@ -146,7 +146,7 @@ class Tormentor:
             self.readings.frames.append(self.done)
             self.readings.at_s.append(time.monotonic())
             self.readings.daemon.append(daemon)
-            # Of the one that takes most: those just started take little.
+            # The worker that uses most memory: workers that have just started use little.
             self.readings.workers.append(max(workers))
 
 
@@ -155,7 +155,7 @@ def _taken(process: psutil.Process) -> tuple[float, int, int]:
     with process.oneshot():
         memory = process.memory_info()
         shared = getattr(memory, "shared", 0)
-        # Windows counts handles, the others file descriptors.
+        # Windows has handles, other systems file descriptors.
         handles = getattr(process, "num_handles", None) or process.num_fds
         return (memory.rss - shared) / 2**20, handles(), process.num_threads()
 
@@ -163,22 +163,22 @@ def _taken(process: psutil.Process) -> tuple[float, int, int]:
 def soak(
     frames: int, side_px: int, workers: int, kill_every_s: float, folder: Path, seed: int = 0
 ) -> dict[str, Any]:
-    """One acquisition of `frames` frames under fire; its figures.
+    """Submit one acquisition of `frames` frames while workers are killed; its figures.
 
     Parameters
     ----------
     frames, side_px, workers : int
     kill_every_s : float
-        Mean time between two killed workers.
+        Mean time between two kills.
     folder : Path
         For the refocused dataset and the ledger.
     seed : int
-        Of the moments and the victims.
+        Seed of the times of kills and of the choice of workers.
 
     Raises
     ------
     RefocusdError
-        If the daemon cannot be started, refuses, or goes away.
+        If the daemon cannot be started, refuses the acquisition, or ends.
     """
     pixels = sample_frames(side_px)
     output = folder / "soak_refocused"
@@ -220,7 +220,7 @@ def soak(
 
 
 def _lost(streamed: Streamed, output: Path, pixels: list[Pixels], frames: int) -> dict[str, int]:
-    """Frames that are not in the dataset, or not as they were."""
+    """Numbers of frames that are missing, differ from raw, have no final state, or failed."""
     wrong = 0
     with closing(NDTiffReader(output)) as reader:
         keys = set(reader.axes_keys())
@@ -236,7 +236,7 @@ def _lost(streamed: Streamed, output: Path, pixels: list[Pixels], frames: int) -
 
 
 def _ledger_times(ledgers: Path, frames: int) -> dict[str, float]:
-    """What is asked of a ledger of so many attempts, and how long it takes."""
+    """Times of typical queries of a ledger of `frames` attempts."""
     (path,) = ledgers.glob("*.sqlite")
     asked = [key for number, key in _keys(frames) if number % max(1, frames // 1000) == 0]
     with Ledger(path, read_only=True) as ledger:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.faults.cluster_kills --kills 200 --json benchmarks/results/cluster-kills-<machine>.json
 
-The scheduler and two workers are Dask's own programs, and are begun again when they have ended, as SLURM or
-systemd would; so is `refocusd process --cluster`.  The engine takes 20 ms a frame and returns it as it is.  At
-the end every frame must be listed once, have the pixels of its raw frame, and `refocusd verify` must be clean.
+The scheduler and two workers are Dask's own programs.  They and `refocusd process --cluster` are restarted when
+they have ended, as SLURM or systemd would do.  The engine takes 20 ms per frame and returns it unchanged.  At
+the end every frame must be listed once and have the pixels of its raw frame, and `refocusd verify` must succeed.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from refocusd.cli.console import console, messages, write_json
 from refocusd.formats.ome_zarr.mirror.layout import listed
 from refocusd.formats.open_dataset import open_dataset
 
-#: How often each program is the victim.
+#: Relative frequencies with which the programs are killed.
 VICTIMS = {"worker": 8, "scheduler": 1, "command": 1}
-#: Frames of the plate for each kill, and how long nothing may happen.
+#: Frames of the plate per kill, and the longest time without a new frame, s.
 FRAMES_PER_KILL, PATIENCE_S = 40, 600.0
 
 
 @dataclass
 class _Programs:
-    """Programs that are begun again when they have ended, until the command has succeeded."""
+    """Programs that are restarted when they have ended, until the command has succeeded."""
 
     commands: dict[str, Sequence[str]]
     log: Path
@@ -54,7 +54,7 @@ class _Programs:
             self.running[name] = subprocess.Popen(self.commands[name], stdout=log, stderr=log)
 
     def keep(self) -> bool:
-        """Begin again what has ended; whether the command has succeeded."""
+        """Start or restart programs that do not run; returns whether the command has succeeded."""
         for name in self.commands:
             status = self.running[name].poll() if name in self.running else -1
             if name == "command" and status == 0:
@@ -76,12 +76,22 @@ class _Programs:
 def under_fire(
     folder: Path, kills: int, seed: int = 0, note: Callable[[str], object] = lambda _: None
 ) -> dict[str, Any]:
-    """Refocus a plate under so many kills; its figures.
+    """Refocus a plate while programs are killed; its figures.
+
+    Parameters
+    ----------
+    folder : Path
+        For the plate, its output, the ledgers and the log.
+    kills : int
+        Number of kills; the plate has `FRAMES_PER_KILL` frames for each.
+    seed : int
+    note : callable, optional
+        Called with a line of text after each kill.
 
     Raises
     ------
     AssertionError
-        If nothing has happened for `PATIENCE_S`.
+        If no new frame is done for `PATIENCE_S`.
     """
     raw = write_plate(folder / "plate.zarr", kills * FRAMES_PER_KILL, (48, 64))
     out, ledgers = folder / "plate_refocused.zarr", folder / "ledgers"
@@ -119,7 +129,7 @@ def under_fire(
             if done > before:
                 since = time.monotonic()
             assert time.monotonic() - since < PATIENCE_S, f"{done} frames: see {programs.log}"
-            # In mid-work: a few frames after the last kill.
+            # A few frames after the last kill, so that work is in progress.
             if killed.total() < kills and done - before >= random.randint(1, FRAMES_PER_KILL // 2):
                 kind = victims[killed.total()]
                 name = f"worker {random.randint(1, 2)}" if kind == "worker" else kind
@@ -156,7 +166,7 @@ def _lines(out: Path) -> int:
 
 
 def _compared(raw: Path, out: Path) -> tuple[int, int]:
-    """Frames that are not in the output, and those that are not as in raw."""
+    """Numbers of frames that are missing in the output, and that differ from raw."""
     wrong = 0
     with open_dataset(raw) as before, open_dataset(out) as after:
         there = set(after.axes_keys())

@@ -1,9 +1,9 @@
-"""Damaged messages, files and bundles by the hundred thousand: what their readers do with them.
+"""Behaviour of all readers on a hundred thousand damaged messages, files and bundles.
 
-The same targets as in the tests (``tests/test_*_fuzz.py``), more of each.  They
-run in processes of their own, so that a reader that hangs, dies in native code
-or takes all memory is a finding and not the end.  An input follows from target,
-seed and index; to see one again::
+The targets are those of the tests (``tests/test_*_fuzz.py``), with more inputs.  They
+run in separate processes, so that a reader that hangs, crashes in native code
+or uses all memory is reported and does not end the run.  Target, seed and index
+determine an input; to print one::
 
     python -m benchmarks.faults.fuzz --show "NDTiff index" 4711 > input.bin
 """
@@ -40,16 +40,16 @@ from benchmarks.shared.machine import machine
 from refocusd.cli.console import console, write_json
 
 MODULES = ("test_wire_fuzz", "test_recording_fuzz", "test_own_files_fuzz", "test_bundle_fuzz")
-#: Conversations with a running daemon, which is no single reader.
+#: Target of conversations with a running daemon instead of a single reader.
 DAEMON = "daemon"
-#: Parts of the inputs, where they are not equal: what is slow gets fewer.
+#: Relative numbers of inputs where they are not 1; slow targets get fewer.
 WEIGHTS = {"message header": 4.0, "OME-XML": 2.0, "network": 0.03, "bundle description": 0.5}
 WEIGHTS |= {"bundle fields": 0.5, "altered network": 0.3, DAEMON: 0.08}
-#: Inputs of one process.
+#: Most inputs of one process.
 CHUNK = 2000
-#: A process that stays at one input for longer hangs there.
+#: A process that takes longer for one input counts as hung.
 HANG_S = 60.0
-#: Address space of a process: what asks for more fails there, not the machine.
+#: Limit of a process's address space: a larger allocation fails in the process and does not affect the machine.
 MEMORY_BYTES = 6 << 30
 
 
@@ -63,13 +63,13 @@ class Part:
 
 
 def targets() -> dict[str, str]:
-    """Every target with the module that makes it."""
+    """The module of each target."""
     found = {name: module for module in MODULES for name in import_module(module).TARGETS}
     return found | {DAEMON: "test_wire_fuzz"}
 
 
 def make(name: str, folder: Path) -> Target:
-    """A target, with its good inputs in `folder`."""
+    """Make a target, whose undamaged inputs are written to `folder`."""
     factory: Callable[[Path], Target] = import_module(targets()[name]).TARGETS[name]
     return factory(folder)
 
@@ -78,7 +78,7 @@ def make(name: str, folder: Path) -> Target:
 
 
 def child(part: Part, seed: int, folder: Path, place: Path) -> dict[str, Any]:
-    """Feed one part; `place` always holds the index that is being read."""
+    """Run one part; the file `place` contains the index of the current input."""
     if sys.platform != "win32":
         import resource
 
@@ -105,14 +105,14 @@ def child(part: Part, seed: int, folder: Path, place: Path) -> dict[str, Any]:
 
 
 def _daemon(part: Part, seed: int, folder: Path, process: psutil.Process) -> dict[str, Any]:
-    """A part's inputs as messages of conversations with one daemon; the first error ends it."""
+    """Send a part's inputs as messages to one daemon; ends at the first error."""
     module = import_module("test_wire_fuzz")
     conversations = max(5, part.rounds // module.MESSAGES)
     found: dict[str, float] = {"messages": 0, "refusals": 0}
     defects = []
     try:
         found = module.fuzz_daemon(folder, conversations, seed + part.first)
-    except Exception as error:  # noqa: BLE001 (this is what is looked for)
+    except Exception as error:  # noqa: BLE001 (any exception is a finding)
         defects.append({"index": part.first, "what": f"{type(error).__name__}: {error}"})
     answered = int(found["refusals"])
     return {
@@ -137,7 +137,7 @@ def _peak_mib(process: psutil.Process) -> int:
 
 
 class Run:
-    """One child at work on one part."""
+    """A child process that runs one part."""
 
     def __init__(self, part: Part, seed: int, folder: Path) -> None:
         self.part = part
@@ -154,7 +154,7 @@ class Run:
         self._since = time.monotonic()
 
     def hangs(self) -> bool:
-        """Whether it has been at one input for too long."""
+        """Whether it has taken too long for one input."""
         index = int.from_bytes(self._place.read_bytes(), "little")
         if index != self._index:
             self._index, self._since = index, time.monotonic()
@@ -162,7 +162,7 @@ class Run:
         return time.monotonic() - self._since > patience
 
     def result(self) -> tuple[dict[str, Any] | None, int, str]:
-        """What it found, or None, the index it died at, and its last words."""
+        """Its figures (None if it crashed), the index of its last input, and the end of its error output."""
         index = int.from_bytes(self._place.read_bytes(), "little")
         texts = []
         for file in (self._said, self._log):
@@ -175,7 +175,7 @@ class Run:
 
 
 def run_all(parts: list[Part], seed: int, processes: int, folder: Path) -> dict[str, Any]:
-    """All parts, `processes` at a time; figures by target, and the defects."""
+    """Run all parts, `processes` at a time; figures by target, and the defects."""
     waiting, running = deque(parts), list[Run]()
     figures: dict[str, dict[str, Any]] = {}
     defects: list[dict[str, Any]] = []
@@ -199,7 +199,7 @@ def run_all(parts: list[Part], seed: int, processes: int, folder: Path) -> dict[
                 what = f"its process {status}: {words}"
                 found = _nothing() | {"defects": [{"index": index, "what": what}]}
                 found["outcomes_count"] = {"killed its process": 1}
-                # The others of this part are read again, before and behind that one.
+                # The other inputs of this part are run again: those before and after that one.
                 end = part.first + part.rounds
                 for first, last in ((part.first, index), (index + 1, end)):
                     if last > first and part.target != DAEMON:
@@ -227,7 +227,7 @@ def _add(into: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def plan(names: list[str], rounds: int) -> list[Part]:
-    """Parts of at most `CHUNK` inputs, `rounds` and a little more in all."""
+    """Parts of at most `CHUNK` inputs each, with at least `rounds` inputs in total."""
     weights = {name: WEIGHTS.get(name, 1.0) for name in names}
     parts = []
     for name, weight in weights.items():
@@ -236,7 +236,7 @@ def plan(names: list[str], rounds: int) -> list[Part]:
             Part(name, first, min(CHUNK, inputs - first)) for first in range(0, inputs, CHUNK)
         ]
     missing = rounds - sum(part.rounds for part in parts)
-    if missing > 0:  # rounding: more of the fastest
+    if missing > 0:  # by rounding: the fastest target gets more
         fastest = max(names, key=lambda name: weights[name])
         first = max(part.first + part.rounds for part in parts if part.target == fastest)
         parts.append(Part(fastest, first, missing))

@@ -1,9 +1,9 @@
 """CARE's network: the U-net that CSBDeep builds by default for 2-D images.
 
-M. Weigert et al., Nature Methods 15, 1090 (2018).  Written anew after the description and
+M. Weigert et al., Nature Methods 15, 1090 (2018).  Implemented from the description and
 CSBDeep's defaults for two dimensions (``unet_n_depth = 2``, ``unet_kern_size = 5``,
-``unet_n_first = 32``, two convolutions a level, maximum pooling, nearest-neighbour up-sampling,
-residual, no normalisation, Glorot's initial weights).
+``unet_n_first = 32``, two convolutions per level, max pooling, nearest-neighbour up-sampling,
+residual, no normalisation, Glorot initialisation).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class CareUNet(nn.Module):
     Parameters
     ----------
     depth : int
-        Levels below full resolution; sides are multiples of ``2**depth``.
+        Levels below full resolution; sides must be multiples of ``2**depth``.
     first : int
-        Channels at full resolution; twice as many a level further down.
+        Channels at full resolution; they double at each lower level.
     kernel : int
-        Side of every convolution, px; odd.
+        Side of each convolution's kernel, px; odd.
     """
 
     def __init__(self, depth: int = 2, first: int = 32, kernel: int = 5) -> None:

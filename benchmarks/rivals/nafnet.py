@@ -1,12 +1,12 @@
 """NAFNet, the nonlinear-activation-free network.
 
-L. Chen et al., "Simple Baselines for Image Restoration", ECCV 2022 (arXiv:2204.04676).  Written
-anew after the paper: blocks of layer normalisation, 1×1 and depth-wise 3×3 convolution, a gate
-that multiplies two halves of the channels, simplified channel attention, and a gated feed-forward
-part, both added with a learned scale that starts at zero.
+L. Chen et al., "Simple Baselines for Image Restoration", ECCV 2022 (arXiv:2204.04676).  Implemented
+from the paper: blocks of layer normalisation, 1×1 and depth-wise 3×3 convolution, a gate
+that multiplies the two halves of the channels, simplified channel attention, and a gated
+feed-forward part; both parts are added with a learned scale that starts at zero.
 
-Attention averages over the whole frame.  The paper's remedy for frames larger than the training
-crops is a window of 1.5 times their side, which for crops of 320 px is the 480 px of the
+Attention averages over the whole frame.  For frames larger than the training crops, the paper
+averages over a window of 1.5 times the crops' side; for crops of 320 px these are the 480 px of the
 evaluation's frames.
 """
 
@@ -39,7 +39,7 @@ def _gated(x: Tensor) -> Tensor:
 
 
 class _Block(nn.Module):
-    """The paper's block, expansions of 2."""
+    """The paper's block, which doubles the channels inside."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -73,9 +73,10 @@ class NafNet(nn.Module):
     Parameters
     ----------
     width : int
-        Channels at full resolution; twice as many a level further down.
+        Channels at full resolution; they double at each lower level.
     encoder, decoder : sequence of int
-        Blocks at each level, from full resolution down and from the coarsest up.
+        Number of blocks at each level: of the encoder from full resolution down, of the decoder from
+        the coarsest level up.
     middle : int
         Blocks at the coarsest level.
     """
@@ -118,10 +119,10 @@ class NafNet(nn.Module):
 
 
 def paper_nafnet() -> NafNet:
-    """The published one for deblurring, width 32."""
+    """The published network for deblurring, of width 32."""
     return NafNet(32, (1, 1, 1, 28), 1, (1, 1, 1, 1))
 
 
 def small_nafnet() -> NafNet:
-    """One that a CPU can train in the time that the live network is given."""
+    """A network that a CPU can train in the time given to the live network."""
     return NafNet(16, (1, 1, 1, 4), 1, (1, 1, 1, 1))

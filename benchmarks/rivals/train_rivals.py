@@ -1,9 +1,9 @@
-"""CARE's U-net and NAFNet, trained on the same pairs for the same time as ours.
+"""CARE's U-net and NAFNet, trained on the same pairs and for the same time as refocusd's network.
 
     python benchmarks/rivals/train_rivals.py --config FILE --data FOLDER --output rivals --minutes 20
 
-Each network sees the very stream of batches that `refocusd train run` draws from this
-configuration (same images, optics, noise, seed), and is trained by its authors' recipe:
+Each network is trained on exactly the batches that `refocusd train run` draws with this
+configuration (same images, optics, noise, seed), by its authors' recipe:
 
 =========  ===================================================================================
 `care`     mean absolute error; Adam, 4e-4, halved after 10 epochs without a better validation;
@@ -12,8 +12,8 @@ configuration (same images, optics, noise, seed), and is trained by its authors'
            decay 1e-3, gradients clipped to a norm of 0.01
 =========  ===================================================================================
 
-Of each it writes NAME.safetensors, NAME.onnx and NAME.json (what it was trained on, for how long).
-Columns beside a bundle: ``refocusd train evaluate --rival "CARE U-net=rivals/care.onnx"``.
+For each network NAME it writes NAME.safetensors, NAME.onnx and NAME.json (the data and the time of training).
+To evaluate one next to a bundle: ``refocusd train evaluate --rival "CARE U-net=rivals/care.onnx"``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if __package__ in (None, ""):  # run as a file: the networks are found from the 
 from benchmarks.rivals.care_unet import CareUNet
 from benchmarks.rivals.nafnet import paper_nafnet, small_nafnet
 
-#: Makes each rival.
+#: Function that makes each rival, by its name.
 RIVALS: dict[str, Callable[[], nn.Module]] = {
     "care": CareUNet,
     "nafnet": small_nafnet,
@@ -58,11 +58,12 @@ NAFNET_CLIP = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How long a rival trains: so many minutes, or so many steps.
+    """Length of a rival's training, in minutes or in steps.
 
     Parameters
     ----------
     minutes : float
+        Used if `steps` is 0.
     steps : int
         0 for as many as the minutes allow.
     """
@@ -71,13 +72,13 @@ class Budget:
     steps: int = 0
 
     def share(self, step: int, seconds: float) -> float:
-        """Of the budget that is spent, 0 to 1."""
+        """The share of the budget that is spent, 0 to 1."""
         return min(step / self.steps if self.steps else seconds / (60 * self.minutes), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a rival was trained on, for how long."""
+    """The data and the duration of a rival's training."""
 
     name: str
     parameters: int
@@ -93,7 +94,7 @@ class Record:
 
 
 class _Exported(RefocusNetwork):
-    """A rival as the exporter takes networks; sides are multiples of 32, as rivals' columns have."""
+    """A rival in the form that the exporter needs; its sides are multiples of 32, as in evaluations of rivals."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class _Exported(RefocusNetwork):
         self.defocus = None
 
     def decode(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """No features: there is no defocus head."""
+        """The restored frames, also in place of features, which only a defocus head would use."""
         restored: Tensor = self.network(raw)
         return restored, restored
 
@@ -128,7 +129,7 @@ class _Recipe:
         return 10 / math.log(10) * torch.log(squares + 1e-8).mean()
 
     def before(self, share: float) -> None:
-        """Set the learning rate of the step that follows."""
+        """Set the learning rate for the next step."""
         if not self._care:
             rate = NAFNET_LAST_RATE + 0.5 * (NAFNET_RATE - NAFNET_LAST_RATE) * (
                 1 + math.cos(math.pi * share)
@@ -140,7 +141,7 @@ class _Recipe:
             nn.utils.clip_grad_norm_(self._network.parameters(), NAFNET_CLIP)
 
     def validated(self, loss: float) -> bool:
-        """Whether these weights are to be kept."""
+        """Note a validation loss; returns whether the current weights are to be kept."""
         if not self._care:
             return True
         if loss < self._best:
@@ -171,13 +172,13 @@ def train_rival(
     Parameters
     ----------
     name : str
-        Of the files.
+        Name of the files.
     network : torch.nn.Module
         `CareUNet` or `NafNet`, newly initialised.
     config : TrainingConfig
-        Of the run to be rivalled: seed, batch, size.
+        Configuration of the run to compare with; seed, batch and size are recorded.
     source : SampleSource
-        Its data.
+        Data of that run.
     output : Path
     budget : Budget
     device : torch.device
@@ -208,7 +209,7 @@ def train_rival(
                 last = _validation_loss(network, recipe, validation, device)
                 if recipe.validated(last):
                     kept = {k: v.detach().clone() for k, v in network.state_dict().items()}
-                # The time of the others' validation is not counted either.
+                # Time spent on validation is not part of the budget.
                 spent_validating += time.monotonic() - paused
             bar.update(task, completed=share, description=f"{name}, loss {last:.4f}")
     seconds = _elapsed(begun, spent_validating)

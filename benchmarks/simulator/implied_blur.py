@@ -1,12 +1,12 @@
-"""The blur that frames out of focus imply, from frames of other fields in focus.
+"""The blur of frames out of focus, estimated by comparison with other fields in focus.
 
-A blur multiplies the power spectrum of what lies in front of the objective by the square of its
-transfer function.  Fields of one kind of specimen have one spectrum on average, so that the ratio of
-two mean spectra, less the noise, gives that square even where no field was taken both in focus and out
-of focus.  How bright the two sets are does not matter: the ratio's scale is fixed by its fall.
+A blur multiplies the power spectrum of the specimen by the square of its transfer function.  Fields of
+one kind of specimen have the same spectrum on average.  The ratio of the two mean spectra, after the noise
+is subtracted, is therefore that square, even if no field was imaged both in and out of focus.  The
+brightness of the two sets does not matter: the ratio is scaled by the Gaussian that fits its fall.
 
-The sign of the transfer function is lost.  It is positive up to its first zero, and changes at each
-zero: a minimum that is less than half of the maximum behind it.
+The ratio does not give the sign of the transfer function.  It is assumed to be positive up to the first
+zero and to change at each zero: at a minimum that is less than half of the maximum after it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from refocusd.errors import InputError
 
 Floats = NDArray[np.float64]
 
-#: Lowest frequency looked at, cycles per frame side: below, fields differ by their clusters of cells.
+#: Lowest frequency used, cycles per frame side; below it, fields differ by their clusters of cells.
 LOWEST = 4
-#: The fall is fitted down to this part of the squared transfer function.
+#: The fall is fitted down to this share of the squared transfer function's maximum.
 FITTED_DOWN_TO = 0.03
-#: From here on a frame out of focus holds noise alone, cycles per pixel.
+#: Above this frequency, in cycles per pixel, a frame out of focus contains only noise.
 NOISE_FROM = 0.3
-#: A spectrum is believed while it is above the noise by so many times of it.
+#: A spectrum is used as long as it exceeds the noise by this share of the noise.
 OVER_NOISE = 0.1
-#: Transfer functions are compared as far as one is above the first, and differences below the second,
-#: which the fields' noise can make, count little.
+#: Transfer functions are compared up to the last frequency at which one exceeds the first value.  The second
+#: is added to both, so that differences far below it, which noise can cause, have little effect.
 COMPARED_TO, FLOOR = 0.03, 0.01
-#: Blurs are the same up to this distance, in decades: fields with one PSF are 0.03 to 0.06 apart.
+#: Blurs count as the same up to this distance, in decades; sets of fields with one PSF are 0.03 to 0.06 apart.
 SAME_DECADES = 0.1
 
 
@@ -47,11 +47,11 @@ class ImpliedBlur:
     frequency : ndarray of float, shape (bands,)
         Evenly spaced, cycles per pixel.
     transfer : ndarray of float, shape (bands,)
-        Transfer function with its sign; 0 where the noise hides it.
+        Transfer function with its sign; 0 where noise dominates.
     width_px : float
         See `transfer_width`.
     uncertainty : float
-        Standard uncertainty of the width's logarithm, from leaving out one field at a time.
+        Standard uncertainty of the width's logarithm, by jackknife over the fields.
     """
 
     frequency: Floats
@@ -75,12 +75,12 @@ class ImpliedBlur:
         return float(self.frequency[1] - self.frequency[0]) / 4
 
     def _grid(self) -> Floats:
-        """Finer than the bands: Bessel functions swing fast at large radii."""
+        """Frequencies finer than the bands, as Bessel functions oscillate fast at large radii."""
         count = int(self.frequency[-1] / self._step())
         return np.asarray((np.arange(count) + 0.5) * self._step(), np.float64)
 
     def _filled(self) -> Floats:
-        """The transfer function on the fine grid; below the first band, the Gaussian of its width."""
+        """The transfer function on the fine grid; below the first band, that of the Gaussian of its width."""
         grid = self._grid()
         measured = np.interp(grid, self.frequency, self.transfer)
         return np.where(grid < self.frequency[0], _gaussian(grid, self.width_px), measured)
@@ -94,12 +94,12 @@ def implied_blur(
     Parameters
     ----------
     unfocused, sharp : sequence of ndarray, shape (height, width)
-        Camera counts; any fields, all of one size.
+        Camera counts; the fields may differ, but have the same size.
 
     Raises
     ------
     InputError
-        If a set has fewer than three fields, or the frames out of focus hold too little above noise.
+        If a set has fewer than three fields, or the frames out of focus contain too little above their noise.
     """
     if min(len(unfocused), len(sharp)) < 3:
         raise InputError("the blur needs at least three fields out of focus and three in focus")
@@ -125,10 +125,10 @@ def implied_blur(
 
 
 def transfer_width(transfer: Floats, frequency: Floats) -> float:
-    """Standard deviation, in px, of the Gaussian whose transfer function falls as this one does.
+    """Standard deviation, in px, of the Gaussian whose transfer function falls as fast as this one.
 
-    Least squares of the logarithm against the squared frequency, down to 0.17 (0.03 of its square).
-    Half of the radius for a disc, about.
+    Found by a least-squares fit of the logarithm against the squared frequency, down to 0.17 (0.03 of its
+    square).  For a disc it is about half of the radius.
     """
     return _fall(np.asarray(transfer) ** 2, np.asarray(frequency))[0]
 
@@ -136,7 +136,7 @@ def transfer_width(transfer: Floats, frequency: Floats) -> float:
 def transfer_distance(one: ImpliedBlur, two: ImpliedBlur) -> float:
     """Root mean square of the difference of two transfer functions' logarithms, in decades.
 
-    Of their magnitudes: the signs are a guess.
+    Only magnitudes are compared, as the signs are assumptions.
     """
     size = np.maximum(np.abs(one.transfer), np.abs(two.transfer))
     last = int(np.flatnonzero(size > COMPARED_TO)[-1]) + 1
@@ -145,12 +145,12 @@ def transfer_distance(one: ImpliedBlur, two: ImpliedBlur) -> float:
 
 
 def same_blur(one: ImpliedBlur, two: ImpliedBlur) -> bool:
-    """Whether two blurs that were implied by fields of one size are the same, within 0.1 decades."""
+    """Whether two blurs, estimated from fields of one size, are the same within `SAME_DECADES`."""
     return transfer_distance(one, two) <= SAME_DECADES
 
 
 def _ratio(blurred: Floats, clear: Floats, frequency: Floats) -> tuple[Floats, int]:
-    """Squared transfer function times some factor, and where noise begins to hide it."""
+    """The squared transfer function times an unknown factor, and the first band at which noise dominates."""
     noise = blurred[:, frequency > NOISE_FROM].mean()
     power = blurred.mean(axis=0) - noise
     hidden = np.flatnonzero(power < OVER_NOISE * noise)
@@ -161,7 +161,7 @@ def _ratio(blurred: Floats, clear: Floats, frequency: Floats) -> tuple[Floats, i
 
 
 def _fall(square: Floats, frequency: Floats) -> tuple[float, float]:
-    """Width of the Gaussian that falls as fast, and the factor that makes it 1 at frequency 0."""
+    """Width in px of the Gaussian that falls as fast, and the fit's value at frequency 0."""
     highest = float(square[:6].max())
     low = np.flatnonzero(square < FITTED_DOWN_TO * highest)
     end = max(int(low[0]) if low.size else len(square), 4)

@@ -1,9 +1,9 @@
 """The simulator's model of the BBBC006 microscope, fitted to the real plate.
 
-The sampling and the dye are published (Ljosa et al., Nature Methods 9, 637, 2012); the rest is fitted
-to statistics of ten Hoechst fields at z = 00, which `benchmarks/simulator/simulator_validation.py` compares with
-five other fields at z = 16, which the simulator defocuses: their power spectra, the blur that these
-imply, and their noise as a function of brightness.
+The sampling and the dye are published (Ljosa et al., Nature Methods 9, 637, 2012).  The rest is fitted to
+statistics of ten Hoechst fields at z = 00: their power spectra, the blur that these imply, and their noise as a
+function of brightness.  `benchmarks/simulator/simulator_validation.py` compares them with those of five other
+fields at z = 16 after the simulator has defocused these.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from refocusd_training.simulate.specimen import flux_of
 from refocusd.frame import Pixels
 from refocusd.imaging.optics import Optics
 
-#: The published aperture is 0.45.  An even pupil of it makes a disc at z = 00; the real blur has a
-#: central peak and flanks that reach 39 px, as this apodised and aberrated pupil has it (-0.2 Zernike
-#: waves).  Pupils up to NA 0.7 with more of both are nearly as like: statistics tell the blur, not the lens.
+#: The published aperture is 0.45.  A uniform pupil of that aperture gives a disc at z = 00, but the real blur
+#: has a central peak and flanks that reach 39 px, like that of this apodised and aberrated pupil (-0.2 Zernike
+#: waves).  Pupils up to NA 0.7 with more of both fit nearly as well: statistics determine the blur, not the lens.
 PLATE_OPTICS = Optics(0.51, 0.461, pixel_um=0.645, spherical_waves=-1.17, apodisation=0.39)
 #: The gain is from the photon transfer of the fields at z = 00. No dark frame is published; the
 #: offset is below the darkest pixels (115 counts), and the read noise depends on it.

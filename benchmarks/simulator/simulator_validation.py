@@ -1,23 +1,24 @@
-"""The simulator against the real plate: blur and noise of BBBC006 at z = 00, by statistics.
+"""Statistics of simulated frames compared with the real plate: blur and noise of BBBC006 at z = 00.
 
     python benchmarks/simulator/simulator_validation.py --data FOLDER [--json FILE] [--figure FILE]
 
 FOLDER holds Hoechst fields of BBBC006 in focus (``in_focus_w1``) and at z = 00
-(``defocused_z00_w1``), of different wells: there are no pairs, so that only statistics are
-compared.  The fields in focus are put out of focus as `benchmarks/simulator/plate_model.py` says, and
-both sets give
+(``defocused_z00_w1``).  These are of different wells: there are no pairs, so that only statistics are
+compared.  The fields in focus are defocused with the model in `benchmarks/simulator/plate_model.py`, and
+the following is compared:
 
-- ``spectra``: power at each spatial frequency over the mean light above the offset (fields differ
-  in the number of their nuclei, and power goes with it), pooled over the fields; the distance is in
-  decades of power, RMS over the bands, as is and after the one factor that the nuclei's brightness
-  differs by;
-- ``blur``: the blur that the set implies against the fields in focus, by the ratio of their mean
-  spectra (`benchmarks/simulator/implied_blur.py`): its width, its radial profile, and whether
-  simulated and real are the same;
-- ``nuclei``: diameter at half height of what stands alone in a field, median;
-- ``noise``: variance of the pixels against their brightness, and the straight line through it.
+- ``spectra``: power at each spatial frequency divided by the mean light above the offset (fields have
+  different numbers of nuclei, and power is proportional to it), pooled over the fields; the distance is in
+  decades of power, RMS over the bands, as it is and after correction of one factor, by which the nuclei's
+  brightness differs;
+- ``blur``: the blur that follows from the ratio of the mean spectra of the set and of the fields in
+  focus (`benchmarks/simulator/implied_blur.py`): its width, its radial profile, and whether that of
+  simulated and real fields is the same;
+- ``nuclei``: median diameter at half height of isolated nuclei;
+- ``noise``: variance of the pixels as a function of their brightness, and the straight line through it.
 
-Writes the figures as JSON and draws them, and ends with 1 if the simulator's blur is not the real one.  A few seconds.
+Writes the figures as JSON and draws them; the exit status is 1 if the simulated blur is not the real one.
+Takes a few seconds.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ from refocusd.frame import Pixels, checked_pixels
 
 RESULTS = Path(__file__).parents[1] / "results" / "simulator_validation.json"
 FIGURE = Path(__file__).parents[2] / "docs" / "images" / "simulator_validation.png"
-#: Bands that are told apart, in cycles per pixel: the disc, its side lobes, the noise.
+#: Ranges of frequency with separate distances, cycles per pixel: the disc, its side lobes, the noise.
 RANGES = {"disc": (0.008, 0.025), "side lobes": (0.025, 0.065), "noise": (0.1, 0.5)}
 LIGHT_EDGES = tuple(range(100, 800, 50))
-#: What the blur at z = 00 was once taken for, which is drawn for comparison.
+#: Radius of the disc that the blur at z = 00 was formerly assumed to be; drawn for comparison.
 FORMER_DISC_PX = 28
-#: Crops of the pictures, in px.
+#: Side of the part of a field that is drawn, in px.
 SHOWN = 400
 
 
@@ -82,7 +83,7 @@ def main() -> int:
 
 
 def fields(data: Path, name: str) -> list[Pixels]:
-    """All fields of the folder of this name, below `data`."""
+    """All fields in folders of this name below `data`."""
     paths = sorted(p for p in data.rglob(f"{name}/*") if p.suffix in {".tif", ".png"})
     if not paths:
         raise InputError(f"{data} has no folder {name} with fields of BBBC006")
@@ -90,7 +91,7 @@ def fields(data: Path, name: str) -> list[Pixels]:
 
 
 def per_light(images: Sequence[Pixels]) -> list[NDArray[np.float64]]:
-    """Spectrum of each field over its light."""
+    """Power spectrum of each field divided by its mean light."""
     edges = spectrum_bands()
     return [
         radial_spectrum(image, edges) / (float(image.mean()) - PLATE_CAMERA.offset)
@@ -99,7 +100,7 @@ def per_light(images: Sequence[Pixels]) -> list[NDArray[np.float64]]:
 
 
 def pooled(images: Sequence[Pixels]) -> NDArray[np.float64]:
-    """Power of all fields over their light: a field with few nuclei counts as little as it has."""
+    """Power of all fields divided by their light; a field's weight is its light."""
     lights = np.array([float(image.mean()) - PLATE_CAMERA.offset for image in images])
     return np.average(per_light(images), axis=0, weights=lights)
 
@@ -107,7 +108,7 @@ def pooled(images: Sequence[Pixels]) -> NDArray[np.float64]:
 def compared(
     real: Sequence[Pixels], sharp: Sequence[Pixels], simulated: Sequence[Pixels]
 ) -> dict[str, Any]:
-    """Every figure of the comparison; plain JSON."""
+    """All figures of the comparison, as plain JSON."""
     edges = spectrum_bands()
     frequency = np.sqrt(edges[1:] * edges[:-1])
     spectra = {"real": per_light(real), "simulated": per_light(simulated)}
@@ -157,7 +158,7 @@ def compared(
 def _brightness_factor(
     frequency: NDArray[np.float64], one: NDArray[np.float64], two: NDArray[np.float64]
 ) -> float:
-    """By how much more power the first has where the blur decides."""
+    """Mean ratio of the powers of the first and the second at frequencies that the blur dominates."""
     blurred = (frequency >= RANGES["disc"][0]) & (frequency < RANGES["side lobes"][1])
     return float(np.exp(np.mean(np.log(one[blurred] / two[blurred]))))
 
@@ -178,7 +179,7 @@ def _distances(
             "same_brightness": round(
                 log_spectral_distance(one[band], two[band] * (1 if name == "noise" else factor)), 3
             ),
-            # How far single real fields are from their own mean.
+            # Mean distance of single real fields from their pooled spectrum.
             "between_real_fields": round(
                 float(np.mean([log_spectral_distance(s[band], one[band]) for s in fields])),
                 3,
@@ -189,7 +190,7 @@ def _distances(
 
 
 def noise_figures(images: Sequence[Pixels]) -> dict[str, Any]:
-    """Gain and dark variance of frames, and the curve that they were fitted to; plain JSON."""
+    """Gain and dark variance of frames, and the curve that they are fitted to, as plain JSON."""
     curve = photon_transfer(images)
     fit = fit_noise(curve, PLATE_CAMERA.offset, LIGHT_EDGES)
     return {
@@ -200,7 +201,7 @@ def noise_figures(images: Sequence[Pixels]) -> dict[str, Any]:
 
 
 def blur_figures(blur: ImpliedBlur) -> dict[str, Any]:
-    """Width, shape and profile of a blur; plain JSON."""
+    """Width, shape and profile of a blur, as plain JSON."""
     radii = np.arange(0.0, 60.0)
     light = blur.encircled(radii)
     return {
@@ -214,7 +215,7 @@ def blur_figures(blur: ImpliedBlur) -> dict[str, Any]:
 
 
 def median_diameter(images: Sequence[Pixels]) -> float:
-    """Of what stands alone in the fields, at half of its own height, in px."""
+    """Median diameter of isolated objects at half of their own height, in px; NaN if there are none."""
     found = [IsolatedObjects(image.astype(np.float64)).diameters_px() for image in images]
     every = [diameter for field in found for diameter in field]
     return float(np.median(every)) if every else math.nan
