@@ -21,7 +21,7 @@ from refocusd_calibration.psf.automatic import measure_automatically, stacks
 from refocusd_training.simulate.blur import best_focus_um
 from scipy.signal import fftconvolve
 from simulated_psf import in_order
-from waiting import until
+from waiting import PATIENCE_S, until
 
 from refocusd.cli.main import main
 from refocusd.config import Settings
@@ -78,6 +78,7 @@ def environment(place: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.timeout(600)
 def test_a_recording_is_refocused_with_the_psf_that_its_own_stack_tells(
     tmp_path: Path, stack: NDArray[np.uint16]
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_recording_is_refocused_with_the_psf_that_its_own_stack_tells(
     assert "measuring" not in again.stderr
 
 
+@pytest.mark.timeout(900)
 def test_a_daemon_learns_from_a_stack_what_the_next_acquisition_is_refocused_with(
     tmp_path: Path, stack: NDArray[np.uint16], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -118,7 +120,9 @@ def test_a_daemon_learns_from_a_stack_what_the_next_acquisition_is_refocused_wit
             upload = opened(connection, tmp_path / "raw_refocused", raw=str(raw), **first)
             upload.close(len(stack))
             pump_until(upload, lambda: upload.closed)
-        until(lambda: "the PSF was measured on the z-stack" in caplog.text, "the measurement")
+        # At the lowest priority: where the machine is busy, hardly anything is left for it.
+        measured = "the PSF was measured on the z-stack"
+        until(lambda: measured in caplog.text, "the measurement", 6 * PATIENCE_S)
         with source(daemon) as connection:
             later = opened(connection, tmp_path / "later", **first)
             pump_until(later, lambda: later.credit)

@@ -76,7 +76,7 @@ def refocusd(*arguments: object, place: Path, **more: str) -> subprocess.Complet
         text=True,
         cwd=place,
         env=environment(place, **more),
-        timeout=2 * PATIENCE_S,
+        timeout=5 * PATIENCE_S,
     )
 
 
