@@ -356,3 +356,20 @@ def test_one_line_says_how_a_file_was_understood(tmp_path: Path) -> None:
         "a: 12 frames of 40×32 px uint16: time 2 × z 3 × channel 2 (channels DAPI, GFP); "
         "0.5 µm a pixel, planes 2 µm apart; by ImageJ's description"
     )
+
+
+@pytest.mark.parametrize(
+    ("axes", "told"),
+    [
+        ({"axes": "TCYX"}, "by the description by tifffile"),
+        ({"axes": "QCYX"}, "which does not name all axes (assumed: z)"),
+        ({}, "which does not name all axes (assumed: time, z)"),
+    ],
+)
+def test_axes_that_are_assumed_are_said_to_be(
+    tmp_path: Path, axes: dict[str, str], told: str
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, frames(2, 3), photometric="minisblack", metadata=axes)
+    with open_dataset(path) as dataset:
+        assert understood(dataset).endswith(told)
