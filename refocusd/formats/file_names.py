@@ -42,6 +42,8 @@ _USEQ_NAMES = {
     "exposure_ms": "Exposure-ms",
     "runner_time_ms": "ElapsedTime-ms",
 }
+#: Part of a date or a time in the name of a file.
+_CLOCK = re.compile(r"[0-5]\d|(?:19|20)\d\d")
 #: Separate image files of Micro-Manager 1.4: time, name of the channel, z.
 _MICROMANAGER_14 = re.compile(r"img_(\d{9})_(.*)_(\d{3})")
 #: Tokens of file names, as in ``img_channel000_position000_time000000000_z000``.
@@ -355,15 +357,21 @@ def refuse_grid(files: Sequence[Path]) -> None:
     Raises
     ------
     InputError
-        If each combination of two or more parts of the names occurs once, and nothing says what
+        If most combinations of two or more parts of the names occur once, and nothing says what
         these parts mean.
     """
     parts = [re.findall(r"\d+|[^\W\d_]+", path.stem) for path in files]
     if len({len(each) for each in parts}) > 1:
         return
-    differing = [set(column) for column in zip(*parts, strict=True)]
+    # Parts that change together are one: ``A01C01``, ``A02C02``.
+    columns = {tuple(map(column.index, column)): column for column in zip(*parts, strict=True)}
+    differing = [set(column) for column in columns.values()]
     differing = [values for values in differing if len(values) > 1]
-    if len(differing) > 1 and math.prod(map(len, differing)) == len(files):
+    grid = math.prod(map(len, differing))
+    several = len(differing) > 1 and max(map(len, differing)) < len(files)
+    # Some of its files may be missing; of dates and times most combinations are.
+    dated = all(_CLOCK.fullmatch(value) for values in differing for value in values)
+    if several and (grid == len(files) or (grid < 2 * len(files) and not dated)):
         shown = " × ".join(
             ", ".join(sorted(values)[:3]) + (", ..." if len(values) > 3 else "")
             for values in differing

@@ -348,10 +348,12 @@ def _left_out(named: NamedFiles, of_set: frozenset[str]) -> str:
     there = {file.path.name for file in named.files}
     folder = named.files[0].path.parent
     # A set may lie in several folders, which are read one by one.
-    absent = (n for n in of_set - there if Path(n).name != n or not (folder / n).exists())
+    absent = {n for n in of_set - there if Path(n).name != n or not (folder / n).exists()}
     said = ""
     if there <= of_set and (lost := sorted(absent)):
         said += f"; {counted(len(lost), 'file')} of the set not found, such as {lost[0]}"
+    if there <= of_set and (others := sorted(of_set - there - absent)):
+        said += f"; {counted(len(others), 'other file')} of the set left out, such as {others[0]}"
     if named.pngs:
         said += f"; {counted(named.pngs, 'PNG file')} beside the TIFFs left out"
     return said

@@ -113,8 +113,11 @@ def time_folders(folder: Path) -> list[Path]:
 
 
 def _numbered(folder: Path, name: re.Pattern[str]) -> list[Path]:
-    found = [(name.fullmatch(entry.name), entry) for entry in folder.iterdir() if entry.is_dir()]
-    return [entry for _, entry in sorted((int(m[1]), entry) for m, entry in found if m)]
+    # Only what is named so is looked at: there may be 100 000 files.
+    found = [(match, entry) for entry in folder.iterdir() if (match := name.fullmatch(entry.name))]
+    return [
+        entry for _, entry in sorted((int(m[1]), entry) for m, entry in found) if entry.is_dir()
+    ]
 
 
 def plate_images(files: Sequence[Path]) -> PlateImages | None:

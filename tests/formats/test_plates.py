@@ -306,6 +306,9 @@ def test_names_of_other_systems_are_wells_fields_planes_and_times(
         ["A1.tif", "A2.tif", "B1.tif", "B2.tif"],
         ["x_DAPI_1.tif", "x_DAPI_2.tif", "x_GFP_1.tif", "x_GFP_2.tif"],
         [f"{w}2_01_1_{n}_{c}_001.tif" for w in "AB" for n in (1, 2) for c in ("DAPI", "GFP")],
+        # One file is missing; and two parts that change together.
+        ["x_DAPI_1.tif", "x_DAPI_2.tif", "x_GFP_1.tif"],
+        [f"x_F{f}L1A{c}C{c}.png.tif" for f in (1, 2) for c in (1, 2)],
     ],
 )
 def test_names_that_are_a_grid_of_unknown_meaning_are_refused(
@@ -317,8 +320,10 @@ def test_names_that_are_a_grid_of_unknown_meaning_are_refused(
 
 
 def test_a_series_by_date_is_a_series(tmp_path: Path) -> None:
-    write_files(tmp_path, *(f"scan 2024-05-{d:02}T{7 + d}-30-00.tif" for d in (1, 2, 3)))
-    assert list(read_values(tmp_path)) == [f'{{"time":{number}}}' for number in range(3)]
+    write_files(tmp_path / "days", *(f"scan 2024-05-{d:02}T{7 + d}-30-00.tif" for d in (1, 2, 3)))
+    assert list(read_values(tmp_path / "days")) == [f'{{"time":{n}}}' for n in range(3)]
+    write_files(tmp_path / "hours", *(f"{7 + n // 6:02}-{n % 6}5.tif" for n in range(1, 12)))
+    assert list(read_values(tmp_path / "hours")) == [f'{{"time":{n}}}' for n in range(11)]
 
 
 def test_names_that_tell_nothing_are_said_to_be_guessed(tmp_path: Path) -> None:
@@ -351,3 +356,20 @@ def test_one_line_says_how_a_file_was_understood(tmp_path: Path) -> None:
         "a: 12 frames of 40×32 px uint16: time 2 × z 3 × channel 2 (channels DAPI, GFP); "
         "0.5 µm a pixel, planes 2 µm apart; by ImageJ's description"
     )
+
+
+@pytest.mark.parametrize(
+    ("axes", "told"),
+    [
+        ({"axes": "TCYX"}, "by the description by tifffile"),
+        ({"axes": "QCYX"}, "which does not name all axes (assumed: z)"),
+        ({}, "which does not name all axes (assumed: time, z)"),
+    ],
+)
+def test_axes_that_are_assumed_are_said_to_be(
+    tmp_path: Path, axes: dict[str, str], told: str
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, frames(2, 3), photometric="minisblack", metadata=axes)
+    with open_dataset(path) as dataset:
+        assert understood(dataset).endswith(told)

@@ -401,8 +401,11 @@ def test_files_of_a_set_are_known_by_their_uuid_when_they_were_renamed(tmp_path:
 
 def test_a_missing_file_of_a_set_is_reported(tmp_path: Path) -> None:
     first, second = ome_set(tmp_path)
+    with open_dataset(tmp_path) as recording:
+        assert len(recording) == 2
+        assert "of the set" not in recording.source
     with open_dataset(first) as recording:
-        assert "not there" not in recording.source
+        assert "; 1 other file of the set left out, such as b.ome.tif" in understood(recording)
     second.unlink()
     with open_dataset(tmp_path) as recording:
         assert len(recording) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from recordings_on_disk import Frames, assert_reads, frames, write_tiff
 
@@ -180,3 +181,22 @@ def test_xml_that_does_not_fit_the_file_is_an_error(tmp_path: Path, xml: str, me
     path = write(tmp_path / "a.ome.tif", frames(6), xml)
     with pytest.raises(InputError, match=message):
         open_dataset(path)
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        "<TiffData/>",
+        '<TiffData IFD="0" PlaneCount="9"/>',
+        "".join(f'<TiffData IFD="{n}" FirstZ="{n % 3}" FirstT="{n // 3}"/>' for n in range(9)),
+    ],
+)
+def test_planes_that_are_promised_behind_the_last_page_are_lost(
+    tmp_path: Path, listed: str
+) -> None:
+    stack = frames(6)
+    xml = ome(listed, 'SizeZ="3" SizeC="1" SizeT="3"')
+    with open_dataset(write(tmp_path / "a.ome.tif", stack, xml)) as recording:
+        lost = [key for key in recording if recording.unfit(key)]
+        assert lost == [f'{{"time":2,"z":{z}}}' for z in range(3)]
+        np.testing.assert_array_equal(recording.read({"time": 1, "z": 2}).pixels, stack[5])

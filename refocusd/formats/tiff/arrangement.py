@@ -293,12 +293,21 @@ def from_shaped(
     count = math.prod(sizes)
     if count > MAX_FRAMES:
         raise _mismatch(what, "the description", count, pages)
-    names = _names(letters[:-2] if letters else "Q" * len(sizes), sizes, what)
+    outer = letters[:-2] if letters else "Q" * len(sizes)
+    names = _names(outer, sizes, what)
+    guessed = [
+        name
+        for name, letter, size in zip(names, outer, sizes, strict=True)
+        if size > 1 and _LETTERS.get(letter) != name
+    ]
+    source = _SHAPED
+    if guessed:
+        source += f", which does not name all axes (assumed: {', '.join(guessed)})"
     contiguous = 1 < count <= room
     frames = tuple(
         PlacedPage(0 if contiguous else page, axes) for page, axes in enumerate(_grid(names, sizes))
     )
-    return Arrangement(frames, _SHAPED, contiguous=contiguous), min(count, pages)
+    return Arrangement(frames, source, contiguous=contiguous), min(count, pages)
 
 
 def _names(letters: str, sizes: Sequence[int], what: str) -> list[str]:
