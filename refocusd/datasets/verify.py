@@ -15,7 +15,6 @@ from refocusd.datasets.identity import Recognition
 from refocusd.datasets.output_ledger import open_ledger
 from refocusd.datasets.reconcile import (
     NoOutcomes,
-    Outcomes,
     Problem,
     ProblemKind,
     Report,
@@ -30,7 +29,7 @@ from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
 from refocusd.frame import canonical_axes, counted
-from refocusd.ledger import Ledger
+from refocusd.ledger import Ledger, Outcomes
 from refocusd.transport.records import UNFIT
 
 #: What `refocusd resume` records from the refocused frames themselves.
