@@ -93,13 +93,13 @@ def canonical_axes(axes: Mapping[str, Any]) -> str:
     return json.dumps(plain_axes(axes), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def first_repeat(axes: str) -> str:
-    """Canonical axes of the first frame that is taken again under `axes` (canonical, too).
+def repeat_of(axes: str, number: int = 1) -> str:
+    """Canonical axes of the first or a later frame that is taken again under `axes` (canonical, too).
 
-    >>> first_repeat('{"time":3}')
+    >>> repeat_of('{"time":3}')
     '{"repeat":1,"time":3}'
     """
-    return canonical_axes({**json.loads(axes), REPEAT: 1})
+    return canonical_axes({**json.loads(axes), REPEAT: number})
 
 
 def checked_pixels(pixels: Any, *, what: str = "frame") -> Pixels:

@@ -28,6 +28,7 @@ from refocusd.datasets.identity import (
     noted,
     recognise,
     samples,
+    without_replaced,
 )
 from refocusd.datasets.output_ledger import open_ledger
 from refocusd.datasets.run_folder import (
@@ -312,12 +313,15 @@ def recognised(
         Frames that the recording does not have may still come.
     """
     checksums: dict[str, int] = {}
+    recording = output.recording
     ledger, _ = open_ledger(ledgers, output.path, output.acquisition)
     if ledger is not None:
         with ledger:
             sample = ledger.sample(output.run, output.acquisition, samples(frames))
+            fates = ledger.fates(output.run, output.acquisition)
+            recording = without_replaced(recording, fates)
         checksums = {f.axes: f.raw_checksum for f in sample if f.raw_checksum is not None}
-    return recognise(frames, output.recording, checksums, growing=growing)
+    return recognise(frames, recording, checksums, growing=growing)
 
 
 def refuse_another(raw: Path, output: Output, recognition: Recognition) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.frame import checksum
+from refocusd.ledger import Outcomes, was_taken_again
 
 _NAMESPACE = uuid.UUID("5d8f0a3e-64b7-4f0c-9a53-2a6c1f1f0f53")
 #: Times of day that microscopes note, of frames and of whole recordings.
@@ -85,6 +86,12 @@ class Recognition:
         """What differs first, and how much more."""
         more = len(self.differing) - 1
         return self.differing[0] + (f", and {more} more such" if more > 0 else "")
+
+
+def without_replaced(recording: Recording, fates: Outcomes) -> Recording:
+    """A fingerprint without the frames that were taken again: raw keeps the later ones."""
+    frames = {k: mark for k, mark in recording.frames.items() if not was_taken_again(fates, k)}
+    return msgspec.structs.replace(recording, frames=frames)
 
 
 def fingerprint(dataset: Dataset, keys: Iterable[str] | None = None) -> Recording:

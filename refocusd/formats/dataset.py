@@ -123,6 +123,7 @@ class Dataset(ABC):
         #: None until it is read.
         self._summary: dict[str, Any] | None = None
         self._unusable: dict[str, str] = {}
+        self._replaced: list[str] = []
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -187,6 +188,11 @@ class Dataset(ABC):
         """
         del ended
         found, self._unusable = self._unusable, {}
+        return found
+
+    def replaced(self) -> list[str]:
+        """Frames after which others of the same axes came since the last call, each as often as it happened."""
+        found, self._replaced = self._replaced, []
         return found
 
     def is_whole(self, key: str) -> bool:

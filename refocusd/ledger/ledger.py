@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 from refocusd import files
 from refocusd.errors import LedgerError
-from refocusd.frame import REPLACED, first_repeat
+from refocusd.frame import REPLACED, repeat_of
 from refocusd.ledger.attempt import VERDICTS, AcquisitionNote, Attempt, Fate
 from refocusd.ledger.schema import ATTEMPT, SCHEMA, columns, open_file
 
@@ -293,7 +293,7 @@ class Outcomes(Protocol):
 
 def was_taken_again(fates: Outcomes, axes: str) -> bool:
     """Whether raw keeps a later frame under these axes instead of the one that was refocused."""
-    fate = fates.of(first_repeat(axes))
+    fate = fates.of(repeat_of(axes))
     return fate is not None and fate.reason == REPLACED
 
 

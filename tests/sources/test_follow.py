@@ -14,7 +14,7 @@ from typing import Any
 import java_ndtiff
 import numpy as np
 import pytest
-from finished import raw_dataset, verify
+from finished import raw_dataset, told, verify
 from followed import ended, following, newest
 from java_ndtiff import JavaNDTiff, JavaStack, frame_of
 from live import keys, quick_settings, read_all, running
@@ -23,6 +23,7 @@ from waiting import PATIENCE_S, until
 import refocusd
 from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.demo.microscope import DemoMicroscope
+from refocusd.formats.ndtiff.reader import GrowingNDTiff
 from refocusd.sources.folders import growth
 from refocusd.sources.folders.offers import command_for
 from refocusd.transport import messages as wire
@@ -98,6 +99,44 @@ def test_every_frame_of_a_growing_java_dataset_is_done(
         assert metadata["ElapsedTime-ms"] == 10 * n
     status, report = verify(data / "run_1", place=tmp_path)
     assert status == 0, report
+
+
+def test_frames_that_are_taken_again_under_their_axes_are_accounted_for(
+    daemon: Daemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first, the last and one between: raw keeps the later ones, and is the same recording still."""
+    data = tmp_path / "data"
+    with following(data, daemon.endpoint):
+        dataset = JavaNDTiff(data / "run_1", "run")
+        for number in range(4):
+            put(dataset, number)
+            until(lambda: live_frames(daemon, "run_1") == number + 1)  # noqa: B023
+            for _ in range((1, 0, 2, 1)[number]):
+                dataset.put(axes(number), frame_of(90 + number, SIDE), {"Axes": axes(number)})
+        dataset.finish()
+        counts = until(lambda: ended(daemon, "run_1"))
+    assert counts == wire.Counts(acquired=8, passed_through=4, skipped=4)
+    assert "replaced in raw by a later frame of the same axes" in caplog.text
+    status, report = verify(data / "run_1", place=tmp_path)
+    assert status == 0, report
+    status, said = told("resume", data / "run_1", place=tmp_path)
+    assert status == 0, said
+
+
+def test_an_index_that_lags_behind_brings_no_replaced_frame_back(tmp_path: Path) -> None:
+    java = JavaNDTiff(tmp_path / "run_1", "run")
+    entries = [
+        java.put_image(axes(number), frame_of(pixels, SIDE), {"Axes": axes(number)})
+        for number, pixels in ((0, 0), (1, 1), (1, 2))
+    ]
+    with GrowingNDTiff(tmp_path / "run_1") as reader:
+        assert reader.refresh() == [key(0), key(1)]
+        assert reader.replaced() == [key(1)]
+        for entry in entries:
+            java.put_entry(*entry)
+            assert reader.refresh() == reader.replaced() == []
+            np.testing.assert_array_equal(reader.read(key(1)).pixels, frame_of(2, SIDE))
+    java.abandon()
 
 
 @pytest.mark.parametrize("kind", ["ndtiff", "stack"])

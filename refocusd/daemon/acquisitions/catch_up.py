@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +14,14 @@ import msgspec
 from refocusd.backoff import persistently
 from refocusd.config import Settings
 from refocusd.daemon.events import CatchUpFailed, EventQueue
-from refocusd.datasets.identity import noted, recognise, samples
+from refocusd.datasets.identity import noted, recognise, samples, without_replaced
 from refocusd.errors import InputError, RefocusdError
 from refocusd.files import in_command
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import counted
-from refocusd.ledger import WRITTEN, Fate, Ledger, ledger_path
+from refocusd.ledger import WRITTEN, Ledger, ledger_path
 from refocusd.sources.from_disk import submit_all
 from refocusd.transport.messages import Open
 from refocusd.transport.session import Session, State
@@ -41,7 +41,7 @@ def _open_raw(path: str) -> Dataset:
         return open_dataset(path, growing=True)
 
 
-def _refuse_another(raw: Dataset, open_: Open, sample: Sequence[Fate]) -> None:
+def _refuse_another(raw: Dataset, open_: Open, ledger: Ledger, run: str) -> None:
     """Refuse a dataset that was recorded in the place of the acquisition since an earlier daemon ended.
 
     Raises
@@ -49,8 +49,10 @@ def _refuse_another(raw: Dataset, open_: Open, sample: Sequence[Fate]) -> None:
     InputError
         If `raw` is another recording.
     """
+    sample = ledger.sample(run, open_.acquisition, samples(raw))
     known = {fate.axes: fate.raw_checksum for fate in sample if fate.raw_checksum is not None}
     noted_then = noted(msgspec.json.decode(open_.recording or "{}"))
+    noted_then = without_replaced(noted_then, ledger.fates(run, open_.acquisition))
     recognition = recognise(raw, noted_then, known, growing=True)
     if recognition.differing:
         raise InputError(
@@ -171,8 +173,7 @@ class CatchUps:
             Session(self._endpoint, token=self._token) as session,
         ):
             if not raw.compared:
-                sample = ledger.sample(run, open_.acquisition, samples(raw.dataset))
-                _refuse_another(raw.dataset, open_, sample)
+                _refuse_another(raw.dataset, open_, ledger, run)
             session.until(lambda: session.state is State.READY, stopped)
             session.announce(open_)
             session.until(lambda: session.opened, stopped)

@@ -332,16 +332,21 @@ class GrowingNDTiff(PlacedFrames):
         """Note a frame; return whether it is new and can be used."""
         name = place.file
         end = place.metadata_offset + place.metadata_length
-        if end + end % 2 > self._next.get(name, 0):
+        is_later = end + end % 2 > self._next.get(name, 0)
+        if is_later:
             # Directories begin on a word.
             self._next[name] = end + end % 2
             self._last[name] = place
         if place.trouble:
             self._unusable[key] = f"the frame {place.trouble}"
             return False
-        new = key not in self._frames
+        known = self._frames.get(key)
+        if known is not None and (known.file, known.offset) != (place.file, place.offset):
+            if not is_later:
+                return False  # of an index that lags behind the chain: it was replaced since
+            self._replaced.append(key)
         self._frames[key] = place
-        return new
+        return known is None
 
     def _from_chain(self, name: str) -> list[str]:
         """New frames of a stack, after the last one known."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Literal
 
 from refocusd import __version__
@@ -13,7 +13,7 @@ from refocusd.backoff import may_pass
 from refocusd.errors import InputError, OutputError, TransportError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.lock import BEING_WRITTEN
-from refocusd.frame import counted
+from refocusd.frame import REPLACED, counted, repeat_of
 from refocusd.sources.folders.announcement import announcement, standing
 from refocusd.sources.folders.growth import AWAY_S, Growth
 from refocusd.sources.once import Once
@@ -81,6 +81,8 @@ class Following:
         #: Frames that cannot be submitted, and why; those that were reported to the daemon.
         self._missed: dict[str, str] = {}
         self._told: set[str] = set()
+        #: Frames after which others of the same axes came, and how often.
+        self._replaced: Counter[str] = Counter()
         #: Frames whose final state the daemon has reported.
         self._done: set[str] = set()
         self._behind = 0
@@ -122,9 +124,10 @@ class Following:
 
     def grows_again(self) -> bool:
         """Whether frames have come since the daemon closed the acquisition."""
+        before = self._replaced.total()
         self._look(now=True)
         self._dataset.close()
-        return bool(self._waiting)
+        return bool(self._waiting) or self._replaced.total() > before
 
     def _step(self, session: Session, stop: threading.Event) -> Ending | None:
         """Do the next step; return how following ended, if it did."""
@@ -196,7 +199,7 @@ class Following:
         self._most_credit = max(self._most_credit, session.credit)
         self._look()
         self._name_misses(session)
-        session.leave(self._behind, self._growth.frames)
+        session.leave(self._behind, self._acquired)
         self._behind = 0
         ending = self._growth.ending
         if ending == "gone":
@@ -206,15 +209,23 @@ class Following:
             self._name_misses(session)
             if not self._take_unlisted():
                 self._gone = ending == "gone"
-                session.close(self._growth.frames)
+                session.close(self._acquired)
         elif not self._submit_one(session):
             if self._growth.rests:
                 self._dataset.close()  # on Windows an open file cannot be deleted
             session.pump(max(0.001, self._growth.until_next_s))
 
+    @property
+    def _acquired(self) -> int:
+        return self._growth.frames + self._replaced.total()
+
     def _look(self, *, now: bool = False) -> None:
         """Take in the frames that were written since the last look."""
         self._waiting.extend(self._growth.look(now=now))
+        for key in self._growth.replaced:
+            self._replaced[key] += 1
+            self._missed[repeat_of(key, self._replaced[key])] = REPLACED
+        self._growth.replaced.clear()
         self._note_unusable()
 
     def _note_unusable(self, *, ended: bool = False) -> None:
@@ -298,7 +309,7 @@ class Following:
                 self._told.add(key)
         for why, keys in by_reason.items():
             log.warning("%s: %s: %s", self._dataset.path, counted(len(keys)), why)
-            session.miss(keys, "failed", why)
+            session.miss(keys, "skipped" if why == REPLACED else "failed", why)
 
     def _note(self, outcome: Outcome) -> None:
         self._done.add(outcome.axes)

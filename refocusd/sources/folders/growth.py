@@ -39,10 +39,13 @@ class Growth:
     ----------
     away_since : float
         Since when the dataset cannot be read, by the monotonic clock; 0 while it can.
+    replaced : list of str
+        As `Dataset.replaced`, since the list was cleared.
     """
 
     def __init__(self, dataset: Dataset, *, poll_s: float, quiet_s: float, away_s: float) -> None:
         self.away_since = 0.0
+        self.replaced: list[str] = []
         self._dataset = dataset
         self._poll_s = poll_s
         self._quiet_s = quiet_s
@@ -65,7 +68,9 @@ class Growth:
         else:
             self._is_back(begun)
         self._looked_at = time.monotonic()
-        if fresh:
+        again = self._dataset.replaced()
+        self.replaced += again
+        if fresh or again:
             self._grown_at = self._looked_at
         return fresh
 
