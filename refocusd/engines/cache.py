@@ -110,12 +110,12 @@ class EngineCache:
         path = self.path(key)
         try:
             if path.stat().st_size > MAX_ENTRY_BYTES:
-                raise ValueError("larger than any engine")
+                raise ValueError("too large")
             payload = _payload(path.read_bytes(), key)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            log.warning("what was kept in %s is of no use (%s): it is made again", path, error)
+            log.warning("the cache entry %s cannot be used (%s) and is made again", path, error)
             with suppress(OSError):
                 remove(path)
             return None
@@ -134,7 +134,7 @@ class EngineCache:
             # Windows refuses this while another process reads the old entry, which is equally good.
             write_whole(path, MAGIC, LENGTH.pack(len(header)), header, payload)
         except OSError as error:
-            log.warning("what was made cannot be kept in %s: %s", self.folder, error.strerror)
+            log.warning("the cache folder %s cannot be written: %s", self.folder, error.strerror)
         self._tidy(path)
 
     def discard(self, key: EngineKey) -> None:
@@ -194,7 +194,10 @@ class EngineCache:
             deadline = time.monotonic() + PATIENCE_S
             while not lock(file.fileno()):
                 if time.monotonic() > deadline:
-                    log.warning("somebody else builds for %.0f s: building too", PATIENCE_S)
+                    log.warning(
+                        "another process has been building this engine for %.0f s: building it here too",
+                        PATIENCE_S,
+                    )
                     break
                 time.sleep(POLL_S)
             yield
@@ -210,19 +213,19 @@ def _payload(entry: bytes, key: EngineKey) -> bytes:
     """
     start = len(MAGIC) + LENGTH.size
     if not entry.startswith(MAGIC) or len(entry) < start:
-        raise ValueError("no entry")
+        raise ValueError("not a cache entry")
     (length,) = LENGTH.unpack_from(entry, len(MAGIC))
     if length > MAX_HEADER_BYTES or len(entry) < start + length:
-        raise ValueError("cut off")
+        raise ValueError("truncated")
     try:
         header = msgspec.json.decode(entry[start : start + length], type=_Header)
     except msgspec.DecodeError as error:
         raise ValueError("damaged") from error
     if header.key != key:
-        raise ValueError("of another key")
+        raise ValueError("for another key")
     payload = entry[start + length :]
     if len(payload) != header.payload_bytes:
-        raise ValueError("cut off")
+        raise ValueError("truncated")
     if hashlib.sha256(payload).hexdigest() != header.payload_sha256:
         raise ValueError("altered")
     return payload

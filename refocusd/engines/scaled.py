@@ -215,8 +215,8 @@ class ScaledEngine(BlurEngine):
         light, interval, blur = (found[place] for place in self._places)
         if light.shape != (1, 1, *seen.shape[2:]):
             raise EngineError(
-                f"{self.network.onnx} returned {light.shape} for {seen.shape}; it is no network at "
-                "the scale of the blur"
+                f"{self.network.onnx} returned {light.shape} for {seen.shape}; it does not work at the "
+                "scale of the blur"
             )
         return Answer(light[0, 0], interval[0], float(blur[0, 0]), float(blur[0, 1]))
 
@@ -279,8 +279,8 @@ class ScaledEngine(BlurEngine):
             except MemoryError as error:
                 if self._tile_px <= _LEAST_TILE_PX:
                     raise EngineError(
-                        f"the memory ran out for model {self.bundle.model_id}, with "
-                        f"{self._tile_px}×{self._tile_px} px at a time, and less will not do; close other "
+                        f"the memory ran out for model {self.bundle.model_id} with "
+                        f"{self._tile_px}×{self._tile_px} px at a time, the least possible; close other "
                         "programs"
                     ) from error
                 self._tile_px //= 2

@@ -85,7 +85,7 @@ def check_engine(bundle: ModelBundle, engine: Engine) -> list[TensorCheck]:
     """
     precision = engine.description.precision
     if bundle.test is None and (bundle.validation is None or isinstance(engine, ScaledEngine)):
-        raise BundleError(f"{bundle.folder} has no test tensors: nothing to hold an engine against")
+        raise BundleError(f"{bundle.folder} has no test tensors to check an engine with")
     tolerance = bundle.tolerance.get(precision, DEFAULT_TOLERANCE.get(precision, 1e-3))
     checks = []
     if isinstance(engine, ScaledEngine):

@@ -215,7 +215,7 @@ class TiledEngine:
         if answers.shape != batch.shape or answers.dtype != np.float32:
             raise EngineError(
                 f"the network {self._bundle.model_id} returned {answers.dtype} {answers.shape} "
-                f"for {batch.shape}; it is no refocusing network"
+                f"for {batch.shape}; it is not a refocusing network"
             )
         return answers[:, 0]
 
@@ -230,8 +230,8 @@ class TiledEngine:
         self._buffer = None
         if self._tile_batch == 1 and max(shape) <= self._least:
             raise EngineError(
-                f"the memory ran out for model {self._bundle.model_id}, with {shape[1]}×{shape[0]} px at a "
-                "time, and less will not do; close other programs, or take a smaller model"
+                f"the memory ran out for model {self._bundle.model_id} with {shape[1]}×{shape[0]} px at a "
+                "time, the least possible; close other programs, or use a smaller model"
             ) from error
         if self._tile_batch > 1:
             self._tile_batch = 1
@@ -252,7 +252,7 @@ def _tile_pixels(
         mib = math.ceil(least**2 * pixel_bytes * batch / 2**20)
         raise EngineError(
             f"engine_mib = {options.engine_mib}: model {bundle.model_id} needs {mib} MiB for "
-            f"{batch} of its smallest tiles ({least} px); allow it that much"
+            f"{batch} of its smallest tiles ({least} px); set engine_mib to at least that"
         )
     return max(pixels, least**2)
 
@@ -285,7 +285,7 @@ def pixel_bytes(onnx: Path, step: int, size: int) -> float:
         model.reshape([1, 1, side, side])
     except RuntimeError as error:
         raise EngineError(
-            f"the network takes no frames of {side}×{side} px ({error}); refocusd needs one that "
+            f"the network does not take frames of {side}×{side} px ({error}); refocusd needs one that "
             f"takes any multiple of {step}"
         ) from error
     return MARGIN * (_peak_numbers(model.get_ordered_ops()) / side**2 * size + 8)

@@ -234,8 +234,8 @@ def estimate_defocus(
     """
     if raw.shape != refocused.shape:
         raise InputError(
-            f"a raw frame of {raw.shape} px and a refocused one of {refocused.shape} px are not "
-            "one frame: give the pair"
+            f"a raw frame of {raw.shape} px and a refocused one of {refocused.shape} px do not belong "
+            "together: give both versions of one frame"
         )
     side = min(TILE, *raw.shape) & ~1
     if side < MIN_TILE:

@@ -140,7 +140,7 @@ def test_a_cache_that_cannot_be_written_does_not_matter(
     blocked.write_bytes(b"")
     monkeypatch.setenv("REFOCUSD_CACHE", str(blocked))
     keep("engine", SHAPE, OPTIONS, BEST)
-    assert "cannot be kept" in caplog.text
+    assert "cannot be written" in caplog.text
 
 
 def test_tiles_that_no_model_could_take_are_not_taken() -> None:

@@ -282,7 +282,7 @@ def test_a_network_for_one_size_is_taken_at_any(tmp_path: Path, blurred: Pixels)
 
 def test_a_file_that_is_no_network_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "no.onnx").write_bytes(b"no network at all")
-    with pytest.raises(EngineError, match="is no ONNX file"):
+    with pytest.raises(EngineError, match="is not an ONNX file"):
         network(small_bundle(tmp_path / "no.onnx"))
 
 

@@ -201,7 +201,7 @@ def test_optics_of_the_usual_objectives_are_taken(optics: Optics) -> None:
 
 
 def test_frames_of_two_shapes_are_no_pair() -> None:
-    with pytest.raises(InputError, match="give the pair"):
+    with pytest.raises(InputError, match="do not belong together"):
         estimate_defocus(
             np.zeros((64, 64), np.uint16), np.zeros((64, 65), np.uint16), DEFAULT_OPTICS
         )

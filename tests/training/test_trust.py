@@ -198,7 +198,7 @@ def test_frames_that_pass_through_teach_nothing_of_errors(
         for e in examples
         for o in e.outcomes.values()
     ]
-    with pytest.raises(InputError, match="0 refocused frames, of which 0 came out wrong"):
+    with pytest.raises(InputError, match="0 refocused frames, of which 0 are wrong"):
         fit_judge(in_focus, looks)
 
 

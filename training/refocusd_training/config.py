@@ -160,8 +160,8 @@ class TrainingConfig:
             )
         if self.frozen_steps and not (self.network.encoder_weights or self.weights):
             raise ConfigError(
-                f"frozen_steps is {self.frozen_steps}, and the encoder has random weights: frozen, it "
-                "would never learn to see. Set frozen_steps to 0, or give network.encoder_weights"
+                f"frozen_steps is {self.frozen_steps}, but an encoder with random weights must be "
+                "trained from the start: set frozen_steps to 0, or give network.encoder_weights"
             )
         if self.patience and not self.validate_every:
             raise ConfigError("patience counts validations; give validate_every as well")
@@ -204,7 +204,7 @@ def load_config(path: Path) -> TrainingConfig:
     try:
         return msgspec.convert(table, TrainingConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path} has a value that cannot be ({error})") from error
+        raise ConfigError(f"{path} has an invalid value ({error})") from error
 
 
 def _lines(settings: Any, name: str = "") -> list[str]:

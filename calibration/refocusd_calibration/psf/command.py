@@ -36,8 +36,9 @@ examples:
   refocusd calibrate psf --from-recording cells_1 --in-focus 16 --na 0.45 \\
       --wavelength-um 0.46 --output scope.json
 
-Beads smaller than half the wavelength over 2 NA, on one plane, further apart than the widest
-kernel.  With --in-focus any thin specimen serves: planes of one field, nothing moving.
+The beads must lie in one plane; best are beads smaller than the resolution, further apart than the
+widest kernel.  With --in-focus any thin specimen can be used, if all planes show the same field and
+nothing moves.
 """
 
 

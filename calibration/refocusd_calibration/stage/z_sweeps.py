@@ -150,9 +150,9 @@ def open_series(
         counted = any(item.by_number for item in taken)
         if counted:
             notes.append(
-                "z is counted from the first plane, in the order of the file: where the focus is on the stage is not "
-                "known, and frames with a stage position get no defocus by it; if the planes were taken "
-                "downwards, give --z-step with a minus, or every slope and side has the wrong sign"
+                "z is counted from the first plane, in the order of the file: the focus's position on the stage is not "
+                "known, so the defocus of other frames cannot be derived from their stage position; if the planes were "
+                "taken downwards, give a negative --z-step, or every slope and side has the wrong sign"
             )
         for item in taken:
             planes = item.planes if common else [replace(p, time_s=None) for p in item.planes]

@@ -209,7 +209,7 @@ def graph_of(bundle: ModelBundle, precision: str, shapes: Shapes) -> Graph:
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
-        raise EngineError(f"{bundle.onnx} is no ONNX file: {error}") from error
+        raise EngineError(f"{bundle.onnx} is not an ONNX file: {error}") from error
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [port for port in model.graph.input if port.name not in constants]
     if len(inputs) != 1 or not model.graph.output:

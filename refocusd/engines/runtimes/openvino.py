@@ -144,7 +144,7 @@ class OpenVinoNetwork:
         try:
             model = self._core.read_model(str(self.onnx))
             if len(model.inputs) != 1:
-                raise ValueError(f"it takes {len(model.inputs)} inputs, a refocusing network one")
+                raise ValueError(f"it takes {len(model.inputs)} inputs instead of one")
             # Ours are dynamic; others may state the size of the frames that they were made with.
             model.reshape([count, self._channels, height, width])
             return self._compile(model)

@@ -145,7 +145,7 @@ class TensorRtProvider:
             return self._loaded(graph, engine)
         except runtime_errors() as error:
             # Stored by another edition, or damaged without the checksum showing it: build it again.
-            log.warning("TensorRT refuses the engine that was kept (%s): it is built again", error)
+            log.warning("TensorRT rejects the cached engine (%s), which is built again", error)
         self._cache.discard(key)
         return self._loaded(graph, self._cache.get_or_build(key, lambda: self._compiled(graph)))
 

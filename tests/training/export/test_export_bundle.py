@@ -250,7 +250,7 @@ def test_what_is_no_run_or_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read as weights"):
         export_bundle(run, tmp_path / "bundle")
     (run / "run.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match="no record of a run"):
+    with pytest.raises(InputError, match="not a record of a run"):
         export_bundle(run, tmp_path / "bundle")
     with pytest.raises(OutputError, match="not a bundle"):
         export_bundle(run, run)

@@ -97,7 +97,7 @@ def test_the_cache_needs_the_plugin_that_will_run_the_engines(
 
 
 def test_a_card_that_is_not_known_is_refused_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="no engines for sm75: choose of sm86, sm89, sm120"):
+    with pytest.raises(EngineError, match="no engines for sm75: choose from sm86, sm89, sm120"):
         export_engines(load_bundle(MODELS[0]).folder, str(tmp_path), cards=("sm75",))
 
 

@@ -110,8 +110,8 @@ def test_processes_draw_other_frames_and_the_first_one_the_runs_own() -> None:
 @pytest.mark.parametrize(
     ("device", "precision", "said"),
     [
-        ("cuda:99", "f32", "GPUs are there"),
-        ("tpu", "f32", "no device to train on"),
+        ("cuda:99", "f32", "GPUs are available"),
+        ("tpu", "f32", "not a device to train on"),
         ("cpu", "f16", "needs a GPU"),
     ],
 )

@@ -286,7 +286,7 @@ def test_settings_survive_their_file(tmp_path: Path) -> None:
         ('learning_rate = "high"', "float"),
         ('schedule = "cosine"', "cosine"),
         ("steps = 10\nfrozen_steps = 10", "leave some unfrozen"),
-        ("frozen_steps = 3", "would never learn to see"),
+        ("frozen_steps = 3", "must be trained from the start"),
         ("patience = 3", "validate_every"),
         ("steps = ", "TOML"),
     ],

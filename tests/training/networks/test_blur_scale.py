@@ -111,7 +111,7 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_named(frames: Frames, tmp_p
     bad = tmp_path / "checkpoint.pt"
     for content in ({"mean": {"other": torch.zeros(1)}}, {}):
         torch.save(content, bad)
-        with pytest.raises(InputError, match=r"checkpoint\.pt is no checkpoint of this network"):
+        with pytest.raises(InputError, match=r"checkpoint\.pt is not a checkpoint of this network"):
             fit(frames, Schedule(0.01, batch=2), tmp_path / "run", start=bad)
     bad.write_bytes(b"half")
     with pytest.raises(InputError, match=r"checkpoint\.pt does not continue"):

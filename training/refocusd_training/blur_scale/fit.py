@@ -238,5 +238,5 @@ def _fitting(path: Path) -> Iterator[dict[str, Any]]:
         yield state
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path} is no checkpoint of this network ({misfit_of(error)}): name another"
+            f"{path} is not a checkpoint of this network ({misfit_of(error)}): name another"
         ) from error

@@ -78,7 +78,7 @@ def _record(run: Path) -> dict[str, Any]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is no record of a run ({error}): name the folder of a run that has come to a "
+            f"{path} is not a record of a run ({error}): name the folder of a run that has written a "
             "checkpoint"
         ) from error
     return record

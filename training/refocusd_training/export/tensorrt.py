@@ -69,7 +69,7 @@ def export_engines(
     """
     unknown = [name for name in cards if name not in CARDS]
     if unknown or not cards:
-        raise EngineError(f"no engines for {', '.join(unknown)}: choose of {', '.join(CARDS)}")
+        raise EngineError(f"no engines for {', '.join(unknown)}: choose from {', '.join(CARDS)}")
     if output == "cache":
         _check_runner()
     model = load_bundle(bundle)

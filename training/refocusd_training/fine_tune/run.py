@@ -174,9 +174,9 @@ def _network(bundle: ModelBundle) -> NetworkConfig:
         return msgspec.convert(bundle.network or {}, NetworkConfig)
     except (msgspec.ValidationError, ConfigError) as error:
         raise BundleError(
-            f"the network of {bundle.folder} is not one that can be fine-tuned ({error}): take live-nuclei or "
-            "what 'refocusd train run' made; what works at the scale of the blur is trained by 'refocusd "
-            "train blur-scale'"
+            f"the network of {bundle.folder} cannot be fine-tuned ({error}): use live-nuclei or a model "
+            "from 'refocusd train run'; models that work at the scale of the blur are trained with "
+            "'refocusd train blur-scale'"
         ) from error
 
 

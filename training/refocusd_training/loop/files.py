@@ -139,7 +139,7 @@ def read_state(path: Path) -> dict[str, Any]:
     # torch's unpickler raises all kinds of errors for a damaged file.
     except Exception as error:
         raise InputError(
-            f"{path} does not continue this run ({type(error).__name__}: {error}): start it anew in another "
+            f"{path} does not continue this run ({type(error).__name__}: {error}): start a new one in another "
             "folder"
         ) from error
     return state
@@ -163,4 +163,4 @@ def read_record(folder: Path) -> RunRecord:
     try:
         return msgspec.json.decode(path.read_bytes(), type=RunRecord)
     except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"{path} is no record of a run ({error})") from error
+        raise InputError(f"{path} is not a record of a run ({error})") from error

@@ -155,12 +155,12 @@ def _chosen_device(config: TrainingConfig, device: str | None, devices: int) -> 
     chosen = device or ("cuda" if gpus else "cpu")
     kind, _, index = chosen.partition(":")
     if kind not in {"cpu", "cuda", "mps"} or (index and not index.isdigit()):
-        raise ConfigError(f"{chosen} is no device to train on; give cpu, cuda, cuda:1 or mps")
+        raise ConfigError(f"{chosen} is not a device to train on; give cpu, cuda, cuda:1 or mps")
     if devices > 1 and (index or kind == "mps"):
         raise ConfigError(f"{devices} processes cannot train on {chosen}; give cpu or cuda")
     if kind == "cuda" and max(devices, int(index or 0) + 1) > gpus:
         raise ConfigError(
-            f"{devices} devices of kind {chosen} were asked for, and {gpus} GPUs are there"
+            f"{devices} devices of kind {chosen} are requested, but {gpus} GPUs are available"
         )
     if config.precision == "f16" and kind != "cuda":
         raise ConfigError(f"precision f16 needs a GPU, not {chosen}; give bf16 or f32")
@@ -249,7 +249,7 @@ def _state_fits(output: Path) -> Iterator[None]:
         yield
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(
-            f"{output / STATE_FILE} does not continue this run ({misfit_of(error)}): start it anew"
+            f"{output / STATE_FILE} does not continue this run ({misfit_of(error)}): start a new one"
         ) from error
 
 

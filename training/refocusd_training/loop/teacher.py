@@ -30,8 +30,8 @@ def load_teacher(folder: str) -> RefocusNetwork:
         bundle = load_bundle(folder)
         if bundle.weights is None or bundle.network is None:
             raise BundleError(
-                f"the bundle {bundle.folder} cannot teach: it has no {WEIGHTS_FILE}, or does not say "
-                "of which network; give one that refocusd trained, or the folder of a run"
+                f"the bundle {bundle.folder} cannot be a teacher: it has no {WEIGHTS_FILE}, or does not "
+                "describe its network; give one that refocusd trained, or the folder of a run"
             )
         found = build_described(bundle.network)
         assert isinstance(found, RefocusNetwork)

@@ -240,7 +240,7 @@ def fit_judge(examples: Sequence[Example], looks: Looks) -> Judge:
     wrong = int(np.sum(margins > 0))
     if len(pairs) < LEAST_FRAMES or not 0 < wrong < len(pairs):
         raise InputError(
-            f"{len(pairs)} refocused frames, of which {wrong} came out wrong, teach nothing: "
+            f"{len(pairs)} refocused frames, of which {wrong} are wrong, are too few for a fit: "
             "give more samples or minutes"
         )
     rows = np.stack([_features(judge, example, outcome) for example, outcome in pairs])
