@@ -13,7 +13,7 @@
 `reader`           The frames of one TIFF, OME-TIFF or ImageJ stack
 `separate_files`   Micro-Manager's separate image files while they are written: one file per frame, and their metadata
 `stacks`           Micro-Manager's image stack files (``*_MMStack_Pos0.ome.tif``), finished or being written
-`stk`              MetaMorph's stacks: planes that follow the first one's pixels, and what its own tags say of them
+`stk`              MetaMorph stacks: planes that follow the pixels of the first one, described by MetaMorph's own tags
 `strict`           A TIFF file read by tifffile, with an error where tifffile would repair it
 =================  =================================================================================
 """

@@ -1,10 +1,10 @@
-"""MetaMorph's stacks: planes that follow the first one's pixels, and what its own tags say of them.
+"""MetaMorph stacks: planes that follow the pixels of the first one, described by MetaMorph's own tags.
 
 =======  ==================================================================================
-tag      says
+tag      contents
 =======  ==================================================================================
-33629    of each plane: distance in z, and when it was taken; there are as many as planes
-33628    size of a pixel, places of the stage
+33629    distance in z and acquisition time of each plane; its count is the number of planes
+33628    pixel size and stage positions
 =======  ==================================================================================
 
 Source: MetaMorph Stack (STK) image file format, and tifffile (``read_uic2tag``).
@@ -31,12 +31,12 @@ _DAY_MS = 86_400_000
 
 
 def planes_of(page: TiffPage) -> int:
-    """How many planes a MetaMorph stack has behind its one page; 1 for any other page."""
+    """Number of planes of a MetaMorph stack, which has one page; 1 for any other page."""
     return page.tags[_PLANES].count if _PLANES in page.tags else 1
 
 
 def from_stk(file: StrictTiff, page: TiffPage) -> Arrangement:
-    """Frames of a MetaMorph stack: planes if their distance is told, else times if these differ.
+    """Frames of a MetaMorph stack: a time series if the planes have no distance and increasing times, else a z-stack.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def _of_planes(
 
 
 def _step_um(distances: NDArray[np.float64]) -> float | None:
-    """Distance of planes: of each from the one before, or from the first."""
+    """Distance between planes in um; the tag gives it from the plane before, or from the first plane."""
     for steps in (distances[1:], np.diff(distances)):
         step = abs(float(np.median(steps)))
         if step and np.allclose(np.abs(steps), step, rtol=0.01):
@@ -94,7 +94,7 @@ def _pixel_um(said: Mapping[str, Any]) -> float | None:
 
 
 def _places(said: Mapping[str, Any], planes: int) -> list[dict[str, float]]:
-    """Place of the stage of each plane, under Micro-Manager's names."""
+    """Stage position of each plane in um, under Micro-Manager's names."""
     found: list[dict[str, float]] = [{} for _ in range(planes)]
     for tag, names in (
         ("StagePosition", ("XPositionUm", "YPositionUm")),
