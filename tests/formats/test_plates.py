@@ -189,7 +189,7 @@ def test_waves_have_the_names_and_order_of_the_nd_file(tmp_path: Path) -> None:
 def test_a_metamorph_series_of_one_wave_does_not_number_it(tmp_path: Path) -> None:
     names = [f"exp_s{s}_t{t}.TIF" for s in (1, 2) for t in (1, 2, 10)]
     values = write_files(tmp_path, *names)
-    with pytest.raises(InputError, match="two frames of one name"):
+    with pytest.raises(InputError, match="whose names give the same axes"):
         open_dataset(tmp_path)
     (tmp_path / "exp.nd").write_text('"DoWave", FALSE\n"Stage2", "B7"\n"EndFile"\n')
     assert read_values(tmp_path) == {

@@ -161,7 +161,7 @@ def test_no_file_that_the_xml_names_is_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("xml", "message"),
     [
-        (ome("", SIZES), "promises 6 planes, and it has 0"),
+        (ome("", 'SizeZ="5" SizeC="1" SizeT="1"'), "promises 5 planes, and it has 0"),
         (ome('<TiffData IFD="5" PlaneCount="2"/>', SIZES), "promises 6 planes, and it has 2"),
         (ome('<TiffData IFD="0"/><TiffData IFD="0" FirstZ="1"/>', SIZES), "gives a page twice"),
         (ome('<TiffData IFD="0" FirstZ="3"/>', SIZES), "outside of its sizes"),

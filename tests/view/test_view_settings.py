@@ -151,7 +151,7 @@ def test_settings_applied_on_the_page_under_load_cost_no_frame(
                 page.get_by_label("Engine").select_option("deconvolution")
                 page.get_by_role("button", name="Apply").click()
                 said = page.locator("#settings-said")
-                expect(said).to_contain_text("take effect when java has ended")
+                expect(said).to_contain_text("take effect when java_1 has ended")
                 first.acquire(*range(150, 300))
                 first.finish()
                 assert first.source.wait(START_S) == Counts(acquired=300, passed_through=300)
