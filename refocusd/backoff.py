@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from refocusd.errors import RefocusdError
+from refocusd.files import refused_to_open
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,8 @@ def may_pass(error: BaseException | None) -> bool:
 
 
 def _may_pass(error: OSError) -> bool:
-    number = getattr(error, "winerror", 0)
-    # To open a file is refused there without Windows' own number.
-    unnumbered = number is None and error.errno == errno.EACCES
-    return unnumbered or number in _PASSING_WINDOWS or error.errno in _PASSING
+    number = getattr(error, "winerror", None)
+    return refused_to_open(error) or number in _PASSING_WINDOWS or error.errno in _PASSING
 
 
 def persistently(

@@ -333,7 +333,10 @@ def _is_held(error: OSError) -> bool:
 
     On other systems than Windows, a lack of permission does not pass.
     """
-    number = getattr(error, "winerror", 0)
-    # A refused `open` does not give Windows' own number.
-    unnumbered = number is None and error.errno == errno.EACCES
-    return unnumbered or number in HELD_BY_ANOTHER or error.errno == errno.EBUSY
+    number = getattr(error, "winerror", None)
+    return refused_to_open(error) or number in HELD_BY_ANOTHER or error.errno == errno.EBUSY
+
+
+def refused_to_open(error: OSError) -> bool:
+    """Whether Windows refused to open a file: there, `open` does not give Windows' own number."""
+    return getattr(error, "winerror", 0) is None and error.errno == errno.EACCES

@@ -336,6 +336,8 @@ def a_cluster(workers: int) -> Iterator[Any]:
     with distributed.LocalCluster(
         n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1"
     ) as cluster:
+        # Dask gives up workers that die while they start; whoever runs a cluster starts others.
+        cluster.adapt(minimum=workers, maximum=workers, interval="500ms")
         yield cluster
 
 

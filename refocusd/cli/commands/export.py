@@ -12,6 +12,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
         plan = plan_export(
             reader, arguments.output, fill=arguments.fill, overwrite=arguments.overwrite
         )
-        for raw in made.raw_places() if made else ():
-            # What is around the output may be the root of the drive that raw was on; if it is, the plan
-            # has seen it.
-            for file in plan.files if made and raw != made.path.parent else ():
+        if made:
+            # The folder around the output counts as raw if raw was in the root of a drive; the plan has checked it.
+            places = [place for place in made.raw_places() if place != made.path.parent]
+            for raw, file in product(places, plan.files):
                 refuse_within(file.path, raw)
         note(understood(reader))
         if plan.missing:

@@ -52,34 +52,30 @@ def _numbers(said: Any) -> list[float] | None:
     return [math.nan if value is None else value for value in values]
 
 
-def _transformations(said: Any) -> list[Transformation]:
-    return [Transformation.of(each) for each in said] if isinstance(said, list) else []
+class Placed(msgspec.Struct, frozen=True, kw_only=True):
+    """What has coordinate transformations, which programs write in odd ways."""
 
-
-class Level(msgspec.Struct, frozen=True):
-    """One resolution of an image: the path of its array below the image's group."""
-
-    path: str
     coordinate: Any = msgspec.field(default=None, name="coordinateTransformations")
 
     @property
     def transformations(self) -> list[Transformation]:
-        """From its indices to the specimen."""
-        return _transformations(self.coordinate)
+        """From indices to the specimen; those of a `Multiscale` follow those of each `Level`."""
+        said = self.coordinate
+        return [Transformation.of(each) for each in said] if isinstance(said, list) else []
 
 
-class Multiscale(msgspec.Struct, frozen=True):
+class Level(Placed, frozen=True, kw_only=True):
+    """One resolution of an image: the path of its array below the image's group."""
+
+    path: str
+
+
+class Multiscale(Placed, frozen=True, kw_only=True):
     """An image: its axes, and its resolutions, the full one first."""
 
     datasets: list[Level]
     name: Any = None
     axes: list[Axis | str] | None = None
-    coordinate: Any = msgspec.field(default=None, name="coordinateTransformations")
-
-    @property
-    def transformations(self) -> list[Transformation]:
-        """Of all resolutions, after their own."""
-        return _transformations(self.coordinate)
 
 
 class Channel(msgspec.Struct, frozen=True):
