@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tifffile
 from ndstorage import NDTiffDataset
 from numpy.typing import NDArray
@@ -17,6 +19,14 @@ from refocusd.formats.dataset import Dataset
 from refocusd.frame import Frame, canonical_axes
 
 Frames = NDArray[Any]
+
+
+def real_data() -> Path:
+    """Folder of real images; skips the test if there is none."""
+    folder = os.environ.get("REFOCUSD_TEST_DATA")
+    if not folder:
+        pytest.skip("REFOCUSD_TEST_DATA is not set: no real images here")
+    return Path(folder)
 
 
 def frames(*leading: int, dtype: Any = np.uint16, side: tuple[int, int] = (24, 32)) -> Frames:
