@@ -20,7 +20,6 @@ from refocusd.cluster.screen import Cluster
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere
 from refocusd.datasets.dataset import (
-    Output,
     RawAndOutputs,
     acquisition_of,
     output_for,
@@ -30,6 +29,7 @@ from refocusd.datasets.dataset import (
     refuse_merging,
     refuse_refocused,
 )
+from refocusd.datasets.output import Output
 from refocusd.datasets.verify import STATES, RunCheck, check_run
 from refocusd.errors import OutputError, RefocusdError, TransportError, WorkerError
 from refocusd.files import in_command

@@ -23,7 +23,7 @@ from refocusd.daemon.acquisitions.run_id import run_id
 from refocusd.daemon.offline import announcement
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.daemon.output.jobs import OpenOutput
-from refocusd.datasets.dataset import Output, note_recording
+from refocusd.datasets.output import Output, note_recording
 from refocusd.errors import InputError, OutputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ome_zarr.mirror.writer import MirrorSink

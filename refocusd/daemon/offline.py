@@ -15,8 +15,8 @@ import msgspec
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.run_id import run_id
 from refocusd.daemon.daemon import Daemon, daemon_status
-from refocusd.datasets.dataset import Output, is_being_written, note_recording
 from refocusd.datasets.identity import fingerprint
+from refocusd.datasets.output import Output, is_being_written, note_recording
 from refocusd.errors import OutputError, TransportError, WorkerError
 from refocusd.formats.dataset import Dataset
 from refocusd.ledger import note_output

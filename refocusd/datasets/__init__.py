@@ -4,6 +4,7 @@
 `dataset`        Finds what belongs to a dataset: its raw frames, refocused frames and ledgers
 `identity`       Recognises a recording by its content, whatever its name and wherever it is
 `judged`         Frames by verdict, from the ledger beside refocused frames: those to look at, or to image again
+`output`         One run's refocused dataset on disk: what the files beside its frames say, and whether it is being written
 `output_ledger`  The ledger of refocused frames: the local one, or the copy beside them
 `reconcile`      Compares raw frames, ledger and refocused frames
 `run_figures`    Figures of a run: counts, rate and latencies, from the ledgers beside refocused datasets

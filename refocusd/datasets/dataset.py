@@ -7,17 +7,12 @@ the paths that were recorded.
 from __future__ import annotations
 
 import glob
-import io
-import json
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from refocusd import files
 from refocusd.datasets.identity import (
     Recognition,
     Recording,
@@ -25,17 +20,16 @@ from refocusd.datasets.identity import (
     ends,
     fingerprint,
     frame_names,
-    noted,
     recognise,
     samples,
     without_replaced,
 )
+from refocusd.datasets.output import Output
 from refocusd.datasets.output_ledger import open_ledger
 from refocusd.datasets.run_folder import (
     RUN_FILE,
     ZARR,
     made_by,
-    noted_in,
     output_of,
     refocused_in,
     refocused_path,
@@ -43,7 +37,6 @@ from refocusd.datasets.run_folder import (
 from refocusd.errors import InputError, LedgerError, OutputError
 from refocusd.files import in_command
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff.reader import place_of
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.refocused_name import REFOCUSED_NAME, SUFFIX
@@ -51,82 +44,6 @@ from refocusd.formats.sink import refuse_within
 from refocusd.frame import counted
 from refocusd.ledger import Ledger, OpenMark, ledger_path, marked, noted_outputs
 from refocusd.transport.messages import Open
-
-#: File beside refocused frames of a recording that is not an NDTiff dataset: its path.
-RECORDING_FILE = "refocusd-recording.json"
-#: Files that the writer of a dataset keeps locked: the index of NDTiff, the lock file of OME-Zarr.
-_LOCKS = ("NDTiff.index", "refocusd/frames.lock")
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One run's refocused dataset, as the file beside its frames describes it.
-
-    Parameters
-    ----------
-    path : Path
-        Its folder.
-    acquisition, run : str
-    raw : str
-        Where the raw frames were; empty for an acquisition without raw data.
-    engine : mapping
-        As in `EngineInfo`.
-    settings : mapping
-        Those that determine the pixels.
-    profiles : tuple of str
-        Ids of the calibration profiles that it was started with.
-    first : mapping
-        The microscope, from the metadata of its first frame.
-    recording : Recording
-        Fingerprint of the recording that it was made from; empty if unknown.
-    """
-
-    path: Path
-    acquisition: str
-    run: str
-    raw: str
-    engine: dict[str, Any]
-    settings: dict[str, Any]
-    profiles: tuple[str, ...] = ()
-    first: dict[str, Any] = field(default_factory=dict)
-    recording: Recording = field(default_factory=Recording)
-
-    @classmethod
-    def at(cls, folder: Path) -> Output | None:
-        """The run whose frames are in a folder; None if it was not written by refocusd."""
-        said = made_by(folder)
-        acquisition, run = said.get("acquisition"), said.get("run")
-        if not isinstance(acquisition, str) or not isinstance(run, str):
-            return None
-        raw, engine, settings = said.get("raw"), said.get("engine"), said.get("settings")
-        profiles, first = said.get("profiles"), said.get("first")
-        return cls(
-            path=folder.resolve(),
-            acquisition=acquisition,
-            run=run,
-            raw=raw
-            if isinstance(raw, str) and raw
-            else str(noted_in(folder / RECORDING_FILE).get("recording", "")),
-            engine=engine if isinstance(engine, dict) else {},
-            settings=settings if isinstance(settings, dict) else {},
-            profiles=tuple(map(str, profiles)) if isinstance(profiles, list) else (),
-            first=first if isinstance(first, dict) else {},
-            recording=noted(said.get("recording")),
-        )
-
-    @property
-    def model(self) -> str:
-        """Name of the model that made the frames, or of the backend if there was none."""
-        return str(self.engine.get("model_id") or self.engine.get("backend") or "unknown")
-
-    def raw_places(self) -> tuple[Path, ...]:
-        """Where the raw frames may be; as folders are moved, places beside the output come first."""
-        if not self.raw:
-            return ()
-        beside = self.path.parent
-        named_alike = REFOCUSED_NAME.sub("", self.path.name)
-        places = (beside / _last_part(self.raw), Path(self.raw), beside / named_alike)
-        return tuple(place for place in dict.fromkeys(places) if place != self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +179,7 @@ def outputs_of(
     found = {
         path: output
         for path, output in outputs.items()
-        if not output.raw or _last_part(output.raw) == frames.path.name
+        if not output.raw or output.raw_name == frames.path.name
     }
     if not found:
         beside = {place.parent for place in first}
@@ -420,36 +337,6 @@ def _began_alike(frames: Dataset, acquisition: str, ledgers: str | Path) -> bool
     return bool(recognise(frames, Recording(), checksums).differing)
 
 
-def is_being_written(output: Path) -> bool:
-    """Whether a process is writing a refocused dataset now."""
-    for name in _LOCKS:
-        try:
-            with io.FileIO(output / name) as file:
-                lock_for_writing(file)  # and released at once
-        except OutputError:
-            return True
-        except OSError:
-            continue  # not of this format
-    return False
-
-
-def note_recording(output: Path, recording: Path) -> None:
-    """Record beside refocused frames which recording they belong to.
-
-    Raises
-    ------
-    OutputError
-        If that cannot be written.
-    """
-    place = output / RECORDING_FILE
-    text = json.dumps({"recording": str(recording.resolve())}, indent=1) + "\n"
-    try:
-        files.write_whole(place, text.encode())
-    except OSError as error:
-        gone = "" if output.is_dir() else f": was {output} moved or deleted meanwhile?"
-        raise OutputError(f"{place} cannot be written ({error.strerror or error}){gone}") from error
-
-
 def _raw_of(output: Output, ledgers: str | Path) -> tuple[Path | None, str, tuple[str, ...]]:
     """Where the raw frames of an output are, where they should be, and remarks for the user."""
     there = [path for path in output.raw_places() if path.exists()]
@@ -471,12 +358,6 @@ def _is_another(path: Path, output: Output, ledgers: str | Path) -> bool:
             return recognised(frames, output, ledgers).another
     except InputError:
         return False
-
-
-def _last_part(path: str) -> str:
-    """Name of a file or folder, also if its path comes from another operating system."""
-    # A drive's root has none.
-    return re.split(r"[\\/]", re.sub(r"^[A-Za-z]:", "", path).rstrip("\\/"))[-1]
 
 
 def _open_acquisitions(frames: Dataset, ledgers: str | Path) -> Iterator[Open]:

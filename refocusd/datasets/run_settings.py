@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from refocusd.config import WITHOUT_MODEL, Settings
-from refocusd.datasets.dataset import Output
+from refocusd.datasets.output import Output
 from refocusd.errors import BundleError, InputError
 from refocusd.files import in_command
 from refocusd.models.bundle import load_bundle

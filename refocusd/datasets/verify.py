@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refocusd.datasets.dataset import Output, RawAndOutputs, recognised
+from refocusd.datasets.dataset import RawAndOutputs, recognised
 from refocusd.datasets.identity import Recognition
+from refocusd.datasets.output import Output
 from refocusd.datasets.output_ledger import open_ledger
 from refocusd.datasets.reconcile import (
     NoOutcomes,

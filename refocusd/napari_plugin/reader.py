@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.config import load_settings
-from refocusd.datasets.dataset import Output, find_dataset
+from refocusd.datasets.dataset import find_dataset
+from refocusd.datasets.output import Output
 from refocusd.datasets.run_folder import trust_maps_of
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset

@@ -30,8 +30,8 @@ from waiting import until
 
 from refocusd.daemon.acquisitions.checks import check_open
 from refocusd.daemon.daemon import daemon_status
-from refocusd.datasets.dataset import Output
 from refocusd.datasets.identity import fingerprint, recognise
+from refocusd.datasets.output import Output
 from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE, refocused_in, refocused_path
 from refocusd.errors import OutputError
 from refocusd.formats.open_dataset import open_dataset

@@ -18,8 +18,8 @@ import pytest
 from finished import flip_a_pixel, key, ledger_of, raw_dataset, refocusd, snapshot, told, verify
 from live import opened, pump_until, quick_settings, running, source, stack
 
-from refocusd.datasets.dataset import Output
 from refocusd.datasets.identity import Recognition
+from refocusd.datasets.output import Output
 from refocusd.datasets.reconcile import Problem, ProblemKind, Report
 from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE
 from refocusd.datasets.verify import RunCheck

@@ -28,7 +28,7 @@ from live import keys, quick_settings, read_all, running, write_stack
 from recordings_on_disk import write_ndtiff
 from waiting import PATIENCE_S, until
 
-from refocusd.datasets.dataset import note_recording
+from refocusd.datasets.output import note_recording
 from refocusd.datasets.run_folder import LEDGER_COPY
 from refocusd.errors import OutputError
 from refocusd.formats.open_dataset import open_dataset

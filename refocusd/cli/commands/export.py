@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import console, messages, note, progress, write_json
-from refocusd.datasets.dataset import Output
+from refocusd.datasets.output import Output
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import InputError
 from refocusd.formats.dataset import understood

@@ -19,7 +19,7 @@ from pathlib import Path
 from refocusd.cli.console import console, note, plain, progress, write_json
 from refocusd.cli.figures import figures_table, quality_table
 from refocusd.cli.flags import add_setting_flags, daemon_flags, settings_of
-from refocusd.datasets.dataset import note_recording
+from refocusd.datasets.output import note_recording
 from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_in
 from refocusd.errors import ConfigError, InputError, OutputError

@@ -24,8 +24,9 @@ from refocusd.cli.console import say, write_json
 from refocusd.cli.flags import add_setting_flags, settings_of
 from refocusd.cli.html_page import print_pdf, write_page
 from refocusd.cli.report_page import Pictures, RunReport, page
-from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset
+from refocusd.datasets.dataset import RawAndOutputs, find_dataset
 from refocusd.datasets.judged import JudgedFrame, attempts_of, judged
+from refocusd.datasets.output import Output
 from refocusd.datasets.run_figures import count_verdicts
 from refocusd.datasets.run_folder import made_by, notes_of
 from refocusd.errors import InputError

@@ -33,12 +33,8 @@ from refocusd.cluster.plan import has_slides
 from refocusd.cluster.screen import Cluster
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere
-from refocusd.datasets.dataset import (
-    Output,
-    RawAndOutputs,
-    find_dataset,
-    refuse_another,
-)
+from refocusd.datasets.dataset import RawAndOutputs, find_dataset, refuse_another
+from refocusd.datasets.output import Output
 from refocusd.datasets.output_ledger import repair_ledger
 from refocusd.datasets.run_settings import check_profiles, refuse_other_frames, settings_of_run
 from refocusd.datasets.verify import RunCheck

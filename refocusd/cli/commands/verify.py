@@ -25,7 +25,8 @@ from refocusd.cli.console import console, note, plain, progress, say, write_json
 from refocusd.cli.flags import add_setting_flags, settings_of
 from refocusd.config import Settings
 from refocusd.daemon.offline import held_by_daemon
-from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset, is_being_written
+from refocusd.datasets.dataset import RawAndOutputs, find_dataset
+from refocusd.datasets.output import Output, is_being_written
 from refocusd.datasets.verify import RunCheck, check_run
 from refocusd.files import in_command
 from refocusd.formats.dataset import understood

@@ -14,7 +14,7 @@ from typing import Any
 
 from refocusd import files
 from refocusd.config import Settings
-from refocusd.datasets.dataset import Output
+from refocusd.datasets.output import Output
 from refocusd.datasets.run_folder import RUN_FILE, made_by, notes_of, output_of, second_path
 from refocusd.errors import OutputError
 from refocusd.formats.lock import lock_for_writing

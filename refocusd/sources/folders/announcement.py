@@ -10,8 +10,9 @@ from typing import Literal
 import msgspec
 
 from refocusd import __version__
-from refocusd.datasets.dataset import Output, recognised, refuse_another
+from refocusd.datasets.dataset import recognised, refuse_another
 from refocusd.datasets.identity import derived_id, fingerprint
+from refocusd.datasets.output import Output
 from refocusd.errors import InputError, TransportError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.reader import FULL_RESOLUTION
