@@ -194,7 +194,9 @@ def test_a_z_step_that_does_not_go_with_the_aperture_is_noticed(
     tifffile.imwrite(path, FocusScene(TWENTY, (96, 96)).stack(Z_UM), metadata={"axes": "ZYX"})
     known = ("--from-recording", path, "--pixel-um", 0.645, "--na", 0.45)
     assert calibrate(*known, "--z-step", 0.45 * DEPTH) == 0
-    assert "where the focus is on the stage" in " ".join(capsys.readouterr().out.split())
+    assert "the focus's position on the stage is not known" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert calibrate(*known, "--z-step", 0.045 * DEPTH) == 1
     assert "check the z step, the NA" in " ".join(capsys.readouterr().out.split())
     assert calibrate(*known, "--z-step", 45 * DEPTH) == 1

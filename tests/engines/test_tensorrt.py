@@ -125,7 +125,7 @@ def test_an_engine_that_is_refused_is_compiled_again(
     made_by = provider(folder)
     engine_of(small, made_by).close()
     assert made_by.compiled == 1
-    assert "it is built again" in caplog.text
+    assert "which is built again" in caplog.text
 
 
 def test_what_tensorrt_leaves_to_the_processor_is_reported(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import sqlite3
 import subprocess
 import sys
-from contextlib import redirect_stderr
+from contextlib import closing, redirect_stderr
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -109,8 +110,11 @@ def flip_a_pixel(dataset: Path, axes: str) -> None:
 
 
 def ledger_of(place: Path) -> Path:
-    """The only local ledger in `place`."""
+    """The only local ledger in `place`, all of it in this one file."""
     (path,) = (place / "ledgers").glob("*.sqlite")
+    # A process that read it last may have left everything in the write-ahead log.
+    with closing(sqlite3.connect(path)) as ledger:
+        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path
 
 
